@@ -1,0 +1,1 @@
+"""What is stored: SQL and rows only. No decisions, and nothing of ours imported."""

@@ -1,0 +1,1 @@
+"""What the product does. No GraphQL, no HTTP server, no SQL text."""

@@ -1,0 +1,105 @@
+"""Settings: environment variables, read once, frozen. A wrong one stops the start with a sentence that says which and why.
+
+Names carry the prefix `SENDORA_`, except `PORT`, `DATABASE_URL` and `REDIS_URL`, which hosting platforms set by these names.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIN_SECRET_CHARACTERS = 32
+"""256 bits when written as base64 or hex by the usual generators."""
+
+
+class SettingsError(Exception):
+    """A sentence for the operator: which setting is wrong, why, and how to mend it."""
+
+
+class Region(StrEnum):
+    """Where this deployment keeps its data. Part of every key's prefix."""
+
+    US = "us"
+    EU = "eu"
+
+
+class StatusProfile(StrEnum):
+    """HTTP status codes: as the published audits ask, or as the newer draft of GraphQL over HTTP does."""
+
+    AUDITS = "audits"
+    DRAFT = "draft"
+
+
+class LogLevel(StrEnum):
+    """Least severity that is written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class Settings(BaseSettings):
+    """Everything that can be set from outside."""
+
+    model_config = SettingsConfigDict(env_prefix="SENDORA_", frozen=True, extra="ignore")
+
+    port: Annotated[int, Field(ge=1, le=65535, validation_alias=AliasChoices("PORT", "SENDORA_PORT"))] = 8000
+    host: str = "127.0.0.1"
+    database_url: Annotated[
+        SecretStr | None, Field(validation_alias=AliasChoices("DATABASE_URL", "SENDORA_DATABASE_URL"))
+    ] = None
+    redis_url: Annotated[SecretStr | None, Field(validation_alias=AliasChoices("REDIS_URL", "SENDORA_REDIS_URL"))] = None
+    secret_key: SecretStr | None = None
+    """Signs cursors; the same on every process of a deployment. `make run` makes one in the data folder."""
+    data_dir: Path = Path(".data")
+    region: Region = Region.US
+    gateways: Annotated[int, Field(ge=1, le=64)] = 1
+    database_pool_size: Annotated[int, Field(ge=2, le=200)] = 10
+    introspection: bool = True
+    status_profile: StatusProfile = StatusProfile.AUDITS
+    allowed_origins: str = ""
+    """Origins (comma-separated) whose pages may call the gateway from a browser, besides its own; `*` for all."""
+    log_level: LogLevel = LogLevel.WARNING
+
+    @field_validator("secret_key")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < MIN_SECRET_CHARACTERS:
+            raise ValueError(f"it needs at least {MIN_SECRET_CHARACTERS} characters, e.g. from `openssl rand -hex 32`")
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgres(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(("postgresql://", "postgres://")):
+            raise ValueError("it must start with postgresql://")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("it must start with redis://, rediss:// or unix://")
+        return value
+
+
+def read_settings(**overrides: object) -> Settings:
+    """The settings of this process. Raises `SettingsError`; the values themselves never appear in its message."""
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        raise SettingsError(f"{_environment_name(str(first['loc'][0]))} is malformed: {_reason(first['msg'])}.") from None
+
+
+def _environment_name(field: str) -> str:
+    return field if field.isupper() else f"SENDORA_{field.upper()}"
+
+
+def _reason(message: str) -> str:
+    return message.removeprefix("Value error, ").removesuffix(".")

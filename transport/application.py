@@ -1,0 +1,118 @@
+"""What the transport is handed, and what it hands back: the whole boundary between the wire and the product.
+
+The product implements `Application`, `Session` and `LiveSource`; the transport implements `Rendering` and `Sink`.
+Neither imports the other, so these protocols are the only place where the two are described together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from graphql import GraphQLSchema
+
+
+class InputDecoder(Protocol):
+    """A compiled decoder for one GraphQL input type, from raw JSON to the value that its resolver takes.
+
+    Must accept only what ordinary coercion accepts, and give the same value. Raises `ValueError` for anything it does
+    not like: the transport then takes the ordinary path, which words the error.
+    """
+
+    def __call__(self, raw: bytes, /) -> object: ...
+
+
+class Session(Protocol):
+    """Who speaks on a connection. An HTTP request has one of its own; a WebSocket keeps its first for its whole life."""
+
+    def context(self) -> object:
+        """A fresh context value (loaders included) for one operation or one streamed item."""
+
+    def on_revoked(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        """Call `callback(reason)` once, when the credentials stop being valid. Returns the function that forgets it."""
+
+
+class Application(Protocol):
+    """The product, as far as the transport may see it."""
+
+    schema: GraphQLSchema
+    decoders: Mapping[str, InputDecoder]
+    """By name of GraphQL input type."""
+
+    async def open_session(
+        self, headers: Mapping[str, str], payload: Mapping[str, Any] | None, *, client: str | None
+    ) -> Session:
+        """Authenticate. `headers` have lower-case names; `payload` is that of `connection_init`; `client` an IP address.
+
+        No credentials at all give an anonymous session: fields then refuse on their own. Wrong ones raise an exception
+        for which `describe_error` gives the code UNAUTHENTICATED.
+        """
+
+    def describe_error(self, error: BaseException) -> Mapping[str, Any] | None:
+        """The `extensions` (with `code`) of an error meant for the client, its message being `str(error)`.
+
+        None for everything else: the transport then masks it as INTERNAL and logs it under an id.
+        """
+
+
+class Rendering(Protocol):
+    """One prepared subscription document with the variables that its selection set reads.
+
+    Equal keys give equal bytes for the same item and the same `LiveSource.audience`. Calling it executes the document
+    for one item and gives the JSON of the GraphQL response (`{"data":…}`): at once where nothing in it had to wait.
+    """
+
+    key: Hashable
+
+    def __call__(self, payload: object, /) -> bytes | Awaitable[bytes]: ...
+
+
+class Sink(Protocol):
+    """One subscriber's way out. Never blocks and never raises, also after the client has gone."""
+
+    def deliver(self, payload: bytes, cursor: str) -> bool:
+        """Write one response. False: it was taken, but the buffer is past its bound, so await `drained` before more."""
+
+    async def drained(self) -> None:
+        """Returns once the buffer has fallen below its low-water mark, or the client has gone."""
+
+    def announce(self, cursor: str) -> None:
+        """Tell the client its position although there is no item for it."""
+
+    def fail(self, error: BaseException) -> None:
+        """End this subscription with an error. Nothing may follow."""
+
+    def complete(self) -> None:
+        """End this subscription. Nothing may follow."""
+
+
+class Membership(Protocol):
+    """One subscriber of a live source."""
+
+    @property
+    def cursor(self) -> str:
+        """The position of this subscriber now: everything up to it has been handed to its sink or was not for it."""
+
+    def leave(self) -> None:
+        """Stop. Safe to call at any time and more than once; the sink is not touched afterwards."""
+
+
+@runtime_checkable
+class LiveSource(Protocol):
+    """What a subscribe resolver returns for a stream whose work is shared between subscribers.
+
+    `audience` is everything besides the document that decides what a subscriber sees: project, role, grants, user.
+    Any other async iterable that a resolver returns is executed item by item for its one subscriber.
+    """
+
+    audience: Hashable
+
+    async def join(self, rendering: Rendering, sink: Sink, *, after: str | None = None) -> Membership:
+        """Replay what lies past the cursor, then follow. `after` overrides the field's own argument (`Last-Event-ID`).
+
+        Raises (before anything is delivered) what `Application.describe_error` describes, e.g. CURSOR_INVALID.
+        Announces the starting position at once.
+        """
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        """Only so that graphql-core takes this for a source stream; it raises `TypeError`."""
