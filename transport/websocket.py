@@ -1,0 +1,351 @@
+"""GraphQL over WebSocket: `graphql-transport-ws`, to the letter of its PROTOCOL.md.
+
+Guarantees: whatever a client sends, the socket ends with a close code of the table below or not at all; an operation's
+own faults (syntax, validation, unknown name, refused field) are an `error` message for its id and leave the others
+alone; nothing is sent for an operation after its end; every operation is stopped when its socket goes.
+
+    1000  the client closed             4400  a message that the protocol does not allow
+    1001  the server stops              4401  subscribe before the acknowledgement
+    1007  text that is no UTF-8         4403  wrong credentials, or credentials that were revoked
+    1009  a message over 2 MiB          4406  the client does not speak graphql-transport-ws
+    1002  broken framing                4408  no connection_init in time
+    1013  try again later               4409  an id that is in use
+    4500  a fault of ours               4429  a second connection_init
+                                        4499  no sign of life for a whole ping interval
+
+Liveness: a `ping` every `ping_interval`, whose payload maps the id of each live stream to its cursor, so that a client
+can resume from where it was although no item came; stock clients answer with a `pong` and ignore the payload. A client
+from which nothing came since the ping before, and which has not read anything either, is closed. A client that does not
+read costs its bounded buffer: live streams leave the live feed, results wait, and answers to its messages past
+`REPLY_BOUND_BYTES` stop the reading of more.
+
+The legacy `graphql-ws` subprotocol is not spoken. The connection must be served by `transport/server_websocket.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, MutableMapping
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import orjson
+from graphql import ExecutionResult, GraphQLError, OperationType
+
+from transport.application import Application, LiveSource, Session
+from transport.execution import GraphQLService, Prepared, RequestError, read_request
+from transport.messages import (
+    SUBPROTOCOL,
+    Complete,
+    ConnectionInit,
+    InvalidMessage,
+    Message,
+    Ping,
+    Pong,
+    Subscribe,
+    ping_message,
+    pong_message,
+    read_message,
+)
+from transport.origins import is_allowed
+from transport.server_websocket import EXTENSION
+from transport.websocket_operation import Connection, SocketOperation
+
+REPLY_BOUND_BYTES = 1024 * 1024
+"""Unsent bytes past which no further message is read. Live streams have stopped long before, at 256 KiB."""
+
+RETRY_AFTER_MS = 1000
+"""What a client with too many operations is told to wait: about what a query takes at the very most."""
+
+CREDENTIAL_CODES = frozenset({"UNAUTHENTICATED", "FORBIDDEN"})
+
+Receive = Callable[[], Any]
+Send = Callable[[MutableMapping[str, Any]], Any]
+Scope = MutableMapping[str, Any]
+
+logger = logging.getLogger(__name__)
+
+
+class WebSocketPolicy(msgspec.Struct, frozen=True):
+    """The bounds of one socket, and who may open one."""
+
+    init_timeout: timedelta = timedelta(seconds=10)
+    """From the handshake to the acknowledgement, authentication included."""
+    ping_interval: timedelta = timedelta(seconds=15)
+    """Under the 30 to 60 seconds after which proxies drop an idle connection; also how old a position can be."""
+    max_operations: int = 100
+    """Open on one socket: streams, and queries that run or wait."""
+    max_executing: int = 8
+    """Prepared or executed at the same time on one socket; the rest wait, in order."""
+    allowed_origins: frozenset[str] = frozenset()
+
+
+class WebSocketEndpoint:
+    """The ASGI application for WebSockets on the GraphQL path."""
+
+    def __init__(
+        self, service: GraphQLService, application: Application, policy: WebSocketPolicy | None = None
+    ) -> None:
+        self._service = service
+        self._application = application
+        self._policy = policy or WebSocketPolicy()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one socket until it has closed."""
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        await receive()
+        if not is_allowed(headers, self._policy.allowed_origins):
+            await send({"type": "websocket.close"})
+            return
+        connection: Connection = scope["extensions"][EXTENSION]
+        if SUBPROTOCOL not in scope["subprotocols"]:
+            await send({"type": "websocket.accept"})
+            connection.close(4406, "Subprotocol not acceptable")
+            return
+        await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL})
+        client = scope["client"][0] if scope.get("client") else None
+        socket = GraphQLSocket(self._service, self._application, self._policy, connection, headers, client)
+        await socket.run(receive)
+
+
+class GraphQLSocket:
+    """One client on one socket."""
+
+    def __init__(
+        self,
+        service: GraphQLService,
+        application: Application,
+        policy: WebSocketPolicy,
+        connection: Connection,
+        headers: dict[str, str],
+        client: str | None,
+    ) -> None:
+        self._service = service
+        self._application = application
+        self._policy = policy
+        self._connection = connection
+        self._headers = headers
+        self._client = client
+        self._session: Session | None = None
+        self._forget: Callable[[], None] | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._operations: dict[str, SocketOperation] = {}
+        self._unfinished: set[asyncio.Task[None]] = set()
+        self._slots = asyncio.Semaphore(policy.max_executing)
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+        self._heard = True
+        self._progress = (0, 0)
+
+    async def run(self, receive: Receive) -> None:
+        """Until the socket has closed. Everything that was open on it has ended when this returns."""
+        self._schedule(self._policy.init_timeout, self._init_timed_out)
+        try:
+            while (event := await receive())["type"] != "websocket.disconnect":
+                if not self._closed:
+                    self._receive(event)
+                    await self._pause()
+        except Exception:
+            logger.exception("websocket.failed")
+            self._close(4500, "Internal server error")
+        finally:
+            self._end()
+            if self._unfinished:
+                await asyncio.wait(self._unfinished)
+
+    async def _pause(self) -> None:
+        """Let others run between two messages, and read no more from a client that does not read its answers."""
+        await asyncio.sleep(0)
+        if self._connection.buffered > REPLY_BOUND_BYTES:
+            await self._connection.drained()
+
+    def _receive(self, event: MutableMapping[str, Any]) -> None:
+        self._heard = True
+        text = event.get("text")
+        try:
+            if text is None:
+                raise InvalidMessage("Messages must be text, not binary")
+            self._take(read_message(text))
+        except InvalidMessage as error:
+            self._close(4400, str(error))
+
+    def _take(self, message: Message) -> None:
+        match message:
+            case Subscribe():
+                self._subscribe(message)
+            case Complete(id=identifier):
+                if (operation := self._operations.get(identifier)) is not None:
+                    operation.stop()
+            case Ping(payload=payload):
+                self._connection.push(pong_message(payload))
+            case Pong():
+                pass
+            case ConnectionInit(payload=payload):
+                self._init(payload)
+
+    # The connection
+
+    def _init(self, payload: dict[str, Any] | None) -> None:
+        if self._opening is not None:
+            self._close(4429, "Too many initialisation requests")
+            return
+        self._opening = self._start(self._open(payload))
+
+    async def _open(self, payload: dict[str, Any] | None) -> None:
+        try:
+            session = await self._application.open_session(self._headers, payload, client=self._client)
+        except Exception as error:
+            self._reject(error)
+            return
+        if self._closed:
+            return
+        self._session = session
+        self._connection.push(b'{"type":"connection_ack"}')
+        self._schedule(self._policy.ping_interval, self._ping)
+        self._forget = session.on_revoked(self._revoked)
+
+    def _reject(self, error: Exception) -> None:
+        extensions = self._application.describe_error(error)
+        if extensions is None:
+            logger.error("websocket.session_failed", exc_info=error)
+            self._close(4500, "Internal server error")
+        elif extensions.get("code") in CREDENTIAL_CODES:
+            self._close(4403, str(error) or "Forbidden")
+        else:
+            self._close(1013, str(error))  # such as a database that is away: clients try again after this code
+
+    def _revoked(self, reason: str) -> None:
+        self._close(4403, reason)
+
+    def _init_timed_out(self) -> None:
+        self._close(4408, "Connection initialisation timeout")
+
+    def _ping(self) -> None:
+        progress = (self._connection.drains, -self._connection.buffered)
+        if not self._heard and progress <= self._progress:
+            self._close(4499, "No sign of life since the last ping")
+            return
+        self._heard, self._progress = False, progress
+        if not self._connection.is_full:
+            self._connection.push(ping_message(self._positions()))
+        self._schedule(self._policy.ping_interval, self._ping)
+
+    def _positions(self) -> dict[str, str]:
+        found = ((operation.id, operation.position) for operation in self._operations.values())
+        return {identifier: position for identifier, position in found if position is not None}
+
+    def _schedule(self, delay: timedelta, callback: Callable[[], None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(delay.total_seconds(), callback)
+
+    def _close(self, code: int, reason: str) -> None:
+        if not self._closed:
+            self._connection.close(code, reason)
+            self._end()
+
+    def _end(self) -> None:
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._forget is not None:
+            self._forget()
+            self._forget = None
+        if self._opening is not None and self._opening is not asyncio.current_task():
+            self._opening.cancel()
+        for operation in tuple(self._operations.values()):
+            operation.stop()
+
+    def _start(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        self._unfinished.add(task)
+        task.add_done_callback(self._unfinished.discard)
+        return task
+
+    # Operations
+
+    def _subscribe(self, message: Subscribe) -> None:
+        session = self._session
+        if session is None:
+            self._close(4401, "Unauthorized")
+            return
+        if message.id in self._operations:
+            self._close(4409, f"Subscriber for {message.id} already exists")
+            return
+        operation = SocketOperation(
+            message.id, self._connection, errors_of=self._service.error_list, ended=self._operation_ended
+        )
+        if len(self._operations) >= self._policy.max_operations:
+            operation.refuse(self._too_many())
+            return
+        self._operations[message.id] = operation
+        operation.task = self._start(self._perform(operation, message.payload, session))
+
+    def _operation_ended(self, operation: SocketOperation) -> None:
+        self._operations.pop(operation.id, None)
+
+    def _too_many(self) -> bytes:
+        message = f"A socket carries at most {self._policy.max_operations} operations at a time."
+        return orjson.dumps(
+            [{"message": message, "extensions": {"code": "RATE_LIMITED", "retryAfterMs": RETRY_AFTER_MS}}]
+        )
+
+    async def _perform(self, operation: SocketOperation, payload: bytes, session: Session) -> None:
+        try:
+            async with self._slots:
+                stream = await self._begin(operation, payload, session)
+            if stream is not None:
+                await self._follow(operation, *stream, session)
+        except RequestError as error:
+            operation.refuse(orjson.dumps([{"message": str(error), "extensions": {"code": error.code}}]))
+        except Exception as error:
+            operation.fail(error)
+        finally:
+            operation.task = None
+
+    async def _begin(
+        self, operation: SocketOperation, payload: bytes, session: Session
+    ) -> tuple[Prepared, LiveSource | AsyncIterator[bytes]] | None:
+        """Answer a query or mutation, or open what a subscription follows."""
+        prepared = await self._service.prepare(read_request(payload))
+        if isinstance(prepared, list):
+            operation.refuse(_formatted(prepared))
+            return None
+        if prepared.kind is OperationType.SUBSCRIPTION:
+            stream = await self._service.subscribe(prepared, session)
+            if isinstance(stream, ExecutionResult):
+                operation.refuse(_formatted(stream.errors or []))
+                return None
+            return prepared, stream
+        operation.keeps_running = prepared.kind is OperationType.MUTATION
+        response = self._service.encode(await self._service.execute(prepared, session))
+        await self._connection.drained()
+        operation.send(response)
+        operation.complete()
+        return None
+
+    async def _follow(
+        self,
+        operation: SocketOperation,
+        prepared: Prepared,
+        stream: LiveSource | AsyncIterator[bytes],
+        session: Session,
+    ) -> None:
+        if isinstance(stream, LiveSource):
+            await operation.join(stream, self._service.rendering(prepared, session))
+            return
+        try:
+            async for response in stream:
+                if not operation.send(response):
+                    await operation.drained()
+                await asyncio.sleep(0)  # a source that never waits must not keep everybody else waiting
+            operation.complete()
+        finally:
+            if (aclose := getattr(stream, "aclose", None)) is not None:
+                await aclose()
+
+
+def _formatted(errors: list[GraphQLError]) -> bytes:
+    return orjson.dumps([error.formatted for error in errors])
