@@ -3,9 +3,29 @@
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 import msgspec
+
+
+class ConditionOperator(StrEnum):
+    """How a test compares what a path reads with its value. docs/conditions.md has the meaning of each."""
+
+    EQ = "EQ"
+    NE = "NE"
+    GT = "GT"
+    GTE = "GTE"
+    LT = "LT"
+    LTE = "LTE"
+    IN = "IN"
+    NOT_IN = "NOT_IN"
+    CONTAINS = "CONTAINS"
+    STARTS_WITH = "STARTS_WITH"
+    ENDS_WITH = "ENDS_WITH"
+    EXISTS = "EXISTS"
+    NOT_EXISTS = "NOT_EXISTS"
+    IS_ANNIVERSARY = "IS_ANNIVERSARY"
 
 
 class EventCount(msgspec.Struct, frozen=True):
