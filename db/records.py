@@ -37,6 +37,32 @@ class EventRecord(msgspec.Struct, frozen=True, array_like=True):
     context: msgspec.Raw
 
 
+class NewEvent(msgspec.Struct, frozen=True):
+    """One event to append. `properties`, `context` and `traits` are JSON objects as text; `traits` need a `user_id`."""
+
+    key: str
+    module: str
+    event_type: str
+    timestamp: datetime | None
+    user_id: str | None
+    anonymous_id: str | None
+    properties: str
+    context: str
+    traits: str | None = None
+
+
+class AppendResult(msgspec.Struct, frozen=True):
+    """Where a batch went: per event its seq, and whether this append, or an earlier try with its token, stored it.
+
+    Fresh seqs rise in the order of the batch, and follow one another unless an earlier try stored a part.
+    """
+
+    epoch: int
+    received_at: datetime
+    seqs: tuple[int, ...]
+    fresh: tuple[bool, ...]
+
+
 class HeadRecord(msgspec.Struct, frozen=True, array_like=True):
     """Where one lane of one project stands: items `first_seq` to `head` are there; `epoch` changes after a restore."""
 
@@ -56,6 +82,30 @@ class EventPage(msgspec.Struct, frozen=True):
     events: tuple[EventRecord, ...]
     reached: int
     head: HeadRecord
+
+
+class EventList(msgspec.Struct, frozen=True):
+    """A page of a list, in the list's order. `has_more`: the range asked for holds more than the page."""
+
+    events: tuple[EventRecord, ...]
+    has_more: bool
+
+
+class CappedCount(msgspec.Struct, frozen=True):
+    """How many there are, or the cap when there are more."""
+
+    total: int
+    is_capped: bool
+
+
+class EventTypeRecord(msgspec.Struct, frozen=True):
+    """A type of event that a project has seen. `last_seen_at` is the timestamp of the newest (by seq)."""
+
+    project_id: UUID
+    event_type: str
+    module: str
+    count: int
+    last_seen_at: datetime
 
 
 class ProjectRecord(msgspec.Struct, frozen=True):
@@ -86,7 +136,9 @@ class ApiKeyRecord(msgspec.Struct, frozen=True):
 
 
 class ProfileRecord(msgspec.Struct, frozen=True):
-    """A person. `last_seen_at` is the timestamp of the newest event in the log that carries the user id."""
+    """A person. `last_seen_at` is the timestamp of the newest event (by seq) that carries the user id; None once
+    retention has taken them all.
+    """
 
     project_id: UUID
     profile_id: UUID
@@ -94,4 +146,18 @@ class ProfileRecord(msgspec.Struct, frozen=True):
     anonymous: bool
     traits: msgspec.Raw
     created_at: datetime
-    last_seen_at: datetime
+    last_seen_at: datetime | None
+
+
+class ProfileList(msgspec.Struct, frozen=True):
+    """A page of profiles, newest first. `has_more`: the range asked for holds more than the page."""
+
+    profiles: tuple[ProfileRecord, ...]
+    has_more: bool
+
+
+class EventTypeList(msgspec.Struct, frozen=True):
+    """A page of event types, by name and module. `has_more`: there are more after it."""
+
+    event_types: tuple[EventTypeRecord, ...]
+    has_more: bool

@@ -1,0 +1,216 @@
+-- What:  append_events, the only way into the log's events lane.
+-- Why:   one round trip, in the caller's transaction, in the order of locks that everything keeps: profiles, then the
+--        head, and after the head only inserts.
+-- Locks: none, a function.
+-- When:  before the first release that needs it. A later version is a new migration with CREATE OR REPLACE.
+
+CREATE FUNCTION append_events(
+    p_project_id uuid,
+    -- The same token with the same keys is the same append, tried again.
+    p_batch_token bigint,
+    -- One array per column, one element per event, all keys different.
+    p_keys text[],
+    p_modules text[],
+    p_event_types text[],
+    p_timestamps timestamptz[],
+    p_user_ids text[],
+    p_anonymous_ids text[],
+    p_properties text[],
+    p_contexts text[],
+    -- A JSON object to merge into the profile of the event's user_id, or NULL.
+    p_traits text[],
+    -- Every user_id of the batch once, and the id that its profile gets if it has none yet.
+    p_profile_user_ids text[],
+    p_profile_ids uuid[]
+) RETURNS TABLE (
+    epoch integer,
+    received_at timestamptz,
+    previous_head bigint,
+    -- Per event, in the order given: its seq, and whether this append (or an earlier try of it) stored it. Both NULL
+    -- when all are new: their seqs are then previous_head + 1, + 2 …
+    seqs bigint[],
+    fresh boolean[]
+)
+LANGUAGE plpgsql VOLATILE
+AS $$
+#variable_conflict use_column
+DECLARE
+    c_events_lane CONSTANT smallint := 1;
+    c_clock_tolerance CONSTANT interval := '5 minutes';
+    v_new_user_ids text[];
+    v_new_profile_ids uuid[];
+    -- Keys of events that made or changed a profile: none of them may turn out to be a duplicate.
+    v_effective_keys text[] := '{}';
+    v_skipped_keys text[];
+    v_now timestamptz;
+    v_epoch integer;
+    v_head bigint;
+    v_held_keys text[];
+    v_held_seqs bigint[];
+    v_held_mine boolean[];
+    v_inserted bigint;
+    v_seqs bigint[];
+    v_fresh boolean[];
+BEGIN
+    -- 1. Profiles that are missing, except those named only by events that are stored already.
+    SELECT array_agg(candidate.user_id), array_agg(candidate.profile_id)
+    INTO v_new_user_ids, v_new_profile_ids
+    FROM unnest(p_profile_user_ids, p_profile_ids) AS candidate (user_id, profile_id)
+    WHERE NOT EXISTS (
+        SELECT FROM profiles AS p WHERE p.project_id = p_project_id AND p.user_id = candidate.user_id
+    );
+    IF v_new_user_ids IS NOT NULL THEN
+        SELECT array_agg(e.key) INTO v_skipped_keys
+        FROM events AS e WHERE e.project_id = p_project_id AND e.key = ANY (p_keys);
+
+        SELECT array_agg(input.key) INTO v_effective_keys
+        FROM unnest(p_keys, p_user_ids) AS input (key, user_id)
+        WHERE input.user_id IN (SELECT unnest(v_new_user_ids))
+            AND input.key NOT IN (SELECT unnest(coalesce(v_skipped_keys, '{}')));
+
+        INSERT INTO profiles (project_id, profile_id, user_id, created_at)
+        SELECT p_project_id, candidate.profile_id, candidate.user_id, clock_timestamp()
+        FROM unnest(v_new_user_ids, v_new_profile_ids) AS candidate (user_id, profile_id)
+        WHERE candidate.user_id IN (
+            SELECT input.user_id FROM unnest(p_keys, p_user_ids) AS input (key, user_id)
+            WHERE input.key IN (SELECT unnest(v_effective_keys))
+        )
+        ORDER BY candidate.user_id COLLATE "C"
+        ON CONFLICT DO NOTHING;
+    END IF;
+
+    -- 2. Traits: lock the profiles in order, then see (in a statement after the wait) what is stored already.
+    IF array_length(array_remove(p_traits, NULL), 1) > 0 THEN
+        PERFORM FROM profiles AS p
+        WHERE p.project_id = p_project_id AND p.user_id IN (
+            SELECT input.user_id FROM unnest(p_user_ids, p_traits) AS input (user_id, traits)
+            WHERE input.traits IS NOT NULL
+        )
+        ORDER BY p.user_id
+        FOR NO KEY UPDATE;
+        v_now := clock_timestamp();
+
+        SELECT array_agg(e.key) INTO v_skipped_keys
+        FROM events AS e
+        WHERE e.project_id = p_project_id AND e.key = ANY (
+            SELECT input.key FROM unnest(p_keys, p_traits) AS input (key, traits) WHERE input.traits IS NOT NULL
+        );
+
+        SELECT v_effective_keys || coalesce(array_agg(input.key), '{}') INTO v_effective_keys
+        FROM unnest(p_keys, p_traits) AS input (key, traits)
+        WHERE input.traits IS NOT NULL AND input.key NOT IN (SELECT unnest(coalesce(v_skipped_keys, '{}')));
+
+        WITH incoming AS (
+            -- Of the batch's own values for one trait the last wins …
+            SELECT DISTINCT ON (stamped.user_id, trait.key)
+                stamped.user_id, trait.key AS name, trait.value, stamped.stamp, stamped.key AS event_key
+            FROM (
+                SELECT input.user_id, input.key COLLATE "C" AS key, CAST(input.traits AS jsonb) AS traits,
+                    CAST(extract(epoch FROM least(coalesce(input.timestamp, v_now), v_now + c_clock_tolerance))
+                        * 1000000 AS bigint) AS stamp
+                FROM unnest(p_keys, p_timestamps, p_user_ids, p_traits) AS input (key, timestamp, user_id, traits)
+                WHERE input.traits IS NOT NULL AND input.user_id IS NOT NULL
+                    AND input.key NOT IN (SELECT unnest(coalesce(v_skipped_keys, '{}')))
+            ) AS stamped
+            CROSS JOIN LATERAL jsonb_each(stamped.traits) AS trait
+            ORDER BY stamped.user_id, trait.key, stamped.stamp DESC, stamped.key DESC
+        ),
+        later AS (
+            -- … and it counts only where it is later than the profile's.
+            SELECT incoming.user_id, incoming.name, incoming.value, incoming.stamp, incoming.event_key
+            FROM incoming
+            JOIN profiles AS p ON p.project_id = p_project_id AND p.user_id = incoming.user_id
+            WHERE NOT p.trait_stamps ? incoming.name OR
+                (CAST(p.trait_stamps -> incoming.name ->> 0 AS bigint), (p.trait_stamps -> incoming.name ->> 1) COLLATE "C")
+                < (incoming.stamp, incoming.event_key)
+        ),
+        changes AS (
+            SELECT later.user_id,
+                array_agg(later.name) AS names,
+                jsonb_object_agg(later.name, later.value) AS traits,
+                jsonb_object_agg(later.name, jsonb_build_array(later.stamp, later.event_key)) AS stamps
+            FROM later
+            GROUP BY later.user_id
+        )
+        UPDATE profiles AS p
+        SET traits = (p.traits - changes.names) || coalesce(
+                (SELECT jsonb_object_agg(t.key, t.value) FROM jsonb_each(changes.traits) AS t WHERE t.value <> 'null'),
+                '{}'
+            ),
+            trait_stamps = p.trait_stamps || changes.stamps
+        FROM changes
+        WHERE p.project_id = p_project_id AND p.user_id = changes.user_id;
+    END IF;
+
+    -- 3. The head, in a statement of its own: the next one must see what was committed while this one waited.
+    SELECT h.epoch, h.head, greatest(clock_timestamp(), h.changed_at)
+    INTO v_epoch, v_head, v_now
+    FROM heads AS h
+    WHERE h.project_id = p_project_id AND h.lane = c_events_lane
+    FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'project % has no events lane', p_project_id USING ERRCODE = 'foreign_key_violation';
+    END IF;
+
+    -- 4. What is stored already.
+    SELECT array_agg(e.key), array_agg(e.seq), array_agg(e.batch_token = p_batch_token)
+    INTO v_held_keys, v_held_seqs, v_held_mine
+    FROM events AS e
+    WHERE e.project_id = p_project_id AND e.key = ANY (p_keys);
+    IF v_held_keys && v_effective_keys THEN
+        RAISE EXCEPTION 'an event that changed a profile was stored meanwhile' USING ERRCODE = 'serialization_failure';
+    END IF;
+
+    -- 5. Number the rest without gaps, store and count it, move the head.
+    WITH inserted AS (
+        INSERT INTO events (
+            project_id, seq, batch_token, timestamp, received_at, key, module, event_type, user_id, anonymous_id,
+            properties, context
+        )
+        SELECT p_project_id, v_head + row_number() OVER (ORDER BY input.ordinal), p_batch_token,
+            coalesce(input.timestamp, v_now), v_now, input.key, input.module, input.event_type, input.user_id,
+            input.anonymous_id, CAST(input.properties AS jsonb), CAST(input.context AS jsonb)
+        FROM unnest(
+            p_keys, p_modules, p_event_types, p_timestamps, p_user_ids, p_anonymous_ids, p_properties, p_contexts
+        ) WITH ORDINALITY AS input (
+            key, module, event_type, timestamp, user_id, anonymous_id, properties, context, ordinal
+        )
+        WHERE input.key NOT IN (SELECT unnest(coalesce(v_held_keys, '{}')))
+        RETURNING seq, event_type, module, timestamp
+    ),
+    counted AS (
+        INSERT INTO event_types AS t (project_id, event_type, module, count, last_seen_at)
+        SELECT p_project_id, event_type, module, count(*), (array_agg(timestamp ORDER BY seq DESC))[1]
+        FROM inserted
+        GROUP BY event_type, module
+        ON CONFLICT (project_id, event_type, module)
+        DO UPDATE SET count = t.count + excluded.count, last_seen_at = excluded.last_seen_at
+    )
+    SELECT count(*) INTO v_inserted FROM inserted;
+    IF v_inserted <> cardinality(p_keys) - coalesce(cardinality(v_held_keys), 0) THEN
+        RAISE EXCEPTION 'the log of project % would not be dense', p_project_id USING ERRCODE = 'assert_failure';
+    END IF;
+    IF v_inserted > 0 THEN
+        UPDATE heads AS h SET head = v_head + v_inserted, changed_at = v_now
+        WHERE h.project_id = p_project_id AND h.lane = c_events_lane AND h.head = v_head;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'the head of project % moved under its lock', p_project_id
+                USING ERRCODE = 'assert_failure';
+        END IF;
+    END IF;
+
+    -- 6. Where each event is.
+    IF v_held_keys IS NOT NULL THEN
+        SELECT array_agg(placed.seq ORDER BY placed.ordinal), array_agg(placed.fresh ORDER BY placed.ordinal)
+        INTO v_seqs, v_fresh
+        FROM (
+            SELECT input.ordinal, coalesce(held.mine, true) AS fresh,
+                coalesce(held.seq, v_head + count(*) FILTER (WHERE held.seq IS NULL) OVER (ORDER BY input.ordinal))
+                    AS seq
+            FROM unnest(p_keys) WITH ORDINALITY AS input (key, ordinal)
+            LEFT JOIN unnest(v_held_keys, v_held_seqs, v_held_mine) AS held (key, seq, mine) ON held.key = input.key
+        ) AS placed;
+    END IF;
+    RETURN QUERY SELECT v_epoch, v_now, v_head, v_seqs, v_fresh;
+END
+$$;
