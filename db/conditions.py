@@ -258,13 +258,9 @@ class _Writer:
     def _count_test(self, count: EventCount, op: ConditionOperator, value: Any) -> str:
         measured = self._sum(count) if count.sum is not None else self._count(count, value)
         if op in _COMPARISONS:
-            return f"({measured} {_COMPARISONS[op]} {self._bind_number(value)})"
-        listed = ", ".join(self._bind_number(item) for item in value)
-        member = f"({measured} IN ({listed}))" if value else "false"
+            return f"({measured} {_COMPARISONS[op]} {self._bind(repr(value))}::text::numeric)"
+        member = f"({measured} = ANY ({self._bind([repr(item) for item in value])}::text[]::numeric[]))"
         return f"(NOT {member})" if op is ConditionOperator.NOT_IN else member
-
-    def _bind_number(self, value: float) -> str:
-        return f"{self._bind(repr(value))}::text::numeric"
 
     def _count(self, count: EventCount, value: Any) -> str:
         """Counts no further than the comparison can tell apart: *at least once* reads one row."""
@@ -281,15 +277,21 @@ class _Writer:
 
     def _counted_rows(self, count: EventCount) -> str:
         owner = f"counted.project_id = {self._alias}.project_id AND counted.user_id = {self._alias}.user_id"
-        tests = [owner, self._event_type_test(count.event_type)]
+        tests = [owner, self._event_types_test(count.event_types)]
         if count.within_seconds is not None:
             since = self._now - timedelta(seconds=count.within_seconds)
             tests.append(f"counted.timestamp >= {self._bind(since)}::timestamptz")
         tests.append(_Writer(self._parameters, "events", "counted", self._now).write_all(count.where))
         return f"events AS counted WHERE {' AND '.join(tests)}"
 
-    def _event_type_test(self, event_type: str) -> str:
-        if "*" not in event_type:
-            return f"counted.event_type = {self._bind(event_type)}::text"
-        escaped = event_type.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_").replace("*", "%")
-        return f"counted.event_type LIKE {self._bind(escaped)}::text"
+    def _event_types_test(self, names: Sequence[str]) -> str:
+        exact = [name for name in names if "*" not in name]
+        tests = [f"counted.event_type LIKE {self._bind(_like(name))}::text" for name in names if "*" in name]
+        if exact:
+            tests.append(f"counted.event_type = ANY ({self._bind(exact)}::text[])")
+        return f"({' OR '.join(tests)})"
+
+
+def _like(wildcard: str) -> str:
+    escaped = wildcard.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return escaped.replace("*", "%")

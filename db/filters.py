@@ -29,9 +29,13 @@ class ConditionOperator(StrEnum):
 
 
 class EventCount(msgspec.Struct, frozen=True):
-    """How often an event happened to a person, or the sum of one of its properties (`sum` is a path)."""
+    """How often an event happened to a person, or the sum of one of its properties (`sum` is a path).
+
+    `event_type` is what the client wrote; `event_types` what it stands for, aliases included, wildcards kept.
+    """
 
     event_type: str
+    event_types: tuple[str, ...]
     where: tuple[Condition, ...] = ()
     within_seconds: int | None = None
     sum: str | None = None

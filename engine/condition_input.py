@@ -14,6 +14,7 @@ from typing import Any
 from db.condition_terms import FieldKind, Path, PathError, parse_instant, parse_path
 from db.filters import Condition, ConditionOperator, EventCount
 from engine.errors import BadUserInput
+from engine.taxonomy import expand_names
 
 MAX_DEPTH = 8
 """Levels of any, all, not and events. People nest two or three; each costs a frame in Python and a bracket in SQL."""
@@ -26,6 +27,9 @@ MAX_LIST_VALUES = 1000
 
 MAX_STRING_CHARACTERS = 8192
 """Of one string in a value. An event is at most 64 KiB."""
+
+MAX_EVENT_TYPE_CHARACTERS = 200
+"""Of the name or wildcard of a count: no stored name is longer."""
 
 MAX_VALUE_DEPTH = 16
 """Levels of arrays and objects in a value."""
@@ -147,8 +151,10 @@ class _Reader:
         roots, self._roots = self._roots, frozenset({"event"})
         where = self.read_list(given.get("where") or (), (*path, "where"), depth=depth + 1)
         self._roots = roots
+        event_type = _read_event_type(given, path)
         return EventCount(
-            event_type=_read_event_type(given, path),
+            event_type=event_type,
+            event_types=expand_names((event_type,)),
             where=where,
             within_seconds=_read_within_seconds(given, path),
             sum=_read_sum(given, path),
@@ -186,6 +192,8 @@ def _read_event_type(given: Mapping[str, Any], path: tuple[str, ...]) -> str:
     _check_string(event_type, (*path, "eventType"))
     if not event_type:
         raise InvalidCondition((*path, "eventType"), "is empty: name an event, or use a wildcard such as order.*")
+    if len(event_type) > MAX_EVENT_TYPE_CHARACTERS:
+        raise InvalidCondition((*path, "eventType"), f"is longer than {MAX_EVENT_TYPE_CHARACTERS} characters")
     return str(event_type)
 
 
