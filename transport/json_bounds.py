@@ -1,0 +1,117 @@
+"""Bounds on JSON text, checked before anything decodes it.
+
+Guarantees, for text that a JSON parser then accepts: it is UTF-8, nests at most `MAX_DEPTH` deep, holds no NUL and no
+lone surrogate in a string (PostgreSQL refuses both), and no number that 64 bits cannot hold. It does not check that the
+text is JSON: the parser does, and what this module says about text that is none does not matter.
+
+A body of half a megabyte must cost less to check than to decode, so nothing here walks over characters in Python.
+Strings are told from structure by counting quotation marks: after escapes are gone, every second piece between
+quotation marks is outside. Depth is the number of times that all innermost pairs of brackets can be removed. Digits
+are all made zeros first, which turns "19 digits in a row" into a search for constant bytes.
+"""
+
+from __future__ import annotations
+
+import re
+
+import orjson
+
+from transport.errors import RequestError
+
+MAX_DEPTH = 100
+"""Levels of arrays and objects. Far beyond any honest input, far below any parser's stack."""
+
+MAX_NUMBER_LENGTH = 64
+"""Characters of one number. A double needs 24, a 64-bit integer 20; what is longer measures nothing."""
+
+INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+
+NOT_JSON = "The request is not valid JSON."
+
+_BRACKETS = bytes.maketrans(b"[]", b"{}")
+_NOT_STRUCTURE = bytes(byte for byte in range(256) if byte not in b'{}[]"')
+_TOO_DEEP = b"{" * (MAX_DEPTH + 1)
+
+_DIGITS = bytes.maketrans(b"123456789E]} \t\r\n", b"000000000e,,,,,,")
+_LONG_DIGITS = b"0" * 19
+"""The shortest run of digits that may exceed 64 bits: 2**63 has 19."""
+_LARGE_EXPONENT = re.compile(rb"0e[-+]?0{3,},")
+"""In text whose digits are zeros: an exponent of three digits or more at the end of a number. Doubles end at e308."""
+
+_ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_NUMBER = re.compile(rb"-?[0-9][-+.0-9eE]*")
+
+
+def check_json(text: bytes) -> None:
+    """Raise `RequestError` if the text is not UTF-8 or passes one of the bounds."""
+    _check_encoding(text)
+    if b"\\" in text:
+        _check_escapes(text)
+    if len(text) > MAX_DEPTH and text.count(b"{") + text.count(b"[") > MAX_DEPTH:
+        _check_depth(text)
+    _check_numbers(text)
+
+
+def _check_encoding(text: bytes) -> None:
+    try:
+        str(text, "utf-8")
+    except UnicodeDecodeError:
+        raise RequestError("The request is not valid UTF-8.") from None
+
+
+def _check_escapes(text: bytes) -> None:
+    if b"\\u0000" in text and _ESCAPED_NUL.search(text):
+        raise RequestError("Strings must not contain NUL (U+0000).")
+    if b"\\ud" in text or b"\\uD" in text:
+        _check_surrogates(text)
+
+
+def _check_surrogates(text: bytes) -> None:
+    """Let a parser decide that is strict about them: a pair may hide behind any number of backslashes."""
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        reason = "Strings must not contain lone surrogates." if "surrogate" in str(error) else NOT_JSON
+        raise RequestError(reason) from None
+
+
+def _check_depth(text: bytes) -> None:
+    structure = _without_escapes(text).translate(_BRACKETS, _NOT_STRUCTURE).replace(b'""', b"")
+    if b'"' in structure:
+        structure = b"".join(structure.split(b'"')[::2])
+    for _ in range(MAX_DEPTH):
+        if not structure:
+            return
+        if _TOO_DEEP in structure:
+            break
+        structure = structure.replace(b"{}", b"")
+    if structure:
+        raise RequestError(f"JSON must not nest deeper than {MAX_DEPTH} levels.")
+
+
+def _check_numbers(text: bytes) -> None:
+    zeros = text.translate(_DIGITS)
+    if _LONG_DIGITS not in zeros and not (b"0e" in zeros and _LARGE_EXPONENT.search(zeros)):
+        return
+    outside_strings = b'"'.join(_without_escapes(text).split(b'"')[::2])
+    zeros = outside_strings.translate(_DIGITS) + b","
+    if _LONG_DIGITS not in zeros and not _LARGE_EXPONENT.search(zeros):
+        return
+    for number in _NUMBER.findall(outside_strings):
+        if not _fits(number):
+            raise RequestError("Numbers must fit in 64 bits.")
+
+
+def _without_escapes(text: bytes) -> bytes:
+    return text.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in text else text
+
+
+def _fits(number: bytes) -> bool:
+    if len(number) > MAX_NUMBER_LENGTH:
+        return False
+    try:
+        if number.lstrip(b"-").isdigit():
+            return INT64_MIN <= int(number) <= INT64_MAX
+        return abs(float(number)) != float("inf")
+    except ValueError:
+        return True
