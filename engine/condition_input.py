@@ -149,7 +149,8 @@ class _Reader:
             raise InvalidCondition(path, "counts events, which is not possible here: test a path instead")
         given = _given(value, _COUNT_KEYS, path)
         roots, self._roots = self._roots, frozenset({"event"})
-        where = self.read_list(given.get("where") or (), (*path, "where"), depth=depth + 1)
+        inner = given.get("where")
+        where = () if inner is None else self.read_list(inner, (*path, "where"), depth=depth + 1)
         self._roots = roots
         event_type = _read_event_type(given, path)
         return EventCount(
