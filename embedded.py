@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import IO
 from urllib.parse import quote
 
 import processes
@@ -134,7 +135,7 @@ class EmbeddedPostgres:
         if self._run_as is None:
             raise RuntimeError("prepare() comes before launch()")
         self._disown_reused_pid()
-        with self.log.open("ab") as log:
+        with _open_log(self.log) as log:
             self._process = processes.launch(
                 [self._binaries / "postgres", "-D", self._data],
                 orphan_signal=signal.SIGINT,
@@ -187,7 +188,8 @@ class EmbeddedPostgres:
             "-E",
             "UTF8",
         ]
-        command += ["--locale=C.UTF-8" if sys.platform == "linux" else "--locale=C", "--no-sync"]
+        command += ["--auth=trust", "-E", "UTF8", "--no-sync"]
+        command += ["--locale=C.UTF-8" if sys.platform == "linux" else "--locale=C"]
         process = processes.launch(
             command,
             orphan_signal=signal.SIGKILL,
@@ -285,7 +287,7 @@ class EmbeddedValkey:
         self._directory.mkdir(parents=True, exist_ok=True)
         _set_aside(self.log)
         self._socket.unlink(missing_ok=True)
-        with self.log.open("ab") as log:
+        with _open_log(self.log) as log:
             self._process = processes.launch(
                 [str(get_binary_path()), "-"], orphan_signal=signal.SIGKILL, output=log, stdin=subprocess.PIPE
             )
@@ -411,6 +413,11 @@ def _free_port() -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _open_log(log: Path) -> IO[bytes]:
+    """For appending; readable by its owner only, since a failed statement is logged with its values."""
+    return os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "ab")
 
 
 def _set_aside(log: Path) -> None:

@@ -1,0 +1,171 @@
+"""The command line: run · serve · worker · migrate · schema · import · bump-epoch.
+
+Every command imports what it needs when it runs: `make run` starts several of these processes, and none of them waits
+for the modules of another. An error that an operator can mend is one sentence on standard error and exit code 2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from settings import Settings
+
+MISTAKE = 2
+"""Exit code for what an operator can mend."""
+STREAMS_GRACE_SECONDS = 2
+"""How long a stopping gateway waits for open requests; the supervisor kills after 2.5 s."""
+
+app = typer.Typer(help="Sendora Gateway.", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+
+Supervised = Annotated[
+    bool, typer.Option("--supervised", hidden=True, help="Begin when told through standard input, end with the parent.")
+]
+
+
+@app.command()
+def run() -> None:
+    """Everything on this machine; PostgreSQL and Redis too, unless DATABASE_URL and REDIS_URL name others."""
+    from settings import read_settings
+    from supervisor import run as run_supervisor
+
+    run_supervisor(read_settings())
+
+
+@app.command()
+def serve(
+    fd: Annotated[int | None, typer.Option(help="Number of an inherited listening socket, instead of PORT.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on, instead of PORT.", min=1, max=65535)] = None,
+    supervised: Supervised = False,
+) -> None:
+    """One gateway on DATABASE_URL and REDIS_URL."""
+    settings = _read_deployment_settings(supervised=supervised)
+    import uvicorn
+
+    from app import create_app
+    from transport.server_http import serve_config
+
+    asgi_app = create_app(settings)
+    if not _may_begin(supervised):
+        return
+    if not supervised:
+        _check_servers(settings)
+    with _listening_socket(settings, fd, port) as listener:
+        config = serve_config(asgi_app, timeout_graceful_shutdown=STREAMS_GRACE_SECONDS)
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+@app.command()
+def worker(supervised: Supervised = False) -> None:
+    """One worker on DATABASE_URL and REDIS_URL. Any number of them may run."""
+    settings = _read_deployment_settings(supervised=supervised)
+    from engine.workers import relay
+
+    if not _may_begin(supervised):
+        return
+    if not supervised:
+        _check_servers(settings)
+    asyncio.run(_until_signal(relay.run(settings)))
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database of DATABASE_URL up to date."""
+    from db.migrate import migrate as apply_migrations
+    from servers import check_postgres
+
+    url = _database_url()
+    asyncio.run(check_postgres(url))
+    applied = asyncio.run(apply_migrations(url))
+    typer.echo("\n".join(f"applied {name}" for name in applied) or "nothing to do")
+
+
+@app.command()
+def schema() -> None:
+    """Print the schema (SDL)."""
+    from schema import print_sdl
+
+    typer.echo(print_sdl())
+
+
+def main() -> None:
+    """Run a command; an error that an operator can mend becomes a sentence."""
+    try:
+        app()
+    except Exception as error:
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        sys.stderr.write(f"sendora: {sentence}\n")
+        sys.exit(MISTAKE)
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to tell the operator; None for an error that is ours."""
+    module = type(error).__module__
+    if (module, type(error).__name__) in {
+        ("settings", "SettingsError"),
+        ("data_folder", "StartError"),
+        ("embedded", "EmbeddedError"),
+        ("db.migrate", "MigrationError"),
+    }:
+        return str(error)
+    return None
+
+
+def _may_begin(supervised: bool) -> bool:
+    if not supervised:
+        return True
+    from processes import wait_for_go
+
+    return wait_for_go()
+
+
+def _read_deployment_settings(*, supervised: bool) -> Settings:
+    """Settings of a process that is one of several: the servers and the secret come from outside."""
+    from data_folder import StartError
+    from settings import read_settings
+    from telemetry import configure_logging
+
+    settings = read_settings()
+    for name, value, example in (
+        ("DATABASE_URL", settings.database_url, "postgresql://user:password@host/database"),
+        ("REDIS_URL", settings.redis_url, "redis://host:6379/0"),
+        ("SENDORA_SECRET_KEY", settings.secret_key, "the output of `openssl rand -hex 32`"),
+    ):
+        if value is None:
+            raise StartError(f"{name} is not set: give it, e.g. {example}, or use `make run`, which makes one.")
+    configure_logging(settings.log_level, machine_readable=False if supervised else None)
+    return settings
+
+
+def _database_url() -> str:
+    from data_folder import StartError
+    from settings import read_settings
+
+    url = read_settings().database_url
+    if url is None:
+        raise StartError("DATABASE_URL is not set: give it, e.g. postgresql://user:password@host/database.")
+    return url.get_secret_value()
+
+
+def _check_servers(settings: Settings) -> None:
+    from servers import check_postgres
+
+    if settings.database_url is not None:
+        asyncio.run(check_postgres(settings.database_url.get_secret_value()))
+
+
+def _listening_socket(settings: Settings, fd: int | None, port: int | None) -> socket.socket:
+    if fd is not None:
+        return socket.socket(fileno=os.dup(fd))
+    from supervisor import listen
+
+    return listen(settings.host, port or settings.port)
