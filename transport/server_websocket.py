@@ -1,4 +1,4 @@
-"""uvicorn's WebSocket protocol with a synchronous way out, so that one item reaches a thousand sockets without a task each.
+"""uvicorn's WebSocket protocol with a synchronous way out: one item reaches a thousand sockets without a task each.
 
 What it adds: the connection itself under `scope["extensions"]["sendora.connection"]`, an object with `push`, `close`,
 `buffered` and `drained`. A push is one RFC 6455 text frame in one `transport.write`, and never follows a close frame.
@@ -93,7 +93,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._partial = bytearray()
 
     def push(self, text: bytes) -> bool:
-        """Write one text message. False: it was taken, but the buffer is past its bound, so await `drained` before more.
+        """Write one text message. False: it was taken, but the buffer is past its bound, so await `drained` first.
 
         A connection that is closing or gone takes everything and writes nothing.
         """
@@ -118,7 +118,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         return self._drains
 
     async def drained(self) -> None:
-        """Returns when fewer than `LOW_WATER_BYTES` wait to be sent after the bound was passed, or the peer has gone."""
+        """Returns when fewer than `LOW_WATER_BYTES` wait to be sent once the bound was passed, or the peer has gone."""
         await self.writable.wait()
 
     def close(self, code: int, reason: str = "", *, timeout: float = CLOSE_TIMEOUT) -> None:
@@ -200,7 +200,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self._partial = bytearray()
             self.send_receive_event_to_app()
 
-    def handle_close(self, event: Frame) -> None:
+    def handle_close(self, event: Frame) -> None:  # noqa: ARG002, what it says is in `conn.close_rcvd`
         if self.close_sent:
             self.transport.close()  # the handshake is complete; the timer drops a peer that does not read the rest
             return

@@ -25,17 +25,16 @@ The legacy `graphql-ws` subprotocol is not spoken. The connection must be served
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Callable, MutableMapping
+from collections.abc import Callable, Coroutine, MutableMapping
 from datetime import timedelta
 from typing import Any
 
 import msgspec
-import orjson
-from graphql import ExecutionResult, GraphQLError, OperationType
+from graphql import GraphQLError
 
-from transport.application import Application, LiveSource, Session
-from transport.execution import GraphQLService, Prepared, RequestError, read_request
+from transport.application import Application, Session
+from transport.errors import INTERNAL, RequestError, code_of
+from transport.execution import GraphQLService
 from transport.messages import (
     SUBPROTOCOL,
     Complete,
@@ -49,7 +48,9 @@ from transport.messages import (
     pong_message,
     read_message,
 )
+from transport.operation import Operation
 from transport.origins import is_allowed
+from transport.requests import read_request
 from transport.server_websocket import EXTENSION
 from transport.websocket_operation import Connection, SocketOperation
 
@@ -64,8 +65,6 @@ CREDENTIAL_CODES = frozenset({"UNAUTHENTICATED", "FORBIDDEN"})
 Receive = Callable[[], Any]
 Send = Callable[[MutableMapping[str, Any]], Any]
 Scope = MutableMapping[str, Any]
-
-logger = logging.getLogger(__name__)
 
 
 class WebSocketPolicy(msgspec.Struct, frozen=True):
@@ -147,8 +146,8 @@ class GraphQLSocket:
                 if not self._closed:
                     self._receive(event)
                     await self._pause()
-        except Exception:
-            logger.exception("websocket.failed")
+        except Exception as error:
+            self._service.error(error)  # which logs it, without what it says
             self._close(4500, "Internal server error")
         finally:
             self._end()
@@ -198,7 +197,10 @@ class GraphQLSocket:
             session = await self._application.open_session(self._headers, payload, client=self._client)
         except Exception as error:
             self._reject(error)
-            return
+        else:
+            self._acknowledge(session)
+
+    def _acknowledge(self, session: Session) -> None:
         if self._closed:
             return
         self._session = session
@@ -207,14 +209,14 @@ class GraphQLSocket:
         self._forget = session.on_revoked(self._revoked)
 
     def _reject(self, error: Exception) -> None:
-        extensions = self._application.describe_error(error)
-        if extensions is None:
-            logger.error("websocket.session_failed", exc_info=error)
+        shown = self._service.error(error)
+        code = code_of(shown)
+        if code in CREDENTIAL_CODES:
+            self._close(4403, shown.message or "Forbidden")
+        elif code == INTERNAL:
             self._close(4500, "Internal server error")
-        elif extensions.get("code") in CREDENTIAL_CODES:
-            self._close(4403, str(error) or "Forbidden")
         else:
-            self._close(1013, str(error))  # such as a database that is away: clients try again after this code
+            self._close(1013, shown.message)  # such as a database that is away: clients try again after this code
 
     def _revoked(self, reason: str) -> None:
         self._close(4403, reason)
@@ -258,8 +260,8 @@ class GraphQLSocket:
         for operation in tuple(self._operations.values()):
             operation.stop()
 
-    def _start(self, work: Any) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
         self._unfinished.add(task)
         task.add_done_callback(self._unfinished.discard)
         return task
@@ -274,78 +276,36 @@ class GraphQLSocket:
         if message.id in self._operations:
             self._close(4409, f"Subscriber for {message.id} already exists")
             return
-        operation = SocketOperation(
-            message.id, self._connection, errors_of=self._service.error_list, ended=self._operation_ended
-        )
+        operation = SocketOperation(message.id, self._service, self._operation_ended, self._connection)
         if len(self._operations) >= self._policy.max_operations:
-            operation.refuse(self._too_many())
+            operation.refuse([self._too_many()])
             return
         self._operations[message.id] = operation
         operation.task = self._start(self._perform(operation, message.payload, session))
 
-    def _operation_ended(self, operation: SocketOperation) -> None:
-        self._operations.pop(operation.id, None)
+    def _operation_ended(self, operation: Operation) -> None:
+        if self._operations.get(operation.id) is operation:
+            del self._operations[operation.id]
 
-    def _too_many(self) -> bytes:
-        message = f"A socket carries at most {self._policy.max_operations} operations at a time."
-        return orjson.dumps(
-            [{"message": message, "extensions": {"code": "RATE_LIMITED", "retryAfterMs": RETRY_AFTER_MS}}]
+    def _too_many(self) -> GraphQLError:
+        return GraphQLError(
+            f"A socket carries at most {self._policy.max_operations} operations at a time.",
+            extensions={"code": "RATE_LIMITED", "retryAfterMs": RETRY_AFTER_MS},
         )
 
     async def _perform(self, operation: SocketOperation, payload: bytes, session: Session) -> None:
         try:
             async with self._slots:
-                stream = await self._begin(operation, payload, session)
+                prepared = await self._service.prepare(read_request(payload))
+                if isinstance(prepared, list):
+                    operation.refuse(prepared)
+                    return
+                stream = await operation.begin(prepared, session)
             if stream is not None:
-                await self._follow(operation, *stream, session)
+                await operation.follow(stream, prepared, session)
         except RequestError as error:
-            operation.refuse(orjson.dumps([{"message": str(error), "extensions": {"code": error.code}}]))
+            operation.refuse([error.as_graphql_error()])
         except Exception as error:
             operation.fail(error)
         finally:
             operation.task = None
-
-    async def _begin(
-        self, operation: SocketOperation, payload: bytes, session: Session
-    ) -> tuple[Prepared, LiveSource | AsyncIterator[bytes]] | None:
-        """Answer a query or mutation, or open what a subscription follows."""
-        prepared = await self._service.prepare(read_request(payload))
-        if isinstance(prepared, list):
-            operation.refuse(_formatted(prepared))
-            return None
-        if prepared.kind is OperationType.SUBSCRIPTION:
-            stream = await self._service.subscribe(prepared, session)
-            if isinstance(stream, ExecutionResult):
-                operation.refuse(_formatted(stream.errors or []))
-                return None
-            return prepared, stream
-        operation.keeps_running = prepared.kind is OperationType.MUTATION
-        response = self._service.encode(await self._service.execute(prepared, session))
-        await self._connection.drained()
-        operation.send(response)
-        operation.complete()
-        return None
-
-    async def _follow(
-        self,
-        operation: SocketOperation,
-        prepared: Prepared,
-        stream: LiveSource | AsyncIterator[bytes],
-        session: Session,
-    ) -> None:
-        if isinstance(stream, LiveSource):
-            await operation.join(stream, self._service.rendering(prepared, session))
-            return
-        try:
-            async for response in stream:
-                if not operation.send(response):
-                    await operation.drained()
-                await asyncio.sleep(0)  # a source that never waits must not keep everybody else waiting
-            operation.complete()
-        finally:
-            if (aclose := getattr(stream, "aclose", None)) is not None:
-                await aclose()
-
-
-def _formatted(errors: list[GraphQLError]) -> bytes:
-    return orjson.dumps([error.formatted for error in errors])

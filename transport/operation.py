@@ -1,0 +1,141 @@
+"""One streamed operation, whatever it travels over: from its preparation to its end, and what must stop with it.
+
+An operation ends once: by its result, by an error, by its client's wish, or with its connection. After that nothing is
+written for it. It is the `Sink` of a live source; then it has no task from the moment it follows. Everything else runs
+in one task, which writes no further result before the connection has room for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import orjson
+from graphql import ExecutionResult, GraphQLError, OperationType
+
+from transport.application import LiveSource, Membership, Session
+from transport.execution import GraphQLService, Prepared
+
+Stream = LiveSource | AsyncIterator[bytes]
+
+
+class Operation(ABC):
+    """What WebSocket and server-sent events have in common. Subclasses say how a result, errors and the end look."""
+
+    __slots__ = ("_ended", "_position", "_service", "id", "is_open", "keeps_running", "membership", "task")
+
+    def __init__(self, identifier: str, service: GraphQLService, ended: Callable[[Operation], None]) -> None:
+        self.id = identifier
+        self.is_open = True
+        self.keeps_running = False
+        self.membership: Membership | None = None
+        self.task: asyncio.Task[None] | None = None
+        self._service = service
+        self._ended = ended
+        self._position: str | None = None
+
+    @property
+    def position(self) -> str | None:
+        """The cursor of a live stream; None for every other operation."""
+        return self._position if self.membership is None else self.membership.cursor
+
+    # What a live source calls
+
+    @abstractmethod
+    def deliver(self, payload: bytes, cursor: str) -> bool:
+        """See `Sink.deliver`."""
+
+    @abstractmethod
+    async def drained(self) -> None:
+        """See `Sink.drained`."""
+
+    def announce(self, cursor: str) -> None:
+        """See `Sink.announce`: it is said at once, so that a drop before the first item loses nothing."""
+        if self.is_open:
+            self._position = cursor
+            self._write_position(cursor)
+
+    def fail(self, error: BaseException) -> None:
+        """See `Sink.fail`. The connection and its other operations go on."""
+        self._refuse(orjson.dumps(self._service.error_list(error)))
+
+    def complete(self) -> None:
+        """See `Sink.complete`."""
+        if self.is_open:
+            self._write_complete()
+            self.stop()
+
+    # What else happens to it
+
+    def send(self, response: bytes) -> bool:
+        """Write one response that has no position. False when the connection is past its bound."""
+        return not self.is_open or self._write_response(response)
+
+    def refuse(self, errors: Sequence[GraphQLError]) -> None:
+        """End with errors that are worded for the client already."""
+        self._refuse(orjson.dumps([error.formatted for error in errors]))
+
+    def stop(self) -> None:
+        """End without a word. A mutation that has begun is let finish: half of it must not be all that happened."""
+        if not self.is_open:
+            return
+        self.is_open = False
+        if self.membership is not None:
+            self.membership.leave()
+        if self.task is not None and not self.keeps_running and self.task is not asyncio.current_task():
+            self.task.cancel()
+        self._ended(self)
+
+    async def begin(self, prepared: Prepared, session: Session) -> Stream | None:
+        """Answer a query or mutation, which ends it; or open what a subscription is to `follow`."""
+        if prepared.kind is OperationType.SUBSCRIPTION:
+            stream = await self._service.subscribe(prepared, session)
+            if not isinstance(stream, ExecutionResult):
+                return stream
+            self.refuse(stream.errors or ())
+            return None
+        self.keeps_running = prepared.kind is OperationType.MUTATION
+        response = self._service.encode(await self._service.execute(prepared, session))
+        if self.is_open:
+            await self.drained()
+        self.send(response)
+        self.complete()
+        return None
+
+    async def follow(self, stream: Stream, prepared: Prepared, session: Session, *, after: str | None = None) -> None:
+        """A live source: returns once it is joined. Anything else: returns when it has ended."""
+        if isinstance(stream, LiveSource):
+            membership = await stream.join(self._service.rendering(prepared, session), self, after=after)
+            if self.is_open:
+                self.membership = membership
+            else:
+                membership.leave()
+            return
+        try:
+            async for response in stream:
+                if not self.send(response):
+                    await self.drained()
+                await asyncio.sleep(0)  # a source that never waits must not keep everybody else waiting
+            self.complete()
+        finally:
+            if (aclose := getattr(stream, "aclose", None)) is not None:
+                await aclose()
+
+    def _refuse(self, errors: bytes) -> None:
+        if self.is_open:
+            self._write_errors(errors)
+            self.stop()
+
+    @abstractmethod
+    def _write_response(self, response: bytes) -> bool: ...
+
+    @abstractmethod
+    def _write_errors(self, errors: bytes) -> None:
+        """`errors` is a JSON array. The end is part of it."""
+
+    @abstractmethod
+    def _write_complete(self) -> None: ...
+
+    @abstractmethod
+    def _write_position(self, cursor: str) -> None: ...
