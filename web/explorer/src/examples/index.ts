@@ -1,0 +1,35 @@
+/** The tabs a first visit opens with, in the order in which a newcomer needs them. Titles are the operations' names. */
+import eventStream from './event-stream.graphql';
+import eventTypes from './event-types.graphql';
+import identify from './identify.graphql';
+import latestEvents from './latest-events.graphql';
+import trackEvent from './track-event.graphql';
+import viewer from './viewer.graphql';
+
+const TRACK_VARIABLES = `{
+  "event": {
+    "eventType": "order.placed",
+    "userId": "ada",
+    "properties": { "amount": 42.5, "currency": "EUR" }
+  }
+}`;
+
+const IDENTIFY_VARIABLES = `{
+  "input": {
+    "userId": "ada",
+    "traits": { "name": "Ada Lovelace", "plan": "pro" }
+  }
+}`;
+
+function example(query: string, variables = '') {
+  return { query, variables };
+}
+
+export const EXAMPLES = [
+  example(eventStream, '{ "filter": { "eventTypes": ["*"] } }'),
+  example(trackEvent, TRACK_VARIABLES),
+  example(identify, IDENTIFY_VARIABLES),
+  example(latestEvents, '{ "first": 10, "filter": { "eventTypes": ["*"] } }'),
+  example(eventTypes, '{ "search": null }'),
+  example(viewer),
+];
