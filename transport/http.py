@@ -249,9 +249,7 @@ def url_parameters(query_string: bytes) -> dict[str, str]:
 
 
 def _too_large(limit: int) -> HTTPRefusedError:
-    return HTTPRefusedError(
-        413, f"The body may be at most {limit} bytes long.", (b"connection", b"close"), code="COST_EXCEEDED"
-    )
+    return HTTPRefusedError(413, f"The body may be at most {limit} bytes long.", code="COST_EXCEEDED")
 
 
 def _outcome(result: ExecutionResult) -> str:

@@ -46,19 +46,15 @@ class MediaRange:
         return 1 if self.type == self.subtype == "*" else 0
 
 
-@lru_cache(maxsize=256)
-def choose_media_type(accept: str | None, offers: Sequence[MediaType] = RESPONSES) -> MediaType | None:
+CACHED_LENGTH = 256
+"""Characters of an `Accept` header whose choice is remembered. Clients' are shorter and always the same."""
+
+
+def choose_media_type(accept: str | None, offers: tuple[MediaType, ...] = RESPONSES) -> MediaType | None:
     """The offer that the client likes best; None if it accepts none of them."""
     if accept is None:
         return offers[0]
-    ranges = parse_accept(accept)
-    ranked = [
-        (-quality, position, index)
-        for index, offer in enumerate(offers)
-        for quality, position in [_weigh(ranges, offer)]
-    ]
-    best = min(ranked)
-    return offers[best[2]] if best[0] < 0 else None
+    return _remembered_choice(accept, offers) if len(accept) <= CACHED_LENGTH else _choice(accept, offers)
 
 
 def parse_accept(accept: str) -> tuple[MediaRange, ...]:
@@ -74,6 +70,16 @@ def is_json(content_type: str | None) -> bool:
     if name.strip().lower() != MediaType.JSON.value:
         return False
     return all(_charset(parameter) in (None, "utf-8", "utf8") for parameter in parameters)
+
+
+def _choice(accept: str, offers: tuple[MediaType, ...]) -> MediaType | None:
+    ranges = parse_accept(accept)
+    weights = [_weigh(ranges, offer) for offer in offers]
+    quality, _, index = min((-quality, position, index) for index, (quality, position) in enumerate(weights))
+    return offers[index] if quality < 0 else None
+
+
+_remembered_choice = lru_cache(maxsize=256)(_choice)
 
 
 def _weigh(ranges: Sequence[MediaRange], media_type: MediaType) -> tuple[float, int]:

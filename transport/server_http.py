@@ -17,13 +17,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from starlette.types import ASGIApp
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from transport.server_websocket import MAX_MESSAGE_BYTES, WebSocketProtocol
 
 if TYPE_CHECKING:
-    from asgiref.typing import ASGIApplication
     from uvicorn.server import ServerState
 
 HEAD_TIMEOUT = 10.0
@@ -186,7 +186,7 @@ class HTTPProtocol(HttpToolsProtocol):
         return not self.cycle.response_complete
 
 
-def serve_config(app: ASGIApplication | Any, **options: Any) -> Config:
+def serve_config(app: ASGIApp, **options: Any) -> Config:
     """The configuration of a server with these protocols; `options` are those of `uvicorn.Config`.
 
     httptools and no other parser, WebSockets without deflate and of at most `MAX_MESSAGE_BYTES` a message, no access
