@@ -50,6 +50,7 @@ class Database:
         acquire_timeout: timedelta = ACQUIRE_TIMEOUT,
         statement_timeout: timedelta = STATEMENT_TIMEOUT,
     ) -> None:
+        self.max_size = max_size
         self._acquire_timeout = acquire_timeout.total_seconds()
         self._database = databases.Database(
             "postgresql://",
@@ -102,6 +103,8 @@ def _server_settings(statement_timeout: timedelta) -> dict[str, str]:
     return {
         "application_name": "sendora",
         "timezone": "UTC",
+        # What a single statement in autocommit gets; the append relies on it.
+        "default_transaction_isolation": "read committed",
         "statement_timeout": _milliseconds(statement_timeout),
         "idle_in_transaction_session_timeout": _milliseconds(IDLE_TRANSACTION_TIMEOUT),
         # Compiling costs more than these statements take.
