@@ -26,7 +26,7 @@ def is_selective(event_filter: EventFilter) -> bool:
 
 
 def bound_sql(test: str, value: object, parameters: list[Any]) -> str:
-    """`test`, as in `e.seq >`, against a value. Without one there is no test, so that a bound can always use an index."""
+    """`test`, as in `e.seq >`, against a value. Without one there is no test: a bound can then always use an index."""
     return _compare(test, value, parameters) or "true"
 
 

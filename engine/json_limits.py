@@ -1,6 +1,6 @@
 """What PostgreSQL cannot hold, or would hold badly, in JSON: NUL, lone surrogates, numbers beyond 64 bits, depth.
 
-`is_suspect` is a search of the bytes that may cry wolf but never misses; `find_problem` takes the text apart and is exact.
+`is_suspect` searches the bytes: it may cry wolf but misses nothing. `find_problem` takes the text apart and is exact.
 """
 
 from __future__ import annotations
@@ -72,9 +72,7 @@ def find_problem(text: bytes, *, most_bytes: int) -> Problem | None:
             return Problem(message, path)
         size += _growth(leaf) if isinstance(leaf, _Number) else 0
     if size > most_bytes:
-        return Problem(
-            f"Written out without exponents its numbers take {size:,} bytes; the limit is {most_bytes:,}.", ()
-        )
+        return Problem(f"With its numbers written out it takes {size:,} bytes; the limit is {most_bytes:,}.", ())
     return None
 
 

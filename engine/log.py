@@ -53,6 +53,13 @@ FIRST_PAUSE_SECONDS = 0.01
 LONGEST_PAUSE_SECONDS = 0.5
 MAX_KNOWN_SALTS = 10_000
 
+_DATA_ERRORS = (
+    asyncpg.DataError,
+    asyncpg_client.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,
+)
+
 logger = logging.getLogger(__name__)
 
 
@@ -73,7 +80,7 @@ Outcome = Stored | Rejected
 
 
 class LogStats(msgspec.Struct, frozen=True):
-    """Since the start: transactions, rows stored, tries repeated. Now: bytes waiting, projects with a commit under way."""
+    """Since the start: transactions, rows stored, tries repeated. Now: bytes waiting, projects with appends under way."""
 
     commits: int
     rows: int
@@ -197,14 +204,16 @@ class EventLog:
 
     async def _run(self, project_id: UUID, lane: _Lane) -> None:
         """Make transactions until nothing waits. Never raises: every call gets an answer or an error."""
-        while lane.waiting:
-            async with self._slots:
-                calls = lane.take()
-                await self._answer(project_id, calls)
-            size = sum(call.size for call in calls)
-            lane.size -= size
-            self._size -= size
-        del self._lanes[project_id]
+        try:
+            while lane.waiting:
+                async with self._slots:
+                    calls = lane.take()
+                    await self._answer(project_id, calls)
+                size = sum(call.size for call in calls)
+                lane.size -= size
+                self._size -= size
+        finally:
+            del self._lanes[project_id]
 
     async def _answer(self, project_id: UUID, calls: Sequence[_Call]) -> None:
         events = [event for call in calls for event in call.events]
@@ -225,16 +234,9 @@ class EventLog:
         """One transaction; when its data is refused, two with half of it each, down to the event that is to blame."""
         try:
             return await self._commit(project_id, events, deadline=deadline)
-        except (
-            asyncpg.DataError,
-            asyncpg.IntegrityConstraintViolationError,
-            asyncpg.ProgramLimitExceededError,
-        ) as error:
+        except _DATA_ERRORS as error:
             if len(events) == 1:
                 return [Rejected(_refusal(error))]
-        except asyncpg_client.DataError:
-            if len(events) == 1:
-                return [Rejected(UserError("The event cannot be stored.", "INVALID", ()))]
         half = len(events) // 2
         first = await self._store(project_id, events[:half], deadline=deadline)
         return first + await self._store(project_id, events[half:], deadline=deadline)
@@ -311,7 +313,7 @@ def _size(event: NewEvent) -> int:
 
 
 def _is_passing(error: Exception) -> bool:
-    """Whether the same may succeed a moment later: conflicts, and everything that a lost or restarting server causes."""
+    """Whether the same may succeed a moment later: conflicts, and whatever a lost or restarting server causes."""
     if isinstance(error, asyncpg_client.DataError):
         return False
     return isinstance(
@@ -335,7 +337,7 @@ def _unavailable() -> Unavailable:
     )
 
 
-def _refusal(error: asyncpg.PostgresError) -> UserError:
+def _refusal(error: Exception) -> UserError:
     if isinstance(error, asyncpg.CheckViolationError) and error.constraint_name == "profiles_traits_size":
         return UserError("This person's traits would take more than 256 KiB.", "LIMIT_EXCEEDED", ("traits",))
     return UserError("The event holds a value that cannot be stored.", "INVALID", ())
