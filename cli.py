@@ -1,4 +1,4 @@
-"""The command line: run · serve · worker · migrate · schema · import · bump-epoch.
+"""The command line: run · serve · worker · migrate · create-project · bump-epoch · schema · import.
 
 Every command imports what it needs when it runs: `make run` starts several of these processes, and none of them waits
 for the modules of another. An error that an operator can mend is one sentence on standard error and exit code 2.
@@ -7,10 +7,12 @@ for the modules of another. An error that an operator can mend is one sentence o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import sys
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -88,6 +90,35 @@ def migrate() -> None:
 
 
 @app.command()
+def create_project(
+    name: Annotated[str, typer.Argument(help="Name of the project.")],
+    organization: Annotated[str, typer.Option(help="Name of the new organization that it belongs to.")] = "",
+) -> None:
+    """Make an organization with one project, and print its first keys, which are shown only this once."""
+    import msgspec
+
+    from first_start import make_project
+    from servers import check_postgres
+    from settings import read_settings
+
+    url = _database_url()
+    asyncio.run(check_postgres(url))
+    region = read_settings().region.value
+    keys = asyncio.run(make_project(url, region=region, name=name, organization=organization or name))
+    typer.echo(msgspec.json.format(msgspec.json.encode(keys)))
+
+
+@app.command()
+def bump_epoch() -> None:
+    """After a restore, or a failover that lost a tail of the log: make every cursor given out so far expire."""
+    from servers import check_postgres
+
+    url = _database_url()
+    asyncio.run(check_postgres(url))
+    typer.echo(f"{asyncio.run(_advance_epochs(url))} projects")
+
+
+@app.command()
 def schema() -> None:
     """Print the schema (SDL)."""
     from schema import print_sdl
@@ -97,6 +128,9 @@ def schema() -> None:
 
 def main() -> None:
     """Run a command; an error that an operator can mend becomes a sentence."""
+    from importer.command import register
+
+    register(app)
     try:
         app()
     except Exception as error:
@@ -118,6 +152,36 @@ def _sentence(error: Exception) -> str | None:
     }:
         return str(error)
     return None
+
+
+async def _advance_epochs(url: str) -> int:
+    """Every project of the database, in one transaction."""
+    from datetime import UTC, datetime
+
+    import asyncpg
+
+    from db.heads import advance_epoch, read_changed_heads
+
+    connection = await asyncpg.connect(url)
+    try:
+        async with connection.transaction():
+            heads = await read_changed_heads(connection, changed_after=datetime.min.replace(tzinfo=UTC))
+            projects = sorted({head.project_id for head in heads})
+            for project_id in projects:
+                await advance_epoch(connection, project_id=project_id)
+    finally:
+        await connection.close()
+    return len(projects)
+
+
+async def _until_signal(work: Coroutine[object, object, None]) -> None:
+    """Run until done, or until SIGTERM or SIGINT: the work is then cancelled and gives back what it holds."""
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 def _may_begin(supervised: bool) -> bool:
@@ -169,3 +233,7 @@ def _listening_socket(settings: Settings, fd: int | None, port: int | None) -> s
     from supervisor import listen
 
     return listen(settings.host, port or settings.port)
+
+
+if __name__ == "__main__":
+    main()

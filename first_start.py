@@ -25,6 +25,14 @@ PROJECT_NAME = "Demo project"
 PUBLISHABLE_KEY_NAME = "First publishable key"
 
 
+class NewKeys(msgspec.Struct, frozen=True, rename="camel"):
+    """A project just made and its tokens, which are nowhere else."""
+
+    project_id: str
+    secret_key: str
+    publishable_key: str
+
+
 async def prepare_database(settings: Settings, folder: DataFolder, *, database_url: str, redis_url: str) -> Keys:
     """Migrate, make what is missing, and write `keys.json` with today's URLs.
 
@@ -39,7 +47,7 @@ async def prepare_database(settings: Settings, folder: DataFolder, *, database_u
     try:
         keys = folder.read_keys()
         if keys is None or not await _is_known(connection, keys):
-            keys = await _make_project(settings, database_url)
+            keys = await _make_first_project(settings, database_url)
         keys = msgspec.structs.replace(keys, url=_url(settings), database_url=database_url, redis_url=redis_url)
         folder.write_keys(keys)
         await _add_samples(connection, UUID(keys.project_id))
@@ -61,7 +69,8 @@ async def _is_known(connection: asyncpg.Connection, keys: Keys) -> bool:
     return True
 
 
-async def _make_project(settings: Settings, database_url: str) -> Keys:
+async def make_project(database_url: str, *, region: str, name: str, organization: str) -> NewKeys:
+    """Make an organization with one project and its first two keys. Raises `OSError` or `asyncpg.PostgresError`."""
     from db.database import Database
     from engine.identity import ApiKeyKind, Role
     from engine.provisioning import create_api_key, create_organization, create_project
@@ -69,12 +78,12 @@ async def _make_project(settings: Settings, database_url: str) -> Keys:
     database = Database(database_url, min_size=1, max_size=2)
     await database.connect()
     try:
-        region = settings.region.value
-        organization_id = await create_organization(database, name=ORGANIZATION_NAME)
-        made = await create_project(database, organization_id=organization_id, name=PROJECT_NAME, region=region)
+        organization_id = await create_organization(database, name=organization)
+        made = await create_project(database, organization_id=organization_id, name=name, region=region)
+        project_id = made.project.project_id
         publishable = await create_api_key(
             database,
-            project_id=made.project.project_id,
+            project_id=project_id,
             region=region,
             name=PUBLISHABLE_KEY_NAME,
             kind=ApiKeyKind.PUBLISHABLE,
@@ -82,14 +91,14 @@ async def _make_project(settings: Settings, database_url: str) -> Keys:
         )
     finally:
         await database.disconnect()
-    return Keys(
-        project_id=str(made.project.project_id),
-        secret_key=made.first_key.token,
-        publishable_key=publishable.token,
-        url="",
-        database_url="",
-        redis_url="",
+    return NewKeys(project_id=str(project_id), secret_key=made.first_key.token, publishable_key=publishable.token)
+
+
+async def _make_first_project(settings: Settings, database_url: str) -> Keys:
+    made = await make_project(
+        database_url, region=settings.region.value, name=PROJECT_NAME, organization=ORGANIZATION_NAME
     )
+    return Keys(**msgspec.structs.asdict(made), url="", database_url="", redis_url="")
 
 
 async def _add_samples(connection: asyncpg.Connection, project_id: UUID) -> None:
