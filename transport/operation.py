@@ -15,6 +15,7 @@ import orjson
 from graphql import ExecutionResult, GraphQLError, OperationType
 
 from transport.application import LiveSource, Membership, Session
+from transport.errors import code_of
 from transport.execution import GraphQLService, Prepared
 
 Stream = LiveSource | AsyncIterator[bytes]
@@ -23,7 +24,7 @@ Stream = LiveSource | AsyncIterator[bytes]
 class Operation(ABC):
     """What WebSocket and server-sent events have in common. Subclasses say how a result, errors and the end look."""
 
-    __slots__ = ("_ended", "_position", "_service", "id", "is_open", "keeps_running", "membership", "task")
+    __slots__ = ("_ended", "_position", "_service", "id", "is_open", "keeps_running", "membership", "outcome", "task")
 
     def __init__(self, identifier: str, service: GraphQLService, ended: Callable[[Operation], None]) -> None:
         self.id = identifier
@@ -31,6 +32,7 @@ class Operation(ABC):
         self.keeps_running = False
         self.membership: Membership | None = None
         self.task: asyncio.Task[None] | None = None
+        self.outcome = "ok"
         self._service = service
         self._ended = ended
         self._position: str | None = None
@@ -58,7 +60,8 @@ class Operation(ABC):
 
     def fail(self, error: BaseException) -> None:
         """See `Sink.fail`. The connection and its other operations go on."""
-        self._refuse(orjson.dumps(self._service.error_list(error)))
+        if self.is_open:
+            self.refuse([self._service.error(error)])
 
     def complete(self) -> None:
         """See `Sink.complete`."""
@@ -74,7 +77,10 @@ class Operation(ABC):
 
     def refuse(self, errors: Sequence[GraphQLError]) -> None:
         """End with errors that are worded for the client already."""
-        self._refuse(orjson.dumps([error.formatted for error in errors]))
+        if self.is_open:
+            self.outcome = code_of(errors[0])
+            self._write_errors(orjson.dumps([error.formatted for error in errors]))
+            self.stop()
 
     def stop(self) -> None:
         """End without a word. A mutation that has begun is let finish: half of it must not be all that happened."""
@@ -93,10 +99,13 @@ class Operation(ABC):
             stream = await self._service.subscribe(prepared, session)
             if not isinstance(stream, ExecutionResult):
                 return stream
-            self.refuse(stream.errors or ())
+            self.refuse(stream.errors or [GraphQLError("There is nothing to follow.")])
             return None
         self.keeps_running = prepared.kind is OperationType.MUTATION
-        response = self._service.encode(await self._service.execute(prepared, session))
+        result = await self._service.execute(prepared, session)
+        if result.errors:
+            self.outcome = code_of(result.errors[0])
+        response = self._service.encode(result)
         if self.is_open:
             await self.drained()
         self.send(response)
@@ -121,11 +130,6 @@ class Operation(ABC):
         finally:
             if (aclose := getattr(stream, "aclose", None)) is not None:
                 await aclose()
-
-    def _refuse(self, errors: bytes) -> None:
-        if self.is_open:
-            self._write_errors(errors)
-            self.stop()
 
     @abstractmethod
     def _write_response(self, response: bytes) -> bool: ...

@@ -27,6 +27,9 @@ CREDENTIAL_HEADERS = ("x-api-key", "authorization")
 
 TOKEN_BYTES = 32
 
+MAX_EXECUTING = 8
+"""Operations of one response that execute at the same time; the rest wait, in order."""
+
 
 class ReservationPolicy(msgspec.Struct, frozen=True):
     """Bounds on what clients can reserve without using it."""
@@ -60,6 +63,7 @@ class Reservation:
         self.session = session
         self.stream = EventStream()
         self.operations: dict[str, Operation] = {}
+        self.slots = asyncio.Semaphore(MAX_EXECUTING)
         self.is_opened = False
         self.expiry: asyncio.TimerHandle | None = None
         self.unwatch: Callable[[], None] = _nothing

@@ -27,6 +27,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, MutableMapping
 from datetime import timedelta
+from time import perf_counter
 from typing import Any
 
 import msgspec
@@ -34,7 +35,8 @@ from graphql import GraphQLError
 
 from transport.application import Application, Session
 from transport.errors import INTERNAL, RequestError, code_of
-from transport.execution import GraphQLService
+from transport.execution import GraphQLService, Prepared
+from transport.http import UNKNOWN_OPERATION, Observe, Receive, Scope, Send, client_of, header_map
 from transport.messages import (
     SUBPROTOCOL,
     Complete,
@@ -62,10 +64,6 @@ RETRY_AFTER_MS = 1000
 
 CREDENTIAL_CODES = frozenset({"UNAUTHENTICATED", "FORBIDDEN"})
 
-Receive = Callable[[], Any]
-Send = Callable[[MutableMapping[str, Any]], Any]
-Scope = MutableMapping[str, Any]
-
 
 class WebSocketPolicy(msgspec.Struct, frozen=True):
     """The bounds of one socket, and who may open one."""
@@ -85,17 +83,23 @@ class WebSocketEndpoint:
     """The ASGI application for WebSockets on the GraphQL path."""
 
     def __init__(
-        self, service: GraphQLService, application: Application, policy: WebSocketPolicy | None = None
+        self,
+        service: GraphQLService,
+        application: Application,
+        policy: WebSocketPolicy | None = None,
+        observe: Observe | None = None,
     ) -> None:
-        self._service = service
-        self._application = application
-        self._policy = policy or WebSocketPolicy()
+        self.service = service
+        self.application = application
+        self.policy = policy or WebSocketPolicy()
+        self.sockets = 0
+        self._observe = observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one socket until it has closed."""
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = header_map(scope)
         await receive()
-        if not is_allowed(headers, self._policy.allowed_origins):
+        if not is_allowed(headers, self.policy.allowed_origins):
             await send({"type": "websocket.close"})
             return
         connection: Connection = scope["extensions"][EXTENSION]
@@ -104,9 +108,16 @@ class WebSocketEndpoint:
             connection.close(4406, "Subprotocol not acceptable")
             return
         await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL})
-        client = scope["client"][0] if scope.get("client") else None
-        socket = GraphQLSocket(self._service, self._application, self._policy, connection, headers, client)
-        await socket.run(receive)
+        self.sockets += 1
+        try:
+            await GraphQLSocket(self, connection, headers, client_of(scope)).run(receive)
+        finally:
+            self.sockets -= 1
+
+    def observe(self, operation: str, outcome: str, seconds: float) -> None:
+        """One operation has been answered, or a subscription has begun."""
+        if self._observe:
+            self._observe("websocket", operation, outcome, seconds)
 
 
 class GraphQLSocket:
@@ -114,16 +125,14 @@ class GraphQLSocket:
 
     def __init__(
         self,
-        service: GraphQLService,
-        application: Application,
-        policy: WebSocketPolicy,
+        server: WebSocketEndpoint,
         connection: Connection,
         headers: dict[str, str],
         client: str | None,
     ) -> None:
-        self._service = service
-        self._application = application
-        self._policy = policy
+        self._server = server
+        self._service = server.service
+        self._policy = server.policy
         self._connection = connection
         self._headers = headers
         self._client = client
@@ -132,7 +141,7 @@ class GraphQLSocket:
         self._opening: asyncio.Task[None] | None = None
         self._operations: dict[str, SocketOperation] = {}
         self._unfinished: set[asyncio.Task[None]] = set()
-        self._slots = asyncio.Semaphore(policy.max_executing)
+        self._slots = asyncio.Semaphore(self._policy.max_executing)
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._heard = True
@@ -194,7 +203,7 @@ class GraphQLSocket:
 
     async def _open(self, payload: dict[str, Any] | None) -> None:
         try:
-            session = await self._application.open_session(self._headers, payload, client=self._client)
+            session = await self._server.application.open_session(self._headers, payload, client=self._client)
         except Exception as error:
             self._reject(error)
         else:
@@ -294,18 +303,26 @@ class GraphQLSocket:
         )
 
     async def _perform(self, operation: SocketOperation, payload: bytes, session: Session) -> None:
+        started = perf_counter()
+        kind = UNKNOWN_OPERATION
         try:
             async with self._slots:
-                prepared = await self._service.prepare(read_request(payload))
-                if isinstance(prepared, list):
+                prepared = await self._prepare(payload)
+                if isinstance(prepared, Prepared):
+                    kind = prepared.kind.value
+                    stream = await operation.begin(prepared, session)
+                else:
                     operation.refuse(prepared)
-                    return
-                stream = await operation.begin(prepared, session)
-            if stream is not None:
+            self._server.observe(kind, operation.outcome, perf_counter() - started)
+            if isinstance(prepared, Prepared) and stream is not None:
                 await operation.follow(stream, prepared, session)
-        except RequestError as error:
-            operation.refuse([error.as_graphql_error()])
         except Exception as error:
             operation.fail(error)
         finally:
             operation.task = None
+
+    async def _prepare(self, payload: bytes) -> Prepared | list[GraphQLError]:
+        try:
+            return await self._service.prepare(read_request(payload))
+        except RequestError as error:
+            return [error.as_graphql_error()]

@@ -27,7 +27,7 @@ SDL = """
 type Query {
   hello(name: String = "world"): String!
   wait(ms: Int!): String!
-  text(bytes: Int!): String!
+  text(length: Int!): String!
   crash: String
   refuse: String
   me: String
@@ -39,7 +39,7 @@ type Mutation {
 type Item { value: String! cursor: String! }
 type Subscription {
   "An ordinary source: no positions, no sharing."
-  count(to: Int!, bytes: Int = 0): String!
+  count(to: Int!, width: Int = 0): String!
   "Raises an unexpected error after some items."
   explode(after: Int!): Int!
   "Raises an error that is meant for the client."
@@ -51,7 +51,7 @@ type Subscription {
 """
 
 
-class Described(Exception):
+class DescribedError(Exception):
     """An error that the client is told about."""
 
     def __init__(self, code: str, message: str, **extensions: Any) -> None:
@@ -99,18 +99,18 @@ class MemoryApplication:
         await asyncio.sleep(self.slow_session)
         self.payloads.append(payload)
         if self.unavailable:
-            raise Described("UNAVAILABLE", "The database cannot be reached.", retryAfterMs=1000)
+            raise DescribedError("UNAVAILABLE", "The database cannot be reached.", retryAfterMs=1000)
         if self.broken:
             raise RuntimeError("secret detail of a crash")
         key = (payload or {}).get("x-api-key", headers.get("x-api-key"))
         if key is not None and key not in KEYS:
-            raise Described("UNAUTHENTICATED", "This API key is not valid.")
+            raise DescribedError("UNAUTHENTICATED", "This API key is not valid.")
         session = MemorySession(self, key)
         self.sessions.append(session)
         return session
 
     def describe_error(self, error: BaseException) -> Mapping[str, Any] | None:
-        return error.extensions if isinstance(error, Described) else None
+        return error.extensions if isinstance(error, DescribedError) else None
 
     def revoke(self, key: str) -> None:
         """Take the key back, as the engine would: every session hears of it at once."""
@@ -175,7 +175,7 @@ class LogSource:
 
     def _position(self, cursor: str) -> int:
         if not cursor.startswith("c") or not cursor[1:].isdigit() or int(cursor[1:]) > len(self.log.items):
-            raise Described("CURSOR_INVALID", "This cursor was not issued here.")
+            raise DescribedError("CURSOR_INVALID", "This cursor was not issued here.")
         return int(cursor[1:])
 
     def __aiter__(self) -> AsyncIterator[Any]:
@@ -259,7 +259,7 @@ def _schema(application: MemoryApplication) -> GraphQLSchema:
         raise RuntimeError("secret detail of a crash")
 
     def refuse(*_: object) -> str:
-        raise Described("FORBIDDEN", "This key may not read that.")
+        raise DescribedError("FORBIDDEN", "This key may not read that.")
 
     def me(_root: object, info: Any) -> str | None:
         key: str | None = info.context.key
@@ -269,7 +269,7 @@ def _schema(application: MemoryApplication) -> GraphQLSchema:
         query: {
             "hello": lambda _root, _info, name: f"hello {name}",
             "wait": wait,
-            "text": lambda _root, _info, bytes: "x" * bytes,
+            "text": lambda _root, _info, length: "x" * length,
             "crash": crash,
             "refuse": refuse,
             "me": me,
@@ -289,11 +289,11 @@ def _schema(application: MemoryApplication) -> GraphQLSchema:
 
 
 def _sources(application: MemoryApplication) -> dict[str, Callable[..., Any]]:
-    async def count(_root: object, _info: object, to: int, bytes: int) -> AsyncIterator[str]:
+    async def count(_root: object, _info: object, to: int, width: int) -> AsyncIterator[str]:
         application.running += 1
         try:
             for number in range(1, to + 1):
-                yield f"{number}".ljust(bytes, ".")
+                yield f"{number}".ljust(width, ".")
         finally:
             application.running -= 1
 
@@ -311,7 +311,7 @@ def _sources(application: MemoryApplication) -> dict[str, Callable[..., Any]]:
             application.running -= 1
 
     def decline(*_: object) -> AsyncIterator[int]:
-        raise Described("FORBIDDEN", "This key may not follow that.")
+        raise DescribedError("FORBIDDEN", "This key may not follow that.")
 
     def log(_root: object, _info: object, prefix: str, after: str | None = None) -> LogSource:
         return LogSource(application.log, prefix, after)
@@ -338,11 +338,9 @@ class Server:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/graphql"
 
-    async def stop(self) -> None:
+    def stop(self) -> None:
         """As SIGTERM would."""
         self.uvicorn.should_exit = True
-        while self.uvicorn.server_state.connections or self.uvicorn.servers[0].is_serving():
-            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
@@ -353,8 +351,7 @@ async def started(app: ASGIApp, application: MemoryApplication, **config: Any) -
     )
     serving = asyncio.get_running_loop().create_task(server.serve())
     try:
-        while not server.started:
-            await asyncio.sleep(0.005)
+        await eventually(lambda: server.started)
         yield Server(application, server, server.servers[0].sockets[0].getsockname()[1])
     finally:
         server.should_exit = True
