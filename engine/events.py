@@ -2,8 +2,8 @@
 
 Guarantees, for everything it lets through: PostgreSQL can hold it, it takes at most `MAX_EVENT_BYTES`, its JSON is
 nested at most `MAX_DEPTH` deep, and no client address is in `context.ip`. What it refuses comes with a `UserError`
-whose path leads to the offending part; a neighbour in the same batch is not touched. Leaves to others: whether the caller
-may write at all, and whether the bytes are JSON (their decoder has seen to that; the log refuses the rest one by one).
+whose path leads to the offending part; a neighbour in the same batch is not touched. Leaves to others: whether the
+caller may write at all, and whether the bytes are JSON (their decoder saw to that; the log refuses the rest singly).
 
 A thousand of these run per request. So the bytes of a whole batch are first searched for what could be wrong at all,
 and only where something is found each event is taken apart.

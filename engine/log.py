@@ -80,7 +80,7 @@ Outcome = Stored | Rejected
 
 
 class LogStats(msgspec.Struct, frozen=True):
-    """Since the start: transactions, rows stored, tries repeated. Now: bytes waiting, projects with appends under way."""
+    """Since the start: transactions, rows stored, tries repeated. Now: bytes waiting, projects being written to."""
 
     commits: int
     rows: int

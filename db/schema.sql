@@ -1,0 +1,350 @@
+-- The schema today: what all migrations together make of an empty database. For reading, and held to it by a test.
+
+CREATE TABLE schema_migrations (
+    version integer PRIMARY KEY,
+    name text NOT NULL,
+    sha256 text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE organizations (
+    organization_id uuid PRIMARY KEY,
+    name text NOT NULL CHECK (name <> ''),
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE projects (
+    project_id uuid PRIMARY KEY,
+    organization_id uuid NOT NULL REFERENCES organizations,
+    name text NOT NULL CHECK (name <> ''),
+    region text NOT NULL CHECK (region IN ('us', 'eu')),
+    -- Keys the hash of client addresses. Never leaves the gateway.
+    salt bytea NOT NULL CHECK (octet_length(salt) >= 16),
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE INDEX projects_by_organization ON projects (organization_id, created_at, project_id);
+
+CREATE TABLE api_keys (
+    api_key_id uuid PRIMARY KEY,
+    project_id uuid NOT NULL REFERENCES projects,
+    name text NOT NULL CHECK (name <> ''),
+    kind text NOT NULL CHECK (kind IN ('PUBLISHABLE', 'SECRET')),
+    environment text NOT NULL CHECK (environment IN ('DEV', 'PROD')),
+    role text NOT NULL CHECK (role IN ('INGEST', 'VIEWER', 'EDITOR', 'ADMIN')),
+    -- What may be shown of the token.
+    prefix text NOT NULL,
+    -- SHA-256 of the whole token, which itself is stored nowhere.
+    token_hash bytea NOT NULL UNIQUE CHECK (octet_length(token_hash) = 32),
+    created_at timestamptz NOT NULL DEFAULT now(),
+    last_used_at timestamptz,
+    revoked_at timestamptz,
+    CHECK (kind = 'SECRET' OR role <> 'ADMIN')
+);
+
+CREATE INDEX api_keys_by_project ON api_keys (project_id, created_at, api_key_id);
+
+-- One row per project and lane (1 events, 2 deliveries, 3 runs, 4 audiences), updated by every append. No index but the
+-- primary key, and room on each page, so that an update stays on its page and needs no index entry (HOT). That makes
+-- "which heads changed" a scan of this table, which the relay does once a second; about 100 bytes a row.
+CREATE TABLE heads (
+    project_id uuid NOT NULL REFERENCES projects,
+    lane smallint NOT NULL CHECK (lane BETWEEN 1 AND 4),
+    epoch integer NOT NULL DEFAULT 1 CHECK (epoch > 0),
+    -- The seq of the newest item; 0 when there is none.
+    head bigint NOT NULL DEFAULT 0,
+    -- The oldest seq that retention has kept; head + 1 when it has kept none.
+    first_seq bigint NOT NULL DEFAULT 1,
+    changed_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (project_id, lane),
+    CHECK (head >= 0 AND first_seq BETWEEN 1 AND head + 1)
+) WITH (fillfactor = 25, autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 1000);
+
+-- The project whose events lane is the log of revocations, which every gateway follows. Nobody can have a key to it:
+-- its salt is random and unknown, and createApiKey takes the caller's own project.
+INSERT INTO organizations (organization_id, name) VALUES ('00000000-0000-0000-0000-000000000000', 'system');
+INSERT INTO projects (project_id, organization_id, name, region, salt)
+VALUES (
+    '00000000-0000-0000-0000-000000000000', '00000000-0000-0000-0000-000000000000', 'system', 'us',
+    sha256(CAST(gen_random_uuid() AS text)::bytea)
+);
+INSERT INTO heads (project_id, lane)
+SELECT '00000000-0000-0000-0000-000000000000', lane FROM generate_series(1, 4) AS lane;
+
+-- Names and keys compare byte by byte (COLLATE "C"): their order is the same in Python and on every server, and
+-- `push.%` can use an index.
+
+CREATE TABLE events (
+    project_id uuid NOT NULL,
+    -- 1, 2, 3 … without gaps within the project, in commit order.
+    seq bigint NOT NULL,
+    -- Tells an append that is tried again after an ambiguous COMMIT from a duplicate.
+    batch_token bigint NOT NULL,
+    -- As the client says; else received_at.
+    timestamp timestamptz NOT NULL,
+    -- The database's clock under the head's lock, never less than that of the event before.
+    received_at timestamptz NOT NULL,
+    -- The idempotency key.
+    key text COLLATE "C" NOT NULL,
+    module text COLLATE "C" NOT NULL,
+    event_type text COLLATE "C" NOT NULL,
+    user_id text COLLATE "C",
+    anonymous_id text COLLATE "C",
+    properties jsonb NOT NULL,
+    context jsonb NOT NULL,
+    PRIMARY KEY (project_id, seq),
+    UNIQUE (project_id, key),
+    CHECK (octet_length(key) BETWEEN 1 AND 512),
+    CHECK (octet_length(event_type) BETWEEN 1 AND 200)
+) PARTITION BY HASH (project_id);
+
+CREATE TABLE events_0 PARTITION OF events FOR VALUES WITH (MODULUS 8, REMAINDER 0);
+CREATE TABLE events_1 PARTITION OF events FOR VALUES WITH (MODULUS 8, REMAINDER 1);
+CREATE TABLE events_2 PARTITION OF events FOR VALUES WITH (MODULUS 8, REMAINDER 2);
+CREATE TABLE events_3 PARTITION OF events FOR VALUES WITH (MODULUS 8, REMAINDER 3);
+CREATE TABLE events_4 PARTITION OF events FOR VALUES WITH (MODULUS 8, REMAINDER 4);
+CREATE TABLE events_5 PARTITION OF events FOR VALUES WITH (MODULUS 8, REMAINDER 5);
+CREATE TABLE events_6 PARTITION OF events FOR VALUES WITH (MODULUS 8, REMAINDER 6);
+CREATE TABLE events_7 PARTITION OF events FOR VALUES WITH (MODULUS 8, REMAINDER 7);
+
+CREATE INDEX events_by_type ON events (project_id, event_type, seq);
+CREATE INDEX events_by_user ON events (project_id, user_id, seq) WHERE user_id IS NOT NULL;
+
+-- How often each type was ever appended. Written under the lock of the project's events head only.
+CREATE TABLE event_types (
+    project_id uuid NOT NULL REFERENCES projects,
+    event_type text COLLATE "C" NOT NULL,
+    module text COLLATE "C" NOT NULL,
+    count bigint NOT NULL CHECK (count > 0),
+    -- The timestamp of the newest event (by seq) of this type.
+    last_seen_at timestamptz NOT NULL,
+    PRIMARY KEY (project_id, event_type, module)
+) WITH (fillfactor = 50);
+
+-- Everyone who is named by an event's user_id. When a person was last seen is read from the log.
+CREATE TABLE profiles (
+    project_id uuid NOT NULL REFERENCES projects,
+    profile_id uuid NOT NULL,
+    user_id text COLLATE "C" NOT NULL,
+    anonymous boolean NOT NULL DEFAULT false,
+    traits jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(traits) = 'object'),
+    -- Which event set each trait: {"plan": [microseconds since 1970, "event key"]}. Kept for removed traits, too.
+    trait_stamps jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(trait_stamps) = 'object'),
+    created_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (project_id, user_id),
+    UNIQUE (project_id, profile_id),
+    CONSTRAINT profiles_traits_size CHECK (pg_column_size(traits) + pg_column_size(trait_stamps) <= 262144)
+) WITH (fillfactor = 80);
+
+CREATE INDEX profiles_by_creation ON profiles (project_id, created_at, profile_id);
+
+CREATE FUNCTION append_events(
+    p_project_id uuid,
+    -- The same token with the same keys is the same append, tried again.
+    p_batch_token bigint,
+    -- One array per column, one element per event, all keys different.
+    p_keys text[],
+    p_modules text[],
+    p_event_types text[],
+    p_timestamps timestamptz[],
+    p_user_ids text[],
+    p_anonymous_ids text[],
+    p_properties text[],
+    p_contexts text[],
+    -- A JSON object to merge into the profile of the event's user_id, or NULL.
+    p_traits text[],
+    -- Every user_id of the batch once, and the id that its profile gets if it has none yet.
+    p_profile_user_ids text[],
+    p_profile_ids uuid[]
+) RETURNS TABLE (
+    epoch integer,
+    received_at timestamptz,
+    previous_head bigint,
+    -- Per event, in the order given: its seq, and whether this append (or an earlier try of it) stored it. Both NULL
+    -- when all are new: their seqs are then previous_head + 1, + 2 …
+    seqs bigint[],
+    fresh boolean[]
+)
+LANGUAGE plpgsql VOLATILE
+AS $$
+#variable_conflict use_column
+DECLARE
+    c_events_lane CONSTANT smallint := 1;
+    c_clock_tolerance CONSTANT interval := '5 minutes';
+    v_new_user_ids text[];
+    v_new_profile_ids uuid[];
+    -- Keys of events that made or changed a profile: none of them may turn out to be a duplicate.
+    v_effective_keys text[] := '{}';
+    v_skipped_keys text[];
+    v_now timestamptz;
+    v_epoch integer;
+    v_head bigint;
+    v_held_keys text[];
+    v_held_seqs bigint[];
+    v_held_mine boolean[];
+    v_inserted bigint;
+    v_seqs bigint[];
+    v_fresh boolean[];
+BEGIN
+    -- 1. Profiles that are missing, except those named only by events that are stored already.
+    SELECT array_agg(candidate.user_id), array_agg(candidate.profile_id)
+    INTO v_new_user_ids, v_new_profile_ids
+    FROM unnest(p_profile_user_ids, p_profile_ids) AS candidate (user_id, profile_id)
+    WHERE NOT EXISTS (
+        SELECT FROM profiles AS p WHERE p.project_id = p_project_id AND p.user_id = candidate.user_id
+    );
+    IF v_new_user_ids IS NOT NULL THEN
+        SELECT array_agg(e.key) INTO v_skipped_keys
+        FROM events AS e WHERE e.project_id = p_project_id AND e.key = ANY (p_keys);
+
+        SELECT array_agg(input.key) INTO v_effective_keys
+        FROM unnest(p_keys, p_user_ids) AS input (key, user_id)
+        WHERE input.user_id IN (SELECT unnest(v_new_user_ids))
+            AND input.key NOT IN (SELECT unnest(coalesce(v_skipped_keys, '{}')));
+
+        INSERT INTO profiles (project_id, profile_id, user_id, created_at)
+        SELECT p_project_id, candidate.profile_id, candidate.user_id, clock_timestamp()
+        FROM unnest(v_new_user_ids, v_new_profile_ids) AS candidate (user_id, profile_id)
+        WHERE candidate.user_id IN (
+            SELECT input.user_id FROM unnest(p_keys, p_user_ids) AS input (key, user_id)
+            WHERE input.key IN (SELECT unnest(v_effective_keys))
+        )
+        ORDER BY candidate.user_id COLLATE "C"
+        ON CONFLICT DO NOTHING;
+    END IF;
+
+    -- 2. Traits: lock the profiles in order, then see (in a statement after the wait) what is stored already.
+    IF array_length(array_remove(p_traits, NULL), 1) > 0 THEN
+        PERFORM FROM profiles AS p
+        WHERE p.project_id = p_project_id AND p.user_id IN (
+            SELECT input.user_id FROM unnest(p_user_ids, p_traits) AS input (user_id, traits)
+            WHERE input.traits IS NOT NULL
+        )
+        ORDER BY p.user_id
+        FOR NO KEY UPDATE;
+        v_now := clock_timestamp();
+
+        SELECT array_agg(e.key) INTO v_skipped_keys
+        FROM events AS e
+        WHERE e.project_id = p_project_id AND e.key = ANY (
+            SELECT input.key FROM unnest(p_keys, p_traits) AS input (key, traits) WHERE input.traits IS NOT NULL
+        );
+
+        SELECT v_effective_keys || coalesce(array_agg(input.key), '{}') INTO v_effective_keys
+        FROM unnest(p_keys, p_traits) AS input (key, traits)
+        WHERE input.traits IS NOT NULL AND input.key NOT IN (SELECT unnest(coalesce(v_skipped_keys, '{}')));
+
+        WITH incoming AS (
+            -- Of the batch's own values for one trait the last wins …
+            SELECT DISTINCT ON (stamped.user_id, trait.key)
+                stamped.user_id, trait.key AS name, trait.value, stamped.stamp, stamped.key AS event_key
+            FROM (
+                SELECT input.user_id, input.key COLLATE "C" AS key, CAST(input.traits AS jsonb) AS traits,
+                    CAST(extract(epoch FROM least(coalesce(input.timestamp, v_now), v_now + c_clock_tolerance))
+                        * 1000000 AS bigint) AS stamp
+                FROM unnest(p_keys, p_timestamps, p_user_ids, p_traits) AS input (key, timestamp, user_id, traits)
+                WHERE input.traits IS NOT NULL AND input.user_id IS NOT NULL
+                    AND input.key NOT IN (SELECT unnest(coalesce(v_skipped_keys, '{}')))
+            ) AS stamped
+            CROSS JOIN LATERAL jsonb_each(stamped.traits) AS trait
+            ORDER BY stamped.user_id, trait.key, stamped.stamp DESC, stamped.key DESC
+        ),
+        later AS (
+            -- … and it counts only where it is later than the profile's.
+            SELECT incoming.user_id, incoming.name, incoming.value, incoming.stamp, incoming.event_key
+            FROM incoming
+            JOIN profiles AS p ON p.project_id = p_project_id AND p.user_id = incoming.user_id
+            WHERE NOT p.trait_stamps ? incoming.name OR
+                (CAST(p.trait_stamps -> incoming.name ->> 0 AS bigint), (p.trait_stamps -> incoming.name ->> 1) COLLATE "C")
+                < (incoming.stamp, incoming.event_key)
+        ),
+        changes AS (
+            SELECT later.user_id,
+                array_agg(later.name) AS names,
+                jsonb_object_agg(later.name, later.value) AS traits,
+                jsonb_object_agg(later.name, jsonb_build_array(later.stamp, later.event_key)) AS stamps
+            FROM later
+            GROUP BY later.user_id
+        )
+        UPDATE profiles AS p
+        SET traits = (p.traits - changes.names) || coalesce(
+                (SELECT jsonb_object_agg(t.key, t.value) FROM jsonb_each(changes.traits) AS t WHERE t.value <> 'null'),
+                '{}'
+            ),
+            trait_stamps = p.trait_stamps || changes.stamps
+        FROM changes
+        WHERE p.project_id = p_project_id AND p.user_id = changes.user_id;
+    END IF;
+
+    -- 3. The head, in a statement of its own: the next one must see what was committed while this one waited.
+    SELECT h.epoch, h.head, greatest(clock_timestamp(), h.changed_at)
+    INTO v_epoch, v_head, v_now
+    FROM heads AS h
+    WHERE h.project_id = p_project_id AND h.lane = c_events_lane
+    FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'project % has no events lane', p_project_id USING ERRCODE = 'foreign_key_violation';
+    END IF;
+
+    -- 4. What is stored already.
+    SELECT array_agg(e.key), array_agg(e.seq), array_agg(e.batch_token = p_batch_token)
+    INTO v_held_keys, v_held_seqs, v_held_mine
+    FROM events AS e
+    WHERE e.project_id = p_project_id AND e.key = ANY (p_keys);
+    IF v_held_keys && v_effective_keys THEN
+        RAISE EXCEPTION 'an event that changed a profile was stored meanwhile' USING ERRCODE = 'serialization_failure';
+    END IF;
+
+    -- 5. Number the rest without gaps, store and count it, move the head.
+    WITH inserted AS (
+        INSERT INTO events (
+            project_id, seq, batch_token, timestamp, received_at, key, module, event_type, user_id, anonymous_id,
+            properties, context
+        )
+        SELECT p_project_id, v_head + row_number() OVER (ORDER BY input.ordinal), p_batch_token,
+            coalesce(input.timestamp, v_now), v_now, input.key, input.module, input.event_type, input.user_id,
+            input.anonymous_id, CAST(input.properties AS jsonb), CAST(input.context AS jsonb)
+        FROM unnest(
+            p_keys, p_modules, p_event_types, p_timestamps, p_user_ids, p_anonymous_ids, p_properties, p_contexts
+        ) WITH ORDINALITY AS input (
+            key, module, event_type, timestamp, user_id, anonymous_id, properties, context, ordinal
+        )
+        WHERE input.key NOT IN (SELECT unnest(coalesce(v_held_keys, '{}')))
+        RETURNING seq, event_type, module, timestamp
+    ),
+    counted AS (
+        INSERT INTO event_types AS t (project_id, event_type, module, count, last_seen_at)
+        SELECT p_project_id, event_type, module, count(*), (array_agg(timestamp ORDER BY seq DESC))[1]
+        FROM inserted
+        GROUP BY event_type, module
+        ON CONFLICT (project_id, event_type, module)
+        DO UPDATE SET count = t.count + excluded.count, last_seen_at = excluded.last_seen_at
+    )
+    SELECT count(*) INTO v_inserted FROM inserted;
+    IF v_inserted <> cardinality(p_keys) - coalesce(cardinality(v_held_keys), 0) THEN
+        RAISE EXCEPTION 'the log of project % would not be dense', p_project_id USING ERRCODE = 'assert_failure';
+    END IF;
+    IF v_inserted > 0 THEN
+        UPDATE heads AS h SET head = v_head + v_inserted, changed_at = v_now
+        WHERE h.project_id = p_project_id AND h.lane = c_events_lane AND h.head = v_head;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'the head of project % moved under its lock', p_project_id
+                USING ERRCODE = 'assert_failure';
+        END IF;
+    END IF;
+
+    -- 6. Where each event is.
+    IF v_held_keys IS NOT NULL THEN
+        SELECT array_agg(placed.seq ORDER BY placed.ordinal), array_agg(placed.fresh ORDER BY placed.ordinal)
+        INTO v_seqs, v_fresh
+        FROM (
+            SELECT input.ordinal, coalesce(held.mine, true) AS fresh,
+                coalesce(held.seq, v_head + count(*) FILTER (WHERE held.seq IS NULL) OVER (ORDER BY input.ordinal))
+                    AS seq
+            FROM unnest(p_keys) WITH ORDINALITY AS input (key, ordinal)
+            LEFT JOIN unnest(v_held_keys, v_held_seqs, v_held_mine) AS held (key, seq, mine) ON held.key = input.key
+        ) AS placed;
+    END IF;
+    RETURN QUERY SELECT v_epoch, v_now, v_head, v_seqs, v_fresh;
+END
+$$;
