@@ -36,6 +36,8 @@ _WELL_KNOWN: Mapping[str, tuple[str, ...]] = {
 """Names without case, underscores and other signs; the first that a file has is taken, the others stay properties."""
 
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,15})?")
+_IDENTIFIER = re.compile(r"(?:(?:^|[^A-Za-z0-9])[Ii][Dd]|[a-z0-9]I[Dd])$")
+"""`id`, `order_id`, `orderId`; not `paid`."""
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -154,7 +156,7 @@ def _plain(column: str) -> str:
 
 
 def _guess(column: str, texts: set[str]) -> ValueType:
-    if not texts or _plain(column).endswith("id"):
+    if not texts or _IDENTIFIER.search(column):
         return ValueType.TEXT
     if all(_NUMBER.fullmatch(text) for text in texts):
         return ValueType.NUMBER

@@ -94,7 +94,7 @@ class Source:
     def _read_header(self) -> tuple[str, ...]:
         try:
             names = tuple(name.strip() for name in next(self._reader, []))
-        except (csv.Error, BrokenSourceError) as error:
+        except csv.Error as error:
             raise ImportMistakeError(f"The header cannot be read as CSV ({error}).") from None
         repeated = sorted({name for name in names if name and names.count(name) > 1})
         if repeated:
