@@ -33,7 +33,8 @@ def pause_before_restart(failures: int) -> float:
     """Seconds to wait before the next start, when the last `failures` starts in a row did not last."""
     if failures == 0:
         return 0.0
-    return min(FIRST_PAUSE_SECONDS * 2.0 ** (failures - 1), LONGEST_PAUSE_SECONDS)
+    doublings = min(failures - 1, 20)  # more would only overflow
+    return min(FIRST_PAUSE_SECONDS * 2.0**doublings, LONGEST_PAUSE_SECONDS)
 
 
 def describe_exit(return_code: int) -> str:
