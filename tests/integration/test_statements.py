@@ -1,0 +1,70 @@
+"""Every named statement can be prepared against the migrated schema, and gives what its record holds."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from db.records import ApiKeyRecord, AppendResult, EventRecord, EventTypeRecord, HeadRecord, ProfileRecord, ProjectRecord
+from db.statements import families, statements
+from tests.integration.log_support import open_database
+
+RECORDS: dict[str, type[msgspec.Struct]] = {
+    "api_keys.insert_api_key": ApiKeyRecord,
+    "api_keys.find_api_key": ApiKeyRecord,
+    "api_keys.read_api_keys": ApiKeyRecord,
+    "api_keys.list_api_keys": ApiKeyRecord,
+    "event_types.list_event_types": EventTypeRecord,
+    "event_types.read_event_types": EventTypeRecord,
+    "events.read_events_by_seq": EventRecord,
+    "events.read_events_by_key": EventRecord,
+    "heads.read_head": HeadRecord,
+    "heads.read_heads": HeadRecord,
+    "heads.read_changed_heads": HeadRecord,
+    "profiles.read_profiles": ProfileRecord,
+    "profiles.read_profiles_by_user": ProfileRecord,
+    "projects.insert_project": ProjectRecord,
+    "projects.read_projects": ProjectRecord,
+    "projects.list_projects": ProjectRecord,
+}
+OTHER_COLUMNS = {
+    "api_keys.revoke_api_key": ["api_key_id"],
+    "api_keys.touch_api_keys": [],
+    # Its arrays leave out what follows from previous_head.
+    "events.append_events": ["epoch", "received_at", "previous_head", "seqs", "fresh"],
+    "events.delete_events_before": [],
+    "events.lock_events_head": ["head", "first_seq"],
+    "events.move_first_seq": [],
+    "heads.advance_epoch": ["epoch"],
+    "heads.read_clock": ["now"],
+    "projects.has_projects": ["has_projects"],
+    "projects.insert_organization": [],
+}
+EVERY_STATEMENT = [f"{family}.{name}" for family in families() for name in statements(family)]
+
+
+def test_every_statement_is_accounted_for() -> None:
+    assert sorted(RECORDS.keys() | OTHER_COLUMNS.keys()) == sorted(EVERY_STATEMENT)
+    assert set(AppendResult.__struct_fields__) == {"epoch", "received_at", "seqs", "fresh"}
+
+
+@pytest.mark.parametrize("statement", EVERY_STATEMENT)
+async def test_a_statement_gives_the_columns_of_its_record(statement: str, database_url: str) -> None:
+    family, _, name = statement.partition(".")
+    async with open_database(database_url) as database, database.connection() as connection:
+        prepared = await connection.prepare(statements(family)[name])
+        columns = [attribute.name for attribute in prepared.get_attributes()]
+
+    record = RECORDS.get(statement)
+    if record is None:
+        assert columns == OTHER_COLUMNS[statement]
+    else:
+        assert sorted(columns) == sorted(record.__struct_fields__)
+
+
+@pytest.mark.parametrize("family", families())
+def test_every_statement_says_in_one_sentence_what_it_gives(family: str) -> None:
+    for name, text in statements(family).items():
+        sentence = text.splitlines()[0]
+        assert sentence.startswith("-- "), name
+        assert sentence.endswith("."), name
