@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
+from uuid import UUID
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -29,8 +30,7 @@ class HubStats(Protocol):
     watched_projects: int
     delivered: int
     lag: int
-    connected: bool
-    heads: Iterable[tuple[str, int]]
+    heads: Mapping[UUID, int]
 
 
 def configure_logging(level: str, *, machine_readable: bool | None = None) -> None:
@@ -62,7 +62,7 @@ def configure_logging(level: str, *, machine_readable: bool | None = None) -> No
 class Metrics:
     """The metrics of one gateway, in a registry of their own."""
 
-    def __init__(self, hub_stats: Callable[[], HubStats]) -> None:
+    def __init__(self, hub_stats: Callable[[], HubStats], connected: Callable[[], bool]) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "sendora_requests",
@@ -77,7 +77,7 @@ class Metrics:
             buckets=LATENCY_BUCKETS,
             registry=self._registry,
         )
-        self._registry.register(_HubCollector(hub_stats))
+        self._registry.register(_HubCollector(hub_stats, connected))
 
     def observe(self, transport: str, operation: str, outcome: str, seconds: float) -> None:
         """Count one answered operation."""
@@ -90,8 +90,9 @@ class Metrics:
 
 
 class _HubCollector(Collector):
-    def __init__(self, hub_stats: Callable[[], HubStats]) -> None:
+    def __init__(self, hub_stats: Callable[[], HubStats], connected: Callable[[], bool]) -> None:
         self._hub_stats = hub_stats
+        self._connected = connected
 
     def collect(self) -> Iterator[Metric]:
         stats = self._hub_stats()
@@ -101,8 +102,8 @@ class _HubCollector(Collector):
         yield GaugeMetricFamily("sendora_watched_projects", "Projects with an open stream.", stats.watched_projects)
         yield CounterMetricFamily("sendora_deliveries", "Items handed to subscribers (rate it).", stats.delivered)
         yield GaugeMetricFamily("sendora_hub_lag_events", "Items announced and not yet delivered.", stats.lag)
-        yield GaugeMetricFamily("sendora_redis_connected", "1 while announcements arrive.", float(stats.connected))
+        yield GaugeMetricFamily("sendora_redis_connected", "1 while announcements arrive.", float(self._connected()))
         heads = GaugeMetricFamily("sendora_log_head", "Newest seq of watched projects.", labels=["project"])
-        for project, head in stats.heads:
-            heads.add_metric([project], head)
+        for project_id, head in stats.heads.items():
+            heads.add_metric([str(project_id)], head)
         yield heads

@@ -1,0 +1,242 @@
+"""The web process: settings → database → hub → schema → routes, opened and closed in one lifespan."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from graphql import GraphQLSchema
+from pydantic import SecretStr
+from starlette.applications import Starlette
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from db.database import Database
+from engine.broadcast import Broadcast
+from engine.cursors import CursorCodec
+from engine.errors import GatewayError
+from engine.hub import Hub
+from engine.identity import Identities, Viewer
+from engine.log import EventLog
+from engine.revocations import Revocations
+from engine.streams import EventStreams
+from resolvers.context import Context, Services
+from schema import build_schema
+from schema.decoders import DECODERS
+from settings import Settings, SettingsError
+from telemetry import Metrics
+from transport.application import InputDecoder
+from transport.endpoint import GraphQLEndpoint
+from transport.execution import GraphQLService
+from transport.explorer import Explorer, ExplorerPage, wants_page
+from transport.http import GraphQLHTTP
+from transport.origins import read_origins
+from transport.sse import EventStreamTransport
+from transport.statuses import StatusProfile
+from transport.websocket import WebSocketEndpoint, WebSocketPolicy
+
+GRAPHQL_PATH = "/graphql"
+API_KEY = "x-api-key"
+"""The name of the header, and of the entry in the payload of `connection_init`. Never in a query string."""
+CROSS_ORIGIN_HEADERS = (
+    "content-type",
+    API_KEY,
+    "last-event-id",
+    "x-graphql-event-stream-token",
+    "graphql-require-preflight",
+)
+PREFLIGHT_SECONDS = 600
+"""How long a browser may remember that it may send these."""
+EXPLORER_PAGE = ExplorerPage(
+    title="Sendora Gateway",
+    key_hint="`make run` prints it, and `.data/keys.json` keeps it as `secretKey`.",
+    sample_query="{ viewer { role project { name } } }",
+)
+READY_TIMEOUT_SECONDS = 2.0
+"""A gateway that cannot reach its servers within this is not ready."""
+
+
+class GatewaySession:
+    """One connection's viewer, or nobody's."""
+
+    def __init__(self, services: Services, revocations: Revocations, viewer: Viewer | None) -> None:
+        self._services = services
+        self._revocations = revocations
+        self._viewer = viewer
+
+    def context(self) -> Context:
+        return Context(self._services, self._viewer)
+
+    def on_revoked(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        if self._viewer is None:
+            return lambda: None
+        return self._revocations.watch(
+            self._viewer.api_key.api_key_id, lambda: callback("This API key has been revoked.")
+        )
+
+
+class GatewayApplication:
+    """The product, as the transport sees it."""
+
+    decoders: Mapping[str, InputDecoder] = DECODERS
+
+    def __init__(
+        self, schema: GraphQLSchema, services: Services, identities: Identities, revocations: Revocations
+    ) -> None:
+        self.schema = schema
+        self._services = services
+        self._identities = identities
+        self._revocations = revocations
+
+    async def open_session(
+        self, headers: Mapping[str, str], payload: Mapping[str, Any] | None, *, client: str | None  # noqa: ARG002
+    ) -> GatewaySession:
+        """The key comes in the header `x-api-key` or, over a WebSocket, in the payload of `connection_init`."""
+        token = _token(headers, payload)
+        viewer = None
+        if token is not None:
+            viewer = await self._identities.viewer_of(token, from_browser="origin" in headers)
+        return GatewaySession(self._services, self._revocations, viewer)
+
+    def describe_error(self, error: BaseException) -> Mapping[str, Any] | None:
+        return error.extensions() if isinstance(error, GatewayError) else None
+
+
+class Process:
+    """Everything one gateway process holds, opened in order and closed in reverse."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.database = Database(_required(settings.database_url), max_size=settings.database_pool_size)
+        self.broadcast = Broadcast(_required(settings.redis_url))
+        self.hub = Hub(self.database, self.broadcast)
+        self.revocations = Revocations(self.hub)
+        self.identities = Identities(self.database, region=settings.region, revocations=self.revocations)
+        self.log = EventLog(self.database, self.broadcast.announce)
+        cursors = CursorCodec(_required(settings.secret_key).encode())
+        self.services = Services(
+            database=self.database,
+            log=self.log,
+            streams=EventStreams(self.hub, self.database, cursors),
+            cursors=cursors,
+            announce=self.broadcast.announce,
+            region=settings.region,
+        )
+        self.application = GatewayApplication(build_schema()._schema, self.services, self.identities, self.revocations)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Open, and close in reverse: what was accepted is finished before the database is let go."""
+        async with AsyncExitStack() as stack:
+            await self.database.connect()
+            stack.push_async_callback(self.database.disconnect)
+            await self.broadcast.connect()
+            stack.push_async_callback(self.broadcast.disconnect)
+            await self.hub.start()
+            stack.push_async_callback(self.hub.stop)
+            await self.revocations.start()
+            stack.push_async_callback(self.revocations.stop)
+            stack.push_async_callback(self.log.close)
+            yield
+
+    async def is_ready(self) -> bool:
+        """Whether PostgreSQL and Redis both answer."""
+        try:
+            async with asyncio.timeout(READY_TIMEOUT_SECONDS), self.database.connection() as connection:
+                await connection.fetchval("SELECT 1")
+        except Exception:
+            return False
+        return self.broadcast.connected
+
+
+def create_app(settings: Settings) -> ASGIApp:
+    """The ASGI application of one gateway. Opens nothing before its lifespan begins."""
+    process = Process(settings)
+    metrics = Metrics(process.hub.stats, lambda: process.broadcast.connected)
+    explorer = Explorer(EXPLORER_PAGE)
+    endpoint = _across_origins(_graphql_endpoint(process.application, explorer, settings, metrics), settings)
+    others = _other_routes(process, metrics)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        """GraphQL is reached without a router: it is nearly every request."""
+        if scope["type"] != "lifespan" and scope["path"] == GRAPHQL_PATH:
+            await endpoint(scope, receive, send)
+        elif scope["type"] == "http" and explorer.owns(scope["path"]):
+            await explorer(scope, receive, send)
+        else:
+            await others(scope, receive, send)
+
+    return app
+
+
+def _graphql_endpoint(
+    application: GatewayApplication, explorer: Explorer, settings: Settings, metrics: Metrics
+) -> GraphQLEndpoint:
+    service = GraphQLService(application, introspection=settings.introspection, suggestions=settings.introspection)
+    profile = StatusProfile[settings.status_profile.name]
+    policy = WebSocketPolicy(allowed_origins=read_origins(settings.allowed_origins))
+    return GraphQLEndpoint(
+        http=GraphQLHTTP(service, application, profile=profile, observe=metrics.observe),
+        websocket=WebSocketEndpoint(service, application, policy),
+        event_stream=EventStreamTransport(service, application, profile=profile, observe=metrics.observe),
+        explorer=explorer,
+        wants_page=wants_page,
+    )
+
+
+def _across_origins(endpoint: ASGIApp, settings: Settings) -> ASGIApp:
+    """Lets pages of the allowed origins read answers. Where none are named, browsers keep them out by themselves."""
+    origins = read_origins(settings.allowed_origins)
+    if not origins:
+        return endpoint
+    return CORSMiddleware(
+        endpoint,
+        allow_origins=sorted(origins),
+        allow_methods=("GET", "POST", "PUT", "DELETE"),
+        allow_headers=CROSS_ORIGIN_HEADERS,
+        max_age=PREFLIGHT_SECONDS,
+    )
+
+
+def _other_routes(process: Process, metrics: Metrics) -> Starlette:
+    async def healthz(_request: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(_request: Request) -> Response:
+        ready = await process.is_ready()
+        return PlainTextResponse("ready\n" if ready else "not ready\n", status_code=200 if ready else 503)
+
+    async def metrics_text(_request: Request) -> Response:
+        return Response(metrics.render(), media_type="text/plain; version=0.0.4")
+
+    async def home(_request: Request) -> Response:
+        return RedirectResponse(GRAPHQL_PATH)
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        async with process.running():
+            yield
+
+    routes = [
+        Route("/", home),
+        Route("/healthz", healthz),
+        Route("/readyz", readyz),
+        Route("/metrics", metrics_text),
+    ]
+    return Starlette(routes=routes, lifespan=lifespan)
+
+
+def _token(headers: Mapping[str, str], payload: Mapping[str, Any] | None) -> str | None:
+    """The header wins where both are given: a proxy may set it."""
+    token = headers.get(API_KEY) or (payload or {}).get(API_KEY)
+    return token if isinstance(token, str) and token else None
+
+
+def _required(value: SecretStr | None) -> str:
+    if value is None:
+        raise SettingsError("DATABASE_URL, REDIS_URL and SENDORA_SECRET_KEY must be set.")
+    return value.get_secret_value()
