@@ -15,13 +15,13 @@ Left to others: how large a body may be (`transport/http.py`), and everything af
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from starlette.types import ASGIApp
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from transport.server_websocket import MAX_MESSAGE_BYTES, WebSocketProtocol
+from transport.server_websocket import EXTENSION, MAX_MESSAGE_BYTES, SHUTDOWN_TIMEOUT, WebSocketProtocol
 
 if TYPE_CHECKING:
     from uvicorn.server import ServerState
@@ -50,6 +50,10 @@ NEVER = float("inf")
 class HTTPProtocol(HttpToolsProtocol):
     """One HTTP connection. Hand the class to uvicorn as `http`."""
 
+    head_timeout: ClassVar[float] = HEAD_TIMEOUT
+    stall_timeout: ClassVar[float] = STALL_TIMEOUT
+    body_timeout: ClassVar[float] = BODY_TIMEOUT
+
     def __init__(
         self,
         config: Config,
@@ -66,10 +70,26 @@ class HTTPProtocol(HttpToolsProtocol):
         self._in_body = False
         self._discarded = 0
         self._refused = False
+        self._is_endless = False
+
+    def abort(self) -> None:
+        """Break the connection off, with whatever has not been sent."""
+        self.transport.abort()
+
+    def declare_endless(self) -> None:
+        """The response in progress has no end of its own, so a server that stops need not wait for it."""
+        self._is_endless = True
+
+    def shutdown(self) -> None:
+        if self._is_endless:
+            self.transport.close()
+            self.loop.call_later(SHUTDOWN_TIMEOUT, self.transport.abort)
+        else:
+            super().shutdown()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._deadline = self.loop.time() + HEAD_TIMEOUT
+        self._deadline = self.loop.time() + self.head_timeout
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -92,9 +112,10 @@ class HTTPProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope["extensions"] = {EXTENSION: self}  # type: ignore[dict-item]
         self._in_head = True
         self._head_bytes = 0
-        self._deadline = self.loop.time() + HEAD_TIMEOUT
+        self._deadline = self.loop.time() + self.head_timeout
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
@@ -111,8 +132,8 @@ class HTTPProtocol(HttpToolsProtocol):
         self._in_body = True
         self._discarded = 0
         now = self.loop.time()
-        self._body_deadline = now + BODY_TIMEOUT
-        self._deadline = now + STALL_TIMEOUT
+        self._body_deadline = now + self.body_timeout
+        self._deadline = now + self.stall_timeout
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -131,7 +152,7 @@ class HTTPProtocol(HttpToolsProtocol):
             super().handle_websocket_upgrade()
 
     def _take_body(self, data: bytes) -> None:
-        self._deadline = min(self.loop.time() + STALL_TIMEOUT, self._body_deadline)
+        self._deadline = min(self.loop.time() + self.stall_timeout, self._body_deadline)
         if self.cycle is not None and self.cycle.response_complete:
             self._discarded += len(data)
             if self._discarded > MAX_DISCARDED_BYTES:
@@ -152,7 +173,7 @@ class HTTPProtocol(HttpToolsProtocol):
         if self._deadline == NEVER or self.transport.is_closing():
             return
         if self._in_body and self.flow.read_paused:
-            self._deadline = self.loop.time() + STALL_TIMEOUT  # it is we who do not read
+            self._deadline = self.loop.time() + self.stall_timeout  # it is we who do not read
         if self.loop.time() < self._deadline:
             self._watch()
         else:

@@ -30,10 +30,10 @@ class Server:
 
 
 @contextmanager
-def served(profile: str = "audits") -> Iterator[Server]:
+def served(*arguments: str) -> Iterator[Server]:
     """A server of its own process, gone afterwards."""
     process = subprocess.Popen(
-        [sys.executable, str(HERE / "served.py"), profile],
+        [sys.executable, str(HERE / "served.py"), *arguments],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,

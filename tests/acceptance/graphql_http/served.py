@@ -1,6 +1,6 @@
 """A server over a small schema, as a process of its own: what a test does to it cannot slow the test down.
 
-    python tests/acceptance/graphql_http/served.py [audits|draft]
+    python tests/acceptance/graphql_http/served.py [audits|draft] [impatient]
 
 Prints the port it listens on. Ends on SIGTERM.
 """
@@ -21,9 +21,18 @@ from transport.endpoint import GraphQLEndpoint
 from transport.execution import GraphQLService
 from transport.http import HTTPTransport
 from transport.limits import Limits
-from transport.server_http import serve_config
+from transport.server_http import HTTPProtocol, serve_config
 from transport.statuses import StatusProfile
 from transport.websocket import WebSocketEndpoint
+
+
+class ImpatientProtocol(HTTPProtocol):
+    """The same, within a test's patience."""
+
+    head_timeout = 0.5
+    stall_timeout = 0.5
+    body_timeout = 1.0
+
 
 EXECUTION_TIME = timedelta(seconds=1)
 
@@ -150,7 +159,15 @@ def main() -> None:
     profile = StatusProfile(sys.argv[1] if len(sys.argv) > 1 else "audits")
     listener = socket.create_server(("127.0.0.1", 0), backlog=512)
     print(listener.getsockname()[1], flush=True)
-    config = serve_config(application(profile), lifespan="off", timeout_graceful_shutdown=1)
+    protocol = ImpatientProtocol if "impatient" in sys.argv else HTTPProtocol
+    keep_alive = 1 if "impatient" in sys.argv else 75
+    config = serve_config(
+        application(profile),
+        http=protocol,
+        lifespan="off",
+        timeout_graceful_shutdown=1,
+        timeout_keep_alive=keep_alive,
+    )
     uvicorn.Server(config).run(sockets=[listener])
 
 
