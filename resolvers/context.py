@@ -1,0 +1,95 @@
+"""What a resolver is handed: the services of this process, and who asks.
+
+`Services` is built once, in the lifespan. A `Context` lives for one operation, or for one item of a stream, and so do
+the loaders and the heads it has read. The viewer is reached only through `resolvers.permissions.require`: without
+having asked for a permission a resolver has no project to look in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+from uuid import UUID
+
+from db.database import Database
+from db.heads import read_heads
+from db.records import HeadRecord, Lane
+from engine.announcements import Announcement
+from engine.cursors import CursorCodec
+from engine.events import EventDraft
+from engine.identity import Viewer
+from engine.log import Rejected, Stored
+from resolvers.loaders import Loaders
+
+
+class Log(Protocol):
+    """Where events are appended; `engine.log.EventLog` is it."""
+
+    async def append(self, project_id: UUID, drafts: tuple[EventDraft, ...], /) -> tuple[Stored | Rejected, ...]:
+        """Answers once everything that was not rejected is on disk, in the order of the drafts."""
+
+
+class Streams(Protocol):
+    """Where live sources come from; `engine.streams.EventStreams` is it."""
+
+    def events(
+        self,
+        project_id: UUID,
+        *,
+        event_filter: Any,
+        audience: Any,
+        after: str | None,
+        convert: Callable[[Any], object],
+    ) -> object: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What every operation of this process shares. `announce` never blocks; `region` is `us` or `eu`."""
+
+    database: Database
+    log: Log
+    streams: Streams
+    cursors: CursorCodec
+    announce: Callable[[Announcement], None]
+    region: str
+
+
+class Context:
+    """One operation's, or one streamed item's. Cheap to make: everything in it is made when it is first used."""
+
+    __slots__ = ("_heads", "_loaders", "_viewer", "selects_head", "services")
+
+    def __init__(self, services: Services, viewer: Viewer | None) -> None:
+        self.services = services
+        self._viewer = viewer
+        self.selects_head: bool | None = None
+        self._loaders: Loaders | None = None
+        self._heads: dict[UUID, asyncio.Task[Mapping[Lane, HeadRecord]]] = {}
+
+    @property
+    def loaders(self) -> Loaders:
+        """Batching and caching of look-ups, for this operation only."""
+        if self._loaders is None:
+            self._loaders = Loaders(self.services.database)
+        return self._loaders
+
+    async def heads(self, project_id: UUID) -> Mapping[Lane, HeadRecord]:
+        """Where the lanes of a project stood when this operation first asked."""
+        task = self._heads.get(project_id)
+        if task is None:
+            task = asyncio.create_task(_read_heads(self.services.database, project_id))
+            self._heads[project_id] = task
+        return await asyncio.shield(task)
+
+    def forget_heads(self) -> None:
+        """Read heads anew: something was appended in this operation."""
+        self._heads.clear()
+
+
+async def _read_heads(database: Database, project_id: UUID) -> Mapping[Lane, HeadRecord]:
+    async with database.connection() as connection:
+        heads = await read_heads(connection, project_ids=[project_id])
+    return {head.lane: head for head in heads}

@@ -1,0 +1,68 @@
+"""Anything by its node id. What is unknown, malformed or another project's is null: the three look the same."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TypeAlias
+from uuid import UUID
+
+import msgspec
+
+from db.records import ApiKeyRecord, EventRecord, ProfileRecord, ProjectRecord
+from engine.errors import BadUserInput
+from engine.identity import Role, Viewer
+from engine.node_ids import NodeId, NodeKind, parse_node_id
+from resolvers.context import Context
+from resolvers.permissions import require
+
+MAX_NODES = 100
+"""Ids in one `nodes`: as many as a page has items."""
+
+
+class FoundEvent(msgspec.Struct, frozen=True):
+    """An event, with what its project belongs to."""
+
+    organization_id: UUID
+    record: EventRecord
+
+
+class FoundOrganization(msgspec.Struct, frozen=True):
+    """The viewer's organization, as far as one project of it may see it."""
+
+    project: ProjectRecord
+
+
+Found: TypeAlias = FoundEvent | ProfileRecord | ProjectRecord | FoundOrganization | ApiKeyRecord
+
+
+async def find_node(ctx: Context, *, node_id: str) -> Found | None:
+    """The record behind an id. Keys need ADMIN: below it they are null, like what is not there."""
+    viewer = require(ctx, Role.VIEWER)
+    parsed = parse_node_id(node_id)
+    return None if parsed is None else await _find(ctx, viewer, parsed)
+
+
+async def find_nodes(ctx: Context, *, node_ids: Sequence[str]) -> list[Found | None]:
+    """In the order of the ids, with None for what is not there."""
+    require(ctx, Role.VIEWER)
+    if len(node_ids) > MAX_NODES:
+        raise BadUserInput(f"ids has too many entries: at most {MAX_NODES}.")
+    return list(await asyncio.gather(*(find_node(ctx, node_id=node_id) for node_id in node_ids)))
+
+
+async def _find(ctx: Context, viewer: Viewer, node_id: NodeId) -> Found | None:
+    project = viewer.project
+    match node_id.kind:
+        case NodeKind.EVENT if node_id.uuid == viewer.project_id:
+            record = await ctx.loaders.events.load((viewer.project_id, node_id.seq))
+            return None if record is None else FoundEvent(project.organization_id, record)
+        case NodeKind.PROFILE:
+            return await ctx.loaders.profiles.load((viewer.project_id, node_id.uuid))
+        case NodeKind.PROJECT if node_id.uuid == viewer.project_id:
+            return project
+        case NodeKind.ORGANIZATION if node_id.uuid == project.organization_id:
+            return FoundOrganization(project)
+        case NodeKind.API_KEY if viewer.role >= Role.ADMIN:
+            return await ctx.loaders.api_keys.load((viewer.project_id, node_id.uuid))
+    return None

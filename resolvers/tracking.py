@@ -1,0 +1,185 @@
+"""Writing to the log: one event, a batch, or who somebody is. Answered once it is on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+
+from db.records import EventRecord, Lane, ProfileRecord
+from engine.errors import UserError
+from engine.events import IDENTIFIED, IDENTITY_MODULE, EventDraft
+from engine.identity import ApiKeyKind, Role, Viewer
+from engine.log import Rejected, Stored
+from resolvers.context import Context
+from resolvers.events import event_cursor
+from resolvers.permissions import require
+
+MAX_BATCH = 1000
+"""Events in one `trackBatch`: as many as one append takes in a few tens of milliseconds."""
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """What an event says of where it belongs. `index` is its place in the batch; both are uuids as text."""
+
+    index: int
+    org_id: str | None
+    project_id: str | None
+
+
+class EventBatch(msgspec.Struct, frozen=True):
+    """What a client sent: drafts in order, and the claims of those that made one."""
+
+    drafts: tuple[EventDraft, ...]
+    claims: tuple[Claim, ...] = ()
+
+
+class IdentifyArguments(msgspec.Struct, frozen=True):
+    """Who somebody is. `traits` is JSON text."""
+
+    user_id: str
+    traits: bytes
+    timestamp: datetime | None = None
+    anonymous_id: str | None = None
+
+
+class Tracked(msgspec.Struct, frozen=True):
+    """What became of one event. `withheld`: the viewer may not read it, somebody else wrote it."""
+
+    organization_id: UUID
+    event: EventRecord | None
+    duplicate: bool
+    errors: tuple[UserError, ...]
+    withheld: bool = False
+
+
+class BatchTracked(msgspec.Struct, frozen=True):
+    """What became of a batch. `last_seq` is the highest number among its events, None when none is stored."""
+
+    project_id: UUID
+    accepted: int
+    duplicates: int
+    rejected: int
+    last_seq: int | None
+    errors: tuple[UserError, ...]
+
+
+class Identified(msgspec.Struct, frozen=True):
+    """What became of an identification. Of `profile` the viewer may see no more than ids where `withheld`."""
+
+    organization_id: UUID
+    event: EventRecord | None
+    profile: ProfileRecord | None
+    errors: tuple[UserError, ...]
+    withheld: bool = False
+
+
+async def track(ctx: Context, *, batch: EventBatch) -> Tracked:
+    """Store one event: the only one of `batch`."""
+    viewer = require(ctx, Role.INGEST)
+    path = ("input", "event")
+    errors = [_under(path, error) for claim in batch.claims for error in _check_claim(viewer, claim)]
+    organization_id = viewer.project.organization_id
+    if errors:
+        return Tracked(organization_id, None, duplicate=False, errors=tuple(errors))
+    [outcome] = await _append(ctx, viewer, batch.drafts)
+    if isinstance(outcome, Rejected):
+        return Tracked(organization_id, None, duplicate=False, errors=(_under(path, outcome.error),))
+    withheld = outcome.duplicate and viewer.role < Role.VIEWER and not _wrote(batch.drafts[0], outcome.event)
+    return Tracked(organization_id, outcome.event, outcome.duplicate, (), withheld=withheld)
+
+
+async def track_batch(ctx: Context, *, batch: EventBatch) -> BatchTracked:
+    """Store what is valid of a batch. A batch of none, or of more than `MAX_BATCH`, is refused as a whole."""
+    viewer = require(ctx, Role.INGEST)
+    path = ("input", "events")
+    if not 1 <= len(batch.drafts) <= MAX_BATCH:
+        return _refuse_batch(viewer, len(batch.drafts), path)
+    refused = {claim.index: errors for claim in batch.claims if (errors := _check_claim(viewer, claim))}
+    kept = [index for index in range(len(batch.drafts)) if index not in refused] if refused else None
+    drafts = batch.drafts if kept is None else tuple(batch.drafts[index] for index in kept)
+    outcomes = await _append(ctx, viewer, drafts) if drafts else ()
+    for place, outcome in enumerate(outcomes):
+        if isinstance(outcome, Rejected):
+            refused[place if kept is None else kept[place]] = (outcome.error,)
+    stored = [outcome for outcome in outcomes if isinstance(outcome, Stored)]
+    duplicates = sum(outcome.duplicate for outcome in stored)
+    return BatchTracked(
+        viewer.project_id,
+        accepted=len(stored) - duplicates,
+        duplicates=duplicates,
+        rejected=len(refused),
+        last_seq=max((outcome.event.seq for outcome in stored), default=None),
+        errors=tuple(_under((*path, str(index)), error) for index in sorted(refused) for error in refused[index]),
+    )
+
+
+async def identify(ctx: Context, *, arguments: IdentifyArguments) -> Identified:
+    """Merge traits into a person. A key in an app learns nothing of the person it names."""
+    viewer = require(ctx, Role.INGEST)
+    organization_id = viewer.project.organization_id
+    draft = EventDraft(
+        event_type=IDENTIFIED,
+        module=IDENTITY_MODULE,
+        timestamp=arguments.timestamp,
+        user_id=arguments.user_id,
+        anonymous_id=arguments.anonymous_id,
+        traits=arguments.traits,
+    )
+    [outcome] = await _append(ctx, viewer, (draft,))
+    if isinstance(outcome, Rejected):
+        return Identified(organization_id, None, None, (_under(("input",), outcome.error),))
+    if viewer.role < Role.VIEWER and viewer.api_key.kind == ApiKeyKind.PUBLISHABLE:
+        return Identified(organization_id, outcome.event, None, ())
+    ctx.loaders.profiles_by_user.clear((viewer.project_id, arguments.user_id))
+    profile = await ctx.loaders.profiles_by_user.load((viewer.project_id, arguments.user_id))
+    return Identified(organization_id, outcome.event, profile, (), withheld=viewer.role < Role.VIEWER)
+
+
+async def batch_cursor(ctx: Context, *, project_id: UUID, seq: int | None) -> str | None:
+    """The position after the last event of a batch."""
+    require(ctx, Role.INGEST)
+    if seq is None:
+        return None
+    head = (await ctx.heads(project_id))[Lane.EVENTS]
+    return event_cursor(ctx, project_id=project_id, epoch=head.epoch, seq=seq)
+
+
+async def _append(ctx: Context, viewer: Viewer, drafts: tuple[EventDraft, ...]) -> Sequence[Stored | Rejected]:
+    outcomes = await ctx.services.log.append(viewer.project_id, drafts)
+    ctx.forget_heads()
+    return outcomes
+
+
+def _refuse_batch(viewer: Viewer, count: int, path: tuple[str, ...]) -> BatchTracked:
+    error = (
+        UserError("A batch holds at least one event.", "INVALID", path)
+        if count == 0
+        else UserError(f"A batch holds at most {MAX_BATCH} events, and this one has {count}.", "LIMIT_EXCEEDED", path)
+    )
+    return BatchTracked(viewer.project_id, 0, 0, count, None, (error,))
+
+
+def _check_claim(viewer: Viewer, claim: Claim) -> tuple[UserError, ...]:
+    expected = (
+        ("orgId", claim.org_id, viewer.project.organization_id),
+        ("projectId", claim.project_id, viewer.project_id),
+    )
+    return tuple(
+        UserError(f"{name} is not that of this API key: leave it out, or send the key's.", "INVALID", (name,))
+        for name, claimed, own in expected
+        if claimed is not None and claimed.lower() != str(own)
+    )
+
+
+def _wrote(draft: EventDraft, event: EventRecord) -> bool:
+    """Whether a stored event says what the draft says, so that showing it tells nothing new."""
+    said = (draft.module, draft.event_type, draft.user_id, draft.anonymous_id)
+    stored = (event.module, event.event_type, event.user_id, event.anonymous_id)
+    return said == stored and msgspec.json.decode(draft.properties) == msgspec.json.decode(event.properties)
+
+
+def _under(path: Iterable[str], error: UserError) -> UserError:
+    return UserError(error.message, error.code, (*path, *error.path))

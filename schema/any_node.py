@@ -1,0 +1,27 @@
+"""From any record that has a node id to its type."""
+
+from __future__ import annotations
+
+from db.records import ApiKeyRecord, ProfileRecord, ProjectRecord
+from resolvers.nodes import Found, FoundEvent, FoundOrganization
+from schema.event import Event
+from schema.node import Node
+from schema.profile import Profile
+from schema.project import ApiKey, Organization, Project
+
+
+def as_node(found: Found | None) -> Node | None:
+    """None stays None."""
+    match found:
+        case None:
+            return None
+        case FoundEvent(organization_id=organization_id, record=record):
+            return Event.of(record, organization_id=organization_id)
+        case FoundOrganization(project=project):
+            return Organization.of(project)
+        case ProfileRecord():
+            return Profile.of(found)
+        case ProjectRecord():
+            return Project.of(found)
+        case ApiKeyRecord():
+            return ApiKey.of(found)

@@ -1,0 +1,78 @@
+"""Lists of events and the filters that lists and streams share."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+from uuid import UUID
+
+import strawberry
+
+from resolvers.events import ListedEvents
+from resolvers.paging import Counter
+from schema.descriptions import described_enum
+from schema.event import Event
+from schema.paging import TOTAL_COUNT, TOTAL_IS_CAPPED, PageInfo
+from schema.scalars import Cursor
+
+
+class EventOrder(Enum):
+    NEWEST_FIRST = "NEWEST_FIRST"
+    OLDEST_FIRST = "OLDEST_FIRST"
+
+
+described_enum(
+    EventOrder,
+    "The order of a list of events, by seq.",
+    NEWEST_FIRST="The highest seq first.",
+    OLDEST_FIRST="The lowest seq first.",
+)
+
+
+@strawberry.type(description="An event and its position in the log. Needs VIEWER.")
+class EventEdge:
+    cursor: Cursor = strawberry.field(
+        description="Position of this event: valid as `after` of its list and of eventStream."
+    )
+    node: Event = strawberry.field(description="The event.")
+
+
+@strawberry.type(description="A page of events. Needs VIEWER.")
+class EventConnection:
+    edges: list[EventEdge] = strawberry.field(description="Up to 100 events, in the list's order.")
+    page_info: PageInfo = strawberry.field(description="Where this page stands in the list.")
+    counter: strawberry.Private[Counter]
+
+    @strawberry.field(description=TOTAL_COUNT)
+    async def total_count(self) -> int:
+        return (await self.counter.count()).total
+
+    @strawberry.field(description=TOTAL_IS_CAPPED)
+    async def total_count_is_capped(self) -> bool:
+        return (await self.counter.count()).is_capped
+
+    @staticmethod
+    def of(listed: ListedEvents) -> EventConnection:
+        page = listed.page
+        return EventConnection(
+            edges=[
+                event_edge(Cursor(cursor), Event.of(record, organization_id=listed.organization_id))
+                for record, cursor in zip(page.records, page.cursors, strict=True)
+            ],
+            page_info=PageInfo.of(page),
+            counter=listed.counter,
+        )
+
+
+def event_edge(cursor: Cursor, node: Event) -> EventEdge:
+    """An event at its position."""
+    return EventEdge(cursor=cursor, node=node)
+
+
+def edge_maker(organization_id: UUID) -> Any:
+    """Turns a stream's item into its edge."""
+
+    def make(item: Any) -> EventEdge:
+        return event_edge(Cursor(item.cursor), Event.of(item.event, organization_id=organization_id))
+
+    return make

@@ -1,0 +1,112 @@
+"""People: whoever an event named by userId."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+import strawberry
+
+from db.records import ProfileRecord
+from engine.node_ids import NodeKind, write_node_id
+from resolvers import events as resolve
+from resolvers.paging import Counter, PageArguments
+from resolvers.profiles import ListedProfiles
+from schema.event_filter import FilterArgument
+from schema.info import Info
+from schema.node import Node
+from schema.paging import TOTAL_COUNT, TOTAL_IS_CAPPED, After, First, PageInfo
+from schema.scalars import JSON, Cursor
+from schema.withheld import WITHHELD
+
+if TYPE_CHECKING:
+    from schema.event_list import EventConnection
+
+
+@strawberry.type(description="A person: whoever an event named by userId. Needs VIEWER.")
+class Profile(Node):
+    user_id: str = strawberry.field(description="The host app's id of this person. Up to 256 characters.")
+    anonymous: bool = strawberry.field(description="Whether the person has not signed up yet.")
+    traits: JSON = strawberry.field(
+        description="What is known of the person; a JSON object. Per key, the value of the later event holds."
+    )
+    created_at: datetime = strawberry.field(description="When the first event that names the person was stored.")
+    last_seen_at: datetime = strawberry.field(
+        description="Timestamp of the newest event that names the person, by seq; createdAt when none is kept."
+    )
+    record: strawberry.Private[ProfileRecord]
+
+    @strawberry.field(
+        description="Everything that happened to this person, from every module. Newest first; needs VIEWER."
+    )
+    async def timeline(
+        self,
+        info: Info,
+        first: First = 20,
+        after: After = None,
+        event_filter: FilterArgument = None,
+    ) -> Annotated[EventConnection, strawberry.lazy("schema.event_list")]:
+        listed = await resolve.list_timeline(
+            info.context,
+            profile=self.record,
+            arguments=PageArguments(first=first, after=after),
+            event_filter=event_filter,
+        )
+        return event_lists.EventConnection.of(listed)
+
+    @staticmethod
+    def of(record: ProfileRecord, *, withheld: bool = False) -> Profile:
+        """`withheld`: the viewer may see no more of the person than ids."""
+        known = {
+            "anonymous": record.anonymous,
+            "traits": record.traits,
+            "created_at": record.created_at,
+            "last_seen_at": record.last_seen_at or record.created_at,
+        }
+        return Profile(
+            id=strawberry.ID(write_node_id(NodeKind.PROFILE, record.profile_id)),
+            user_id=record.user_id,
+            record=record,
+            **(dict.fromkeys(known, WITHHELD) if withheld else known),
+        )
+
+    @staticmethod
+    def of_optional(record: ProfileRecord | None) -> Profile | None:
+        return None if record is None else Profile.of(record)
+
+
+@strawberry.type(description="A person and their position in a list. Needs VIEWER.")
+class ProfileEdge:
+    cursor: Cursor = strawberry.field(description="Position in lists of profiles.")
+    node: Profile = strawberry.field(description="The person.")
+
+
+@strawberry.type(description="A page of people, newest first. Needs VIEWER.")
+class ProfileConnection:
+    edges: list[ProfileEdge] = strawberry.field(description="Up to 100 people.")
+    page_info: PageInfo = strawberry.field(description="Where this page stands in the list.")
+    counter: strawberry.Private[Counter]
+
+    @strawberry.field(description=TOTAL_COUNT)
+    async def total_count(self) -> int:
+        return (await self.counter.count()).total
+
+    @strawberry.field(description=TOTAL_IS_CAPPED)
+    async def total_count_is_capped(self) -> bool:
+        return (await self.counter.count()).is_capped
+
+    @staticmethod
+    def of(listed: ListedProfiles) -> ProfileConnection:
+        page = listed.page
+        return ProfileConnection(
+            edges=[
+                ProfileEdge(cursor=Cursor(cursor), node=Profile.of(record))
+                for record, cursor in zip(page.records, page.cursors, strict=True)
+            ],
+            page_info=PageInfo.of(page),
+            counter=listed.counter,
+        )
+
+
+# Last, because an event leads to its person and a person to their events: each module names the other's types.
+import schema.event_list as event_lists  # noqa: E402

@@ -1,0 +1,119 @@
+"""What can be read: one entry per root field."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import strawberry
+
+from resolvers import events, nodes, profiles, projects
+from resolvers.paging import PageArguments
+from schema.any_node import as_node
+from schema.conditions import ConditionInput, Conditions
+from schema.event_filter import FilterArgument
+from schema.event_list import EventConnection, EventOrder
+from schema.event_type import EventTypeInfoConnection
+from schema.head_first import reading
+from schema.info import Info
+from schema.node import Node
+from schema.paging import After, Before, First, Last
+from schema.profile import Profile, ProfileConnection
+from schema.project import Viewer
+
+WhereArgument = Annotated[
+    Conditions | None,
+    strawberry.argument(
+        description="All of these hold; on profile.* and counts of events.",
+        graphql_type=list[ConditionInput] | None,
+    ),
+]
+
+
+@strawberry.type(description="Everything that can be read. Every field looks in the caller's project only.")
+class Query:
+    @strawberry.field(description="Who asks. Needs INGEST.")
+    async def viewer(self, info: Info) -> Viewer:
+        ctx = await reading(info)
+        return Viewer.of(projects.read_viewer(ctx))
+
+    @strawberry.field(
+        description="Anything by its id; null when this project has no such thing. Needs VIEWER; keys need ADMIN."
+    )
+    async def node(
+        self,
+        info: Info,
+        id: Annotated[strawberry.ID, strawberry.argument(description="As in Node.id.")],  # noqa: A002
+    ) -> Node | None:
+        ctx = await reading(info)
+        return as_node(await nodes.find_node(ctx, node_id=id))
+
+    @strawberry.field(
+        description="Several things by their ids, in that order; null for what is not there. Needs VIEWER."
+    )
+    async def nodes(
+        self, info: Info, ids: Annotated[list[strawberry.ID], strawberry.argument(description="At most 100.")]
+    ) -> list[Node | None]:
+        ctx = await reading(info)
+        return [as_node(found) for found in await nodes.find_nodes(ctx, node_ids=ids)]
+
+    @strawberry.field(description="The log. Needs VIEWER.")
+    async def events(
+        self,
+        info: Info,
+        first: First = None,
+        after: After = None,
+        last: Last = None,
+        before: Before = None,
+        event_filter: FilterArgument = None,
+        order: Annotated[EventOrder | None, strawberry.argument(description="By seq.")] = EventOrder.NEWEST_FIRST,
+    ) -> EventConnection | None:
+        ctx = await reading(info)
+        listed = await events.list_events(
+            ctx,
+            arguments=PageArguments(first, after, last, before),
+            event_filter=event_filter,
+            newest_first=order is not EventOrder.OLDEST_FIRST,
+        )
+        return EventConnection.of(listed)
+
+    @strawberry.field(
+        description="The types of events that this project has stored, and the canonical ones, by name. Needs VIEWER."
+    )
+    async def event_types(
+        self,
+        info: Info,
+        first: First = None,
+        after: After = None,
+        module: Annotated[str | None, strawberry.argument(description="Only of this module.")] = None,
+        search: Annotated[str | None, strawberry.argument(description="Any part of the name, in any case.")] = None,
+    ) -> EventTypeInfoConnection | None:
+        ctx = await reading(info)
+        page = await events.list_event_types(ctx, arguments=PageArguments(first, after), module=module, search=search)
+        return EventTypeInfoConnection.of(page)
+
+    @strawberry.field(description="One person; null when no event ever named this user id. Needs VIEWER.")
+    async def profile(
+        self, info: Info, user_id: Annotated[str, strawberry.argument(description="The host app's id.")]
+    ) -> Profile | None:
+        ctx = await reading(info)
+        return Profile.of_optional(await profiles.find_profile(ctx, user_id=user_id))
+
+    @strawberry.field(description="People, newest first. Needs VIEWER.")
+    async def profiles(
+        self,
+        info: Info,
+        first: First = None,
+        after: After = None,
+        last: Last = None,
+        before: Before = None,
+        where: WhereArgument = None,
+        search: Annotated[
+            str | None,
+            strawberry.argument(description="Any part of the user id or of the traits email and name, in any case."),
+        ] = None,
+    ) -> ProfileConnection | None:
+        ctx = await reading(info)
+        listed = await profiles.list_profiles(
+            ctx, arguments=PageArguments(first, after, last, before), where=where, search=search
+        )
+        return ProfileConnection.of(listed)
