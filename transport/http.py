@@ -87,7 +87,7 @@ class _Answer:
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
-class HTTPTransport:
+class GraphQLHTTP:
     """The ASGI application for requests that are answered at once."""
 
     def __init__(

@@ -19,7 +19,7 @@ from graphql import GraphQLResolveInfo, GraphQLSchema, build_schema
 
 from transport.endpoint import GraphQLEndpoint
 from transport.execution import GraphQLService
-from transport.http import HTTPTransport
+from transport.http import GraphQLHTTP
 from transport.limits import Limits
 from transport.server_http import HTTPProtocol, serve_config
 from transport.statuses import StatusProfile
@@ -149,7 +149,7 @@ def application(profile: StatusProfile) -> GraphQLEndpoint:
     product = TestApplication()
     service = GraphQLService(product, Limits(execution_time=EXECUTION_TIME))
     return GraphQLEndpoint(
-        http=HTTPTransport(service, product, profile=profile),
+        http=GraphQLHTTP(service, product, profile=profile),
         websocket=WebSocketEndpoint(service, product),
         event_stream=no_streams,
     )
