@@ -12,10 +12,13 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from importer.command import register as register_import
 
 if TYPE_CHECKING:
     from settings import Settings
@@ -126,6 +129,9 @@ def schema() -> None:
     typer.echo(print_sdl())
 
 
+register_import(app)
+
+
 def main() -> None:
     """Run a command; an error that an operator can mend becomes a sentence."""
     from importer.command import register
@@ -151,7 +157,15 @@ def _sentence(error: Exception) -> str | None:
         ("db.migrate", "MigrationError"),
     }:
         return str(error)
+    if "--supervised" in sys.argv and os.environ.get("SENDORA_LOG_LEVEL", "").lower() != "debug":
+        return _brief(error)  # it is tried again and again: the whole traceback each time would drown the rest
     return None
+
+
+def _brief(error: Exception) -> str:
+    """An error of ours in one line; SENDORA_LOG_LEVEL=debug gives the traceback."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({os.path.basename(place.filename)}:{place.lineno})"
 
 
 async def _advance_epochs(url: str) -> int:

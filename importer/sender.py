@@ -47,6 +47,7 @@ _BODY_START = (
 )
 _BODY_END = b"]}}}"
 _TRY_LATER_CODES = frozenset({"RATE_LIMITED", "UNAVAILABLE", "INTERNAL", "TIMEOUT"})
+_TRY_LATER_STATUSES = frozenset({408, 425, 429, 502, 503, 504})
 _SPLIT_CODES = frozenset({"BAD_USER_INPUT", "COST_EXCEEDED"})
 
 
@@ -261,10 +262,10 @@ def _read_user_error(error: Mapping[str, Any], lines: tuple[int, ...]) -> Reject
 def _judge_error(status: int, headers: Mapping[str, str], error: Mapping[str, Any]) -> Verdict:
     extensions = error.get("extensions") or {}
     code, message = extensions.get("code"), str(error.get("message", f"HTTP {status}"))
-    if code in _TRY_LATER_CODES:
+    if code in _TRY_LATER_CODES or status in _TRY_LATER_STATUSES:
         milliseconds = extensions.get("retryAfterMs")
         return TryLater(message, _retry_after(headers) if milliseconds is None else milliseconds / 1000)
-    if code in _SPLIT_CODES:
+    if code in _SPLIT_CODES or status == 413:
         return Refused(message)
     if code in ("UNAUTHENTICATED", "FORBIDDEN"):
         return Hopeless(f"The gateway refuses the key ({message}): give one that may track events with --key.")
@@ -274,7 +275,7 @@ def _judge_error(status: int, headers: Mapping[str, str], error: Mapping[str, An
 
 
 def _judge_status(status: int, headers: Mapping[str, str]) -> Verdict:
-    if status in (408, 425, 429) or status >= 500:
+    if status in _TRY_LATER_STATUSES or status >= 500:
         return TryLater(f"HTTP {status}", _retry_after(headers))
     if status == 413:
         return Refused("it is too large")
