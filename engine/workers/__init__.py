@@ -1,0 +1,1 @@
+"""Long-running work besides serving: each worker is `run()` around `step()`."""
