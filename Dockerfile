@@ -29,6 +29,7 @@ COPY --from=packages /opt/venv /opt/venv
 COPY *.py ./
 COPY db ./db
 COPY engine ./engine
+COPY importer ./importer
 COPY resolvers ./resolvers
 COPY schema ./schema
 COPY transport ./transport

@@ -222,7 +222,6 @@ class Supervisor:
 
     async def _prepare_database(self) -> Keys:
         from first_start import prepare_database
-
         from servers import check_postgres, check_redis
 
         if self._postgres is None:
@@ -240,12 +239,13 @@ class Supervisor:
                 _say_go(keeper.process)
 
     async def _first_answer(self) -> None:
-        """Until a gateway answers. It is not an error when that takes long: its own words are on the terminal."""
-        deadline = time.monotonic() + ANSWER_TIMEOUT_SECONDS
-        while time.monotonic() < deadline:
-            if await _answers(*self._listener.getsockname()[:2]):
-                return
+        """Until a gateway answers. When that takes long its own words are on the terminal, and it is tried again."""
+        patience = time.monotonic() + ANSWER_TIMEOUT_SECONDS
+        while not await _answers(*self._listener.getsockname()[:2]):
             await asyncio.sleep(0.05)
+            if time.monotonic() > patience:
+                patience = float("inf")
+                self._printer.line("supervisor", "no gateway answers yet; still trying.")
 
     async def _end_everything(self) -> None:
         for task in tuple(self._keeping):

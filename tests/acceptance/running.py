@@ -87,9 +87,11 @@ class Running:
 
     def until_welcomed(self, seconds: float = 30) -> float:
         """Wait for the welcome; seconds since the start."""
-        wait_until(
-            lambda: "is running" in self.output or self.process.poll() is not None, seconds=seconds, what="start"
-        )
+
+        def is_decided() -> bool:
+            return "is running" in self.output or self.process.poll() is not None
+
+        wait_until(is_decided, seconds=seconds, what="start")
         assert self.process.poll() is None, self.output
         return time.monotonic() - self.started_at
 

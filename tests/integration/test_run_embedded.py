@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL and Valkey: what a kill, a full disk's worth of trouble or a restart of the machine leaves."""
+"""The embedded PostgreSQL and Valkey: what they survive, what they refuse, and that they leave nothing behind."""
 
 from __future__ import annotations
 
@@ -58,6 +58,10 @@ async def count(url: str) -> int:
         await connection.close()
 
 
+def sleeper(seconds: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(["sleep", str(seconds)])
+
+
 def is_alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -84,7 +88,7 @@ async def test_a_stale_pid_that_now_belongs_to_another_program_does_not_keep_it_
     assert postgres.process is not None
     postgres.process.kill()
     postgres.process.wait()
-    other = subprocess.Popen(["sleep", "60"])
+    other = sleeper(60)
     try:
         for lock in (cluster / "postgres" / "postmaster.pid", cluster / "run" / ".s.PGSQL.5432.lock"):
             _, *rest = lock.read_text().splitlines(keepends=True)
@@ -179,7 +183,7 @@ def test_both_end_when_the_process_that_started_them_is_killed(cluster: Path) ->
 
 def test_a_watchdog_ends_a_child_where_the_kernel_does_not() -> None:
     """What other systems than Linux rely on; the mechanism is the same here."""
-    child = subprocess.Popen(["sleep", "60"])
+    child = sleeper(60)
     watchdog = processes.watch(child, signal.SIGTERM)
     assert watchdog.stdin is not None
 
@@ -190,7 +194,7 @@ def test_a_watchdog_ends_a_child_where_the_kernel_does_not() -> None:
 
 
 def test_a_watchdog_ends_with_its_child() -> None:
-    child = subprocess.Popen(["sleep", "0"])
+    child = sleeper(0)
     watchdog = processes.watch(child, signal.SIGTERM)
     child.wait(5)
 

@@ -22,12 +22,8 @@ NOT_INSTALLED = {"tests", "benchmarks"}
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     """The wheel of a copy of the tree, with a built explorer in it whether or not this machine has built one."""
     copy = tmp_path_factory.mktemp("tree")
-    tracked = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    tracked = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True)
     for name in filter(None, tracked.stdout.decode().split("\0")):
         source, target = ROOT / name, copy / name
         if source.is_file():
@@ -38,12 +34,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     (explorer / "manifest.json").write_text("{}")
     (explorer / "explorer-ABC.js").write_text("//")
     subprocess.run(["git", "init", "-q"], cwd=copy, check=True)
-    built = subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", "out"],
-        cwd=copy,
-        capture_output=True,
-        text=True,
-    )
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", "out"]
+    built = subprocess.run(build, cwd=copy, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     (path,) = (copy / "out").glob("*.whl")
     return zipfile.ZipFile(path)
