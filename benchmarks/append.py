@@ -4,8 +4,8 @@ Question: rows per second of `append_events` (dedupe, numbering, profiles, count
 the same partitioned table with the same indexes, interleaved in one run on one connection.
 Data: events of about 160 bytes of properties and 40 of context, 200 people, 5 types, deterministic; each batch has keys
 of its own. `--batch` events a transaction, `--rounds` of each, on an embedded PostgreSQL with fsync on.
-Shows: the median of the rounds for COPY, for the function alone, and for `EventLog.append` (checks, hashing of addresses
-and records included), and the last two as a share of COPY.
+Shows: the median of the rounds for COPY, for the function alone, and for `EventLog.append` (checks, hashing of
+addresses and records included), and the last two as a share of COPY.
 Counts only if the log then holds every event exactly once, without gaps.
 
     python -m benchmarks.append --batch 1000 --rounds 30
@@ -90,9 +90,20 @@ def copied_row(project_id: UUID, number: int) -> tuple[object, ...]:
     )
 
 
-COPY_COLUMNS = (
-    "project_id seq batch_token timestamp received_at key module event_type user_id anonymous_id properties context"
-).split()
+COPY_COLUMNS = [
+    "project_id",
+    "seq",
+    "batch_token",
+    "timestamp",
+    "received_at",
+    "key",
+    "module",
+    "event_type",
+    "user_id",
+    "anonymous_id",
+    "properties",
+    "context",
+]
 
 
 class Bench:

@@ -37,20 +37,18 @@ async def test_a_transaction_commits_at_its_end_and_rolls_back_on_an_error(datab
         async with database.transaction() as connection:
             await connection.execute("CREATE TABLE kept (n int)")
         with pytest.raises(ZeroDivisionError):
-            async with database.transaction() as connection:
-                await connection.execute("INSERT INTO kept VALUES (1)")
-                raise ZeroDivisionError
+            await _insert_and_fail(database)
         async with database.connection() as connection:
             assert await connection.fetchval("SELECT count(*) FROM kept") == 0
 
 
 async def test_statements_run_in_read_committed_under_a_time_limit(database_url: str) -> None:
-    async with open_database(database_url, statement_timeout=timedelta(milliseconds=200)) as database:
-        async with database.connection() as connection:
-            assert await connection.fetchval("SHOW transaction_isolation") == "read committed"
-            assert await connection.fetchval("SHOW timezone") == "UTC"
-            with pytest.raises(asyncpg.QueryCanceledError):
-                await connection.execute("SELECT pg_sleep(5)")
+    limit = timedelta(milliseconds=200)
+    async with open_database(database_url, statement_timeout=limit) as database, database.connection() as connection:
+        assert await connection.fetchval("SHOW transaction_isolation") == "read committed"
+        assert await connection.fetchval("SHOW timezone") == "UTC"
+        with pytest.raises(asyncpg.QueryCanceledError):
+            await connection.execute("SELECT pg_sleep(5)")
 
 
 async def test_who_finds_no_free_connection_is_told_in_time(database_url: str) -> None:
@@ -105,6 +103,12 @@ async def test_a_task_whose_release_was_cancelled_can_use_the_pool_again(databas
             return await _select_one(database)
 
         assert await asyncio.create_task(cancelled_then_again()) == 1
+
+
+async def _insert_and_fail(database: Database) -> None:
+    async with database.transaction() as connection:
+        await connection.execute("INSERT INTO kept VALUES (1)")
+        raise ZeroDivisionError
 
 
 async def _select_one(database: Database) -> int:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from db.records import ApiKeyRecord, AppendResult, EventRecord, EventTypeRecord, HeadRecord, ProfileRecord, ProjectRecord
+from db.records import (
+    ApiKeyRecord,
+    AppendResult,
+    EventRecord,
+    EventTypeRecord,
+    HeadRecord,
+    ProfileRecord,
+    ProjectRecord,
+)
 from db.statements import families, statements
 from tests.integration.log_support import open_database
 
