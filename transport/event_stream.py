@@ -11,8 +11,9 @@ What the frames mean is in `transport/sse.py`; how a response is cut into HTTP i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 HIGH_WATER_BYTES = 256 * 1024
 """Past this many bytes waiting here `push` says so; as for a WebSocket."""
@@ -35,6 +36,25 @@ HEADERS: tuple[tuple[bytes, bytes], ...] = (
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class StreamConnection(Protocol):
+    """The HTTP connection, as `transport/server_http.py` gives it."""
+
+    def declare_endless(self) -> None:
+        """The response in progress has no end of its own: a server that stops is to break it off."""
+
+    def abort(self) -> None:
+        """Break the connection off, with whatever has not been sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """The way to one client: ASGI's, and the connection beneath it where the server shows it."""
+
+    receive: Receive
+    send: Send
+    connection: StreamConnection | None = None
 
 
 class EventStream:
@@ -87,25 +107,29 @@ class EventStream:
         self._room.set()
         self._wake.set()
 
-    async def respond(self, receive: Receive, send: Send, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
-        """Be the body of one response, until the end or until the client goes.
-
-        Raises `TimeoutError` when the client has stopped reading: the connection is then only worth breaking off.
-        """
-        await send({"type": "http.response.start", "status": 200, "headers": [*HEADERS, *headers]})
-        watching = asyncio.get_running_loop().create_task(self._watch(receive))
+    async def respond(self, channel: Channel) -> None:
+        """Be the body of one response, until the end or until the client goes, or does not read."""
+        if channel.connection is not None:
+            channel.connection.declare_endless()
+        watching = asyncio.get_running_loop().create_task(self._watch(channel.receive))
         try:
-            while not self._gone:
-                await self._wake.wait()
-                self._wake.clear()
-                await self._write(send)
-                if self._ending and not self._frames:
-                    break
-            if not self._gone:
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await channel.send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+            await self._write_all(channel.send)
+        except TimeoutError:
+            if channel.connection is not None:
+                channel.connection.abort()
         finally:
             self.abandon()
             watching.cancel()
+
+    async def _write_all(self, send: Send) -> None:
+        while not self._gone:
+            await self._wake.wait()
+            self._wake.clear()
+            await self._write(send)
+            if self._ending and not self._frames:
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                return
 
     async def _write(self, send: Send) -> None:
         if not self._frames:

@@ -19,13 +19,14 @@ checked as in `transport/http.py`, and a token cannot be guessed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 from graphql import GraphQLError, OperationType
 
 from transport.application import Application
 from transport.errors import RequestError
+from transport.event_stream import Channel
 from transport.execution import GraphQLService, Prepared
 from transport.http import (
     HTTPRefusedError,
@@ -43,6 +44,7 @@ from transport.http import (
 from transport.negotiation import EVERYTHING, MediaType, choose_media_type, parse_accept
 from transport.requests import GraphQLRequest, read_parameters, read_request
 from transport.reservations import owner_of
+from transport.server_websocket import EXTENSION
 from transport.sse_streams import EventStreams, StreamPolicy
 from transport.statuses import StatusProfile, status_of_errors, status_of_request_error
 
@@ -60,8 +62,7 @@ class _Exchange:
     headers: Mapping[str, str]
     parameters: Mapping[str, str]
     client: str | None
-    receive: Receive
-    send: Send
+    channel: Channel
 
     @property
     def token(self) -> str | None:
@@ -83,8 +84,8 @@ class _Exchange:
         length = (b"content-length", str(len(body)).encode())
         common = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
         start = {"type": "http.response.start", "status": status, "headers": [*described, length, *common, *headers]}
-        await self.send(start)
-        await self.send({"type": "http.response.body", "body": body})
+        await self.channel.send(start)
+        await self.channel.send({"type": "http.response.body", "body": body})
 
     async def refuse(self, status: int, errors: list[GraphQLError], *headers: tuple[bytes, bytes]) -> None:
         """A GraphQL response without data."""
@@ -112,10 +113,10 @@ class EventStreamTransport:
         self.streams = EventStreams(service, policy, observe)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = _Exchange(scope["method"], header_map(scope), {}, client_of(scope), receive, send)
+        channel = Channel(receive, send, scope.get("extensions", {}).get(EXTENSION))
+        exchange = _Exchange(scope["method"], header_map(scope), {}, client_of(scope), channel)
         try:
-            parameters = url_parameters(scope["query_string"])
-            exchange = _Exchange(exchange.method, exchange.headers, parameters, exchange.client, receive, send)
+            exchange = replace(exchange, parameters=url_parameters(scope["query_string"]))
             await self._route(exchange)
         except HTTPRefusedError as refusal:
             await exchange.refuse(refusal.status, [refusal.error], *refusal.headers)
@@ -146,7 +147,7 @@ class EventStreamTransport:
             return
         prepared = await self._service.prepare(request)
         _check_method(prepared, exchange.method)
-        await self.streams.respond(prepared, session, exchange.receive, exchange.send, after=exchange.after)
+        await self.streams.respond(prepared, session, exchange.channel, after=exchange.after)
 
     async def _reserve(self, exchange: _Exchange) -> None:
         if not _takes_text(exchange.headers.get("accept")):
@@ -162,8 +163,7 @@ class EventStreamTransport:
         await exchange.answer(201, token.encode(), b"text/plain")
 
     async def _open(self, exchange: _Exchange) -> None:
-        owner = owner_of(exchange.headers)
-        await self.streams.open(exchange.token or "", owner=owner, receive=exchange.receive, send=exchange.send)
+        await self.streams.open(exchange.token or "", exchange.channel, owner=owner_of(exchange.headers))
 
     async def _submit(self, exchange: _Exchange) -> None:
         reservation = self.streams.find(exchange.token or "", owner=owner_of(exchange.headers))
@@ -188,7 +188,9 @@ class EventStreamTransport:
                 check_origin(exchange.headers)
             return read_parameters(exchange.parameters)
         check_content(exchange.headers)
-        return read_request(await read_body(exchange.headers, exchange.receive, self._service.limits.body_bytes))
+        return read_request(
+            await read_body(exchange.headers, exchange.channel.receive, self._service.limits.body_bytes)
+        )
 
     async def _refuse(self, exchange: _Exchange, errors: list[GraphQLError]) -> None:
         await exchange.refuse(status_of_errors(errors, MediaType.GRAPHQL_RESPONSE, self._profile), errors)

@@ -3,7 +3,7 @@
 Guarantees: something is sent at least every `keep_alive` (the position of a live stream, or a comment); an operation
 that fails, a source that raises included, ends with `next` and `complete`; revoked credentials end everything with
 UNAUTHENTICATED; a response that ends stops its operations; a slow client's live streams leave the live feed, and
-everything else waits for it. `shut_down` breaks responses off without `complete`, so that clients come back.
+everything else waits for it. A server that stops breaks responses off without `complete`, so that clients come back.
 
 Left to others: who asks, and how they are answered when they may not (`transport/sse.py`).
 """
@@ -11,7 +11,7 @@ Left to others: who asks, and how they are answered when they may not (`transpor
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from time import perf_counter
 from typing import Any
@@ -20,7 +20,7 @@ import msgspec
 from graphql import GraphQLError
 
 from transport.application import Session
-from transport.event_stream import EventStream, Receive, Send
+from transport.event_stream import Channel, EventStream
 from transport.execution import GraphQLService, Prepared
 from transport.http import HTTPRefusedError, Observe
 from transport.operation import Operation
@@ -31,8 +31,6 @@ CONFLICT = "CONFLICT"
 
 RETRY_AFTER = (b"retry-after", b"1")
 """Seconds. Operations end and reservations lapse all the time."""
-
-Headers = Iterable[tuple[bytes, bytes]]
 
 
 class StreamPolicy(msgspec.Struct, frozen=True):
@@ -64,11 +62,9 @@ class EventStreams:
         self,
         prepared: Prepared | list[GraphQLError],
         session: Session,
-        receive: Receive,
-        send: Send,
+        channel: Channel,
         *,
         after: str | None = None,
-        headers: Headers = (),
     ) -> None:
         """Be the response to one operation: its results, or its errors, then `complete`. `after` is `Last-Event-ID`."""
         stream = EventStream()
@@ -76,10 +72,10 @@ class EventStreams:
         unwatch = session.on_revoked(lambda reason: operation.refuse([_revoked(reason)]))
         if isinstance(prepared, list):
             operation.refuse(prepared)
-        else:
+        elif operation.is_open:
             operation.task = self._start(self._perform(operation, prepared, session, asyncio.Semaphore(1), after))
         try:
-            await self._serve(stream, operation.keep_alive, receive, send, headers)
+            await self._serve(stream, operation.keep_alive, channel)
         finally:
             unwatch()
             operation.stop()
@@ -98,9 +94,7 @@ class EventStreams:
         """Whether this token stands for a response, open or not."""
         return self._reservations.get(token) is not None
 
-    async def open(
-        self, token: str, *, owner: bytes | None, receive: Receive, send: Send, headers: Headers = ()
-    ) -> None:
+    async def open(self, token: str, channel: Channel, *, owner: bytes | None) -> None:
         """Be the reserved response until its client goes. Credentials may be absent here. Raises `HTTPRefusedError`."""
         reservation = self._reservations.get(token)
         if reservation is None or (owner is not None and owner != reservation.owner):
@@ -109,9 +103,7 @@ class EventStreams:
             raise HTTPRefusedError(409, "This event stream is open already.", code=CONFLICT)
         self._reservations.opened(reservation)
         try:
-            await self._serve(
-                reservation.stream, lambda: positions_comment(reservation.positions()), receive, send, headers
-            )
+            await self._serve(reservation.stream, lambda: positions_comment(reservation.positions()), channel)
         finally:
             self._reservations.drop(reservation)
 
@@ -151,18 +143,11 @@ class EventStreams:
         """How many are open now."""
         return len(self._open)
 
-    def shut_down(self) -> None:
-        """Break off every response: the server stops, and each can be taken up again elsewhere."""
-        for stream in tuple(self._open):
-            stream.abandon()
-
-    async def _serve(
-        self, stream: EventStream, keep_alive: Callable[[], bytes], receive: Receive, send: Send, headers: Headers
-    ) -> None:
+    async def _serve(self, stream: EventStream, keep_alive: Callable[[], bytes], channel: Channel) -> None:
         self._open.add(stream)
         ticking = self._start(self._tick(stream, keep_alive))
         try:
-            await stream.respond(receive, send, headers)
+            await stream.respond(channel)
         finally:
             self._open.discard(stream)
             ticking.cancel()

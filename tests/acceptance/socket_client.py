@@ -39,13 +39,14 @@ async def receive(socket: ClientConnection) -> dict[str, Any]:
 async def close_of(socket: ClientConnection) -> tuple[int, str]:
     """Everything up to the close frame is read; its code and reason."""
     async with asyncio.timeout(8):
-        async for _ in _messages(socket):
+        async for _ in messages(socket):
             pass
     assert socket.close_code is not None
     return socket.close_code, socket.close_reason or ""
 
 
-async def _messages(socket: ClientConnection) -> AsyncIterator[str | bytes]:
+async def messages(socket: ClientConnection) -> AsyncIterator[str | bytes]:
+    """Everything until the socket has closed, whatever the code."""
     with suppress(ConnectionClosed):
         while True:
             yield await socket.recv()

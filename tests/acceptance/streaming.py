@@ -17,7 +17,13 @@ import uvicorn
 from graphql import GraphQLSchema, build_schema
 
 from transport.application import Application, InputDecoder, Membership, Rendering, Session, Sink
-from transport.server_websocket import WebSocketProtocol
+from transport.endpoint import GraphQLEndpoint
+from transport.execution import GraphQLService
+from transport.http import GraphQLHTTP
+from transport.server_http import serve_config
+from transport.sse import EventStreamTransport
+from transport.sse_streams import StreamPolicy
+from transport.websocket import WebSocketEndpoint, WebSocketPolicy
 
 KEY = "sk_test_right"
 OTHER_KEY = "sk_test_other"
@@ -343,12 +349,25 @@ class Server:
         self.uvicorn.should_exit = True
 
 
+def graphql_endpoint(
+    application: MemoryApplication,
+    *,
+    streams: StreamPolicy | None = None,
+    websocket: WebSocketPolicy | None = None,
+) -> GraphQLEndpoint:
+    """All transports on one URL, as the gateway has them."""
+    service = GraphQLService(application)
+    return GraphQLEndpoint(
+        http=GraphQLHTTP(service, application),
+        websocket=WebSocketEndpoint(service, application, websocket),
+        event_stream=EventStreamTransport(service, application, policy=streams),
+    )
+
+
 @asynccontextmanager
 async def started(app: ASGIApp, application: MemoryApplication, **config: Any) -> AsyncIterator[Server]:
     """Serve `app` on a free port of the loopback until the block ends."""
-    server = uvicorn.Server(
-        uvicorn.Config(app, host="127.0.0.1", port=0, ws=WebSocketProtocol, lifespan="off", log_config=None, **config)
-    )
+    server = uvicorn.Server(serve_config(app, host="127.0.0.1", port=0, lifespan="off", **config))
     serving = asyncio.get_running_loop().create_task(server.serve())
     try:
         await eventually(lambda: server.started)
