@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
 from uuid import UUID
 
 from db.database import Database
@@ -18,31 +17,10 @@ from db.heads import read_heads
 from db.records import HeadRecord, Lane
 from engine.announcements import Announcement
 from engine.cursors import CursorCodec
-from engine.events import EventDraft
 from engine.identity import Viewer
-from engine.log import Rejected, Stored
+from engine.log import EventLog
+from engine.streams import EventStreams
 from resolvers.loaders import Loaders
-
-
-class Log(Protocol):
-    """Where events are appended; `engine.log.EventLog` is it."""
-
-    async def append(self, project_id: UUID, drafts: tuple[EventDraft, ...], /) -> tuple[Stored | Rejected, ...]:
-        """Answers once everything that was not rejected is on disk, in the order of the drafts."""
-
-
-class Streams(Protocol):
-    """Where live sources come from; `engine.streams.EventStreams` is it."""
-
-    def events(
-        self,
-        project_id: UUID,
-        *,
-        event_filter: Any,
-        audience: Any,
-        after: str | None,
-        convert: Callable[[Any], object],
-    ) -> object: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +28,8 @@ class Services:
     """What every operation of this process shares. `announce` never blocks; `region` is `us` or `eu`."""
 
     database: Database
-    log: Log
-    streams: Streams
+    log: EventLog
+    streams: EventStreams
     cursors: CursorCodec
     announce: Callable[[Announcement], None]
     region: str

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from typing import Any
+from collections.abc import Callable
 from uuid import UUID
 
+from engine.cohorts import StreamItem
 from engine.identity import Role
+from engine.streams import EventSource
 from resolvers.context import Context
 from resolvers.filters import STREAM_ROOTS, EventFilterArguments, read_event_filter
 from resolvers.permissions import require
@@ -17,8 +18,8 @@ async def follow_events(
     *,
     event_filter: EventFilterArguments | None,
     after: str | None,
-    converter: Callable[[UUID], Callable[[Any], object]],
-) -> object:
+    converter: Callable[[UUID], Callable[[StreamItem], object]],
+) -> EventSource:
     """The project's events that match, from just after a position, or from now.
 
     `converter`, given the organization, gives what makes an item's value.
@@ -26,11 +27,10 @@ async def follow_events(
     Two viewers of one audience see the same in every event: the project's, with the same role.
     """
     viewer = require(ctx, Role.VIEWER)
-    audience: Hashable = (viewer.project_id, viewer.role)
     return ctx.services.streams.events(
         viewer.project_id,
         event_filter=read_event_filter(event_filter, roots=STREAM_ROOTS),
-        audience=audience,
+        audience=(viewer.project_id, viewer.role),
         after=after,
         convert=converter(viewer.project.organization_id),
     )

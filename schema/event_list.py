@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
-from typing import Any
 from uuid import UUID
 
 import strawberry
 
+from engine.cohorts import StreamItem
 from resolvers.events import ListedEvents
 from resolvers.paging import Counter
 from schema.descriptions import described_enum
@@ -69,10 +70,10 @@ def event_edge(cursor: Cursor, node: Event) -> EventEdge:
     return EventEdge(cursor=cursor, node=node)
 
 
-def edge_maker(organization_id: UUID) -> Any:
-    """Turns a stream's item into its edge."""
+def edge_maker(organization_id: UUID) -> Callable[[StreamItem], EventEdge]:
+    """Gives what turns a stream's item into its edge."""
 
-    def make(item: Any) -> EventEdge:
+    def make(item: StreamItem) -> EventEdge:
         return event_edge(Cursor(item.cursor), Event.of(item.event, organization_id=organization_id))
 
     return make
