@@ -13,7 +13,6 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,12 +20,16 @@ import typer
 from importer.command import register as register_import
 
 if TYPE_CHECKING:
+    from pydantic import SecretStr
+
     from settings import Settings
 
 MISTAKE = 2
 """Exit code for what an operator can mend."""
 STREAMS_GRACE_SECONDS = 2
 """How long a stopping gateway waits for open requests; the supervisor kills after 2.5 s."""
+WORKER_POOL_SIZE = 4
+"""The relay needs one connection."""
 
 app = typer.Typer(help="Sendora Gateway.", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
@@ -71,13 +74,15 @@ def serve(
 def worker(supervised: Supervised = False) -> None:
     """One worker on DATABASE_URL and REDIS_URL. Any number of them may run."""
     settings = _read_deployment_settings(supervised=supervised)
-    from engine.workers import relay
+    import uvloop
+
+    import engine.workers.relay  # noqa: F401, while the services start
 
     if not _may_begin(supervised):
         return
     if not supervised:
         _check_servers(settings)
-    asyncio.run(_until_signal(relay.run(settings)))
+    uvloop.run(_run_worker(settings))
 
 
 @app.command()
@@ -126,7 +131,7 @@ def schema() -> None:
     """Print the schema (SDL)."""
     from schema import print_sdl
 
-    typer.echo(print_sdl())
+    typer.echo(print_sdl(), nl=False)
 
 
 register_import(app)
@@ -188,14 +193,29 @@ async def _advance_epochs(url: str) -> int:
     return len(projects)
 
 
-async def _until_signal(work: Coroutine[object, object, None]) -> None:
-    """Run until done, or until SIGTERM or SIGINT: the work is then cancelled and gives back what it holds."""
-    task = asyncio.ensure_future(work)
-    loop = asyncio.get_running_loop()
+async def _run_worker(settings: Settings) -> None:
+    """Until SIGTERM or SIGINT: the step at hand is finished, then everything is closed."""
+    from db.database import Database
+    from engine.broadcast import Broadcast
+    from engine.workers.relay import Relay
+
+    stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    database = Database(_given(settings.database_url), min_size=1, max_size=WORKER_POOL_SIZE)
+    broadcast = Broadcast(_given(settings.redis_url))
+    async with contextlib.AsyncExitStack() as stack:
+        await database.connect()
+        stack.push_async_callback(database.disconnect)
+        await broadcast.connect()
+        stack.push_async_callback(broadcast.disconnect)
+        await Relay(database, broadcast).run(stop)
+
+
+def _given(value: SecretStr | None) -> str:
+    if value is None:
+        raise RuntimeError("_read_deployment_settings() comes first")
+    return value.get_secret_value()
 
 
 def _may_begin(supervised: bool) -> bool:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 STEADY_SECONDS = 10.0
 """A child that lived this long did start: its end is an accident, and the next one starts at once."""
-UP_SECONDS = 1.0
+UP_SECONDS = 5.0
 """Long enough for its end to be news; one that ends before is failing to start, which is told once."""
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 10.0

@@ -86,6 +86,7 @@ def _version(text: str) -> tuple[int, ...]:
 def _reason(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer within {CONNECT_TIMEOUT_SECONDS:.0f} s"
-    if isinstance(error, ConnectionRefusedError) or "refused" in str(error).lower():
+    words = str(error).lower()
+    if isinstance(error, ConnectionRefusedError) or "refused" in words or "connect call failed" in words:
         return "connection refused"
     return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__

@@ -148,12 +148,22 @@ class Supervisor:
 
     async def _start(self) -> Keys:
         secret = self._settings.secret_key.get_secret_value() if self._settings.secret_key else self._folder.secret()
+        await self._check_servers()
         self._launch_clients(secret)
         await self._start_services()
         keys = await self._prepare_database()
         self._let_clients_go()
         await self._first_answer()
         return keys
+
+    async def _check_servers(self) -> None:
+        """Those of others, before anything is started on them."""
+        from servers import check_postgres, check_redis
+
+        if self._postgres is None:
+            await check_postgres(self._database_url)
+        if self._valkey is None:
+            await check_redis(self._redis_url)
 
     def _launch_clients(self, secret: str) -> None:
         environment = self._client_environment(secret)
@@ -222,12 +232,7 @@ class Supervisor:
 
     async def _prepare_database(self) -> Keys:
         from first_start import prepare_database
-        from servers import check_postgres, check_redis
 
-        if self._postgres is None:
-            await check_postgres(self._database_url)
-        if self._valkey is None:
-            await check_redis(self._redis_url)
         return await prepare_database(
             self._settings, self._folder, database_url=self._database_url, redis_url=self._redis_url
         )
