@@ -94,7 +94,11 @@ class GatewayApplication:
         self._revocations = revocations
 
     async def open_session(
-        self, headers: Mapping[str, str], payload: Mapping[str, Any] | None, *, client: str | None  # noqa: ARG002
+        self,
+        headers: Mapping[str, str],
+        payload: Mapping[str, Any] | None,
+        *,
+        client: str | None,  # noqa: ARG002
     ) -> GatewaySession:
         """The key comes in the header `x-api-key` or, over a WebSocket, in the payload of `connection_init`."""
         token = _token(headers, payload)
@@ -114,7 +118,7 @@ class Process:
         self.database = Database(_required(settings.database_url), max_size=settings.database_pool_size)
         self.broadcast = Broadcast(_required(settings.redis_url))
         self.hub = Hub(self.database, self.broadcast)
-        self.revocations = Revocations(self.hub)
+        self.revocations = Revocations(self.hub, self.database)
         self.identities = Identities(self.database, region=settings.region, revocations=self.revocations)
         self.log = EventLog(self.database, self.broadcast.announce)
         cursors = CursorCodec(_required(settings.secret_key).encode())
@@ -139,7 +143,7 @@ class Process:
             await self.hub.start()
             stack.push_async_callback(self.hub.stop)
             await self.revocations.start()
-            stack.push_async_callback(self.revocations.stop)
+            stack.callback(self.revocations.stop)
             stack.push_async_callback(self.log.close)
             yield
 

@@ -22,15 +22,22 @@ LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2
 
 
 class HubStats(Protocol):
-    """What the hub counts; see `engine.hub`."""
+    """What the hub counts; `engine.hub.HubStats` is it."""
 
-    streams: int
-    cohorts: int
-    catching_up: int
-    watched_projects: int
-    delivered: int
-    lag: int
-    heads: Mapping[UUID, int]
+    @property
+    def streams(self) -> int: ...
+    @property
+    def cohorts(self) -> int: ...
+    @property
+    def catching_up(self) -> int: ...
+    @property
+    def watched_projects(self) -> int: ...
+    @property
+    def delivered(self) -> int: ...
+    @property
+    def lag(self) -> int: ...
+    @property
+    def heads(self) -> Mapping[UUID, int]: ...
 
 
 def configure_logging(level: str, *, machine_readable: bool | None = None) -> None:
