@@ -129,13 +129,13 @@ class Running:
         mark, data = f"{MARK}={self.mark}".encode(), str(self.data_dir / "postgres")
         return [(pid, command) for pid, _, command in processes() if mark in _environ(pid) or _folder(pid) == data]
 
-    def signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> float:
         """Stop it; seconds until it had ended."""
         began = time.monotonic()
-        self.signal(number)
+        self.send(number)
         self.process.wait(20)
         return time.monotonic() - began
 
