@@ -39,6 +39,10 @@ MIN_BIG_INT, MAX_BIG_INT = -(2**63), 2**63 - 1
 MAX_CURSOR_CHARACTERS = 4096
 """The longest that is ever given out holds a sort key of 512 bytes."""
 
+_TO_ZEROS = bytes.maketrans(b"123456789", b"000000000")
+_MANY_DIGITS = b"0" * 19
+"""What a number beyond 64 bits has at least."""
+
 JSON = NewType("JSON", object)
 BigInt = NewType("BigInt", int)
 Cursor = NewType("Cursor", str)
@@ -55,11 +59,8 @@ def check_json(value: object) -> None:
 
 
 def check_json_text(text: bytes, value: object) -> None:
-    """The same for a value whose compact text is at hand, which shows at once that most values are in order.
-
-    Raises `ValueError`. Numbers beyond 64 bits must have been refused by the text's encoder.
-    """
-    if text.count(b"{") + text.count(b"[") > MAX_JSON_DEPTH:
+    """The same for a value whose compact text is at hand, which shows at once that most values are in order."""
+    if text.count(b"{") + text.count(b"[") > MAX_JSON_DEPTH or _MANY_DIGITS in text.translate(_TO_ZEROS):
         check_json(value)
 
 

@@ -21,7 +21,7 @@ def json_text(value: object) -> bytes:
     """A JSON value as compact text. Raises `ValueError` for what JSON, or this API, cannot hold."""
     try:
         text = _encode(value)
-    except (OverflowError, UnicodeEncodeError, TypeError, RecursionError) as error:
+    except (UnicodeEncodeError, TypeError, RecursionError) as error:
         raise ValueError("not a JSON value") from error
     check_json_text(text, value)
     return text
