@@ -22,8 +22,9 @@ import random
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
+from typing import TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -33,7 +34,7 @@ from asyncpg.exceptions import _base as asyncpg_client
 from db.database import Database
 from db.events import append_events, read_events_by_seq
 from db.projects import read_project
-from db.records import AppendResult, EventRecord, Lane, NewEvent
+from db.records import AppendResult, EventRecord, Lane, NewEvent, ProjectRecord
 from engine.announcements import Announcement
 from engine.errors import NotFound, RateLimited, Unavailable, UserError
 from engine.events import EventDraft, normalise
@@ -61,6 +62,9 @@ _DATA_ERRORS = (
 )
 
 logger = logging.getLogger(__name__)
+
+
+_Result = TypeVar("_Result")
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -135,7 +139,7 @@ class EventLog:
         self._slots = asyncio.Semaphore(max_transactions or max(1, database.max_size // 2))
         self._retry_for = retry_for.total_seconds()
         self._lanes: dict[UUID, _Lane] = {}
-        self._salts: dict[UUID, bytes] = {}
+        self._salts: dict[UUID, asyncio.Task[bytes]] = {}
         self._size = 0
         self._commits = self._rows = self._retries = 0
         self._closed = False
@@ -163,22 +167,29 @@ class EventLog:
             await asyncio.wait([lane.task for lane in self._lanes.values() if lane.task is not None])
 
     async def _salt(self, project_id: UUID) -> bytes:
-        known = self._salts.get(project_id)
-        if known is not None:
-            return known
-        try:
+        """The project's salt, read once however many ask for it at the same time."""
+        reading = self._salts.get(project_id)
+        if reading is None:
+            if len(self._salts) >= MAX_KNOWN_SALTS:
+                self._salts.clear()
+            reading = asyncio.get_running_loop().create_task(self._read_salt(project_id))
+            reading.add_done_callback(lambda done: self._forget_failed(project_id, done))
+            self._salts[project_id] = reading
+        return await asyncio.shield(reading)
+
+    async def _read_salt(self, project_id: UUID) -> bytes:
+        async def read() -> ProjectRecord | None:
             async with self._database.connection() as connection:
-                project = await read_project(connection, project_id=project_id)
-        except Exception as error:
-            if not _is_passing(error):
-                raise
-            raise _unavailable() from error
+                return await read_project(connection, project_id=project_id)
+
+        project = await self._until_it_passes(read, deadline=time.monotonic() + self._retry_for)
         if project is None:
             raise NotFound("There is no such project.")
-        if len(self._salts) >= MAX_KNOWN_SALTS:
-            self._salts.clear()
-        self._salts[project_id] = project.salt
         return project.salt
+
+    def _forget_failed(self, project_id: UUID, reading: asyncio.Task[bytes]) -> None:
+        if reading.cancelled() or reading.exception() is not None:
+            self._salts.pop(project_id, None)
 
     async def _enqueue(self, project_id: UUID, events: tuple[NewEvent, ...]) -> tuple[Outcome, ...]:
         size = sum(_size(event) for event in events)
@@ -242,11 +253,16 @@ class EventLog:
         return first + await self._store(project_id, events[half:], deadline=deadline)
 
     async def _commit(self, project_id: UUID, events: Sequence[NewEvent], *, deadline: float) -> list[Outcome]:
+        """One transaction, tried under one token until its outcome is known."""
         token = secrets.randbits(63)
+        return await self._until_it_passes(lambda: self._try(project_id, token, events), deadline=deadline)
+
+    async def _until_it_passes(self, action: Callable[[], Awaitable[_Result]], *, deadline: float) -> _Result:
+        """Try at least once, and again after whatever passes by itself. Raises `Unavailable` at the deadline."""
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
-                return await self._try(project_id, token, events)
+                return await action()
             except Exception as error:
                 if not _is_passing(error):
                     raise
