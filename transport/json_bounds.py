@@ -94,7 +94,7 @@ def _height(structure: bytes) -> int:
 
 
 def _check_numbers(text: bytes) -> None:
-    zeros = text.translate(_DIGITS)
+    zeros = text.translate(_DIGITS) + b","
     if _LONG_DIGITS not in zeros and not (b"0e" in zeros and _LARGE_EXPONENT.search(zeros)):
         return
     outside_strings = b'"'.join(_without_escapes(text).split(b'"')[::2])
