@@ -10,7 +10,8 @@ How it stops: the first SIGINT, SIGTERM or SIGHUP asks gateways and workers to f
 The listening socket belongs to this process and all gateways accept from it. So a taken port is known before anything
 starts, and a connection that arrives while a gateway is being replaced waits instead of being refused. The gateways are
 launched first and import their modules while the services come up: they are held back (`processes.GO`) until the
-database is migrated.
+database is migrated. The worker comes last: nobody waits for it, and it would take the processor from those who are
+waited for.
 """
 
 from __future__ import annotations
@@ -149,11 +150,12 @@ class Supervisor:
     async def _start(self) -> Keys:
         secret = self._settings.secret_key.get_secret_value() if self._settings.secret_key else self._folder.secret()
         await self._check_servers()
-        self._launch_clients(secret)
+        self._launch_gateways(secret)
         await self._start_services()
         keys = await self._prepare_database()
         self._let_clients_go()
         await self._first_answer()
+        self._keep_client("worker", ["worker", "--supervised"], secret)
         return keys
 
     async def _check_servers(self) -> None:
@@ -165,21 +167,20 @@ class Supervisor:
         if self._valkey is None:
             await check_redis(self._redis_url)
 
-    def _launch_clients(self, secret: str) -> None:
-        environment = self._client_environment(secret)
+    def _launch_gateways(self, secret: str) -> None:
         count = self._settings.gateways
         descriptor = self._listener.fileno()
         for number in range(1, count + 1):
             name = "gateway" if count == 1 else f"gateway {number}"
-            self._keep_client(name, ["serve", "--supervised", "--fd", str(descriptor)], environment)
-        self._keep_client("worker", ["worker", "--supervised"], environment)
+            self._keep_client(name, ["serve", "--supervised", "--fd", str(descriptor)], secret)
 
     def _client_environment(self, secret: str) -> Mapping[str, str]:
         given = {"DATABASE_URL": self._database_url, "REDIS_URL": self._redis_url, "SENDORA_SECRET_KEY": secret}
         inherited = {name: value for name, value in os.environ.items() if name not in _ALIASES}
         return {**inherited, "PYTHONUNBUFFERED": "1", **given}
 
-    def _keep_client(self, name: str, arguments: list[str], environment: Mapping[str, str]) -> None:
+    def _keep_client(self, name: str, arguments: list[str], secret: str) -> None:
+        environment = self._client_environment(secret)
         command: list[str | Path] = [sys.executable, _CLI, *arguments]
 
         def launch() -> subprocess.Popen[bytes]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
+from typing import Protocol, TextIO
 from uuid import UUID
 
 import structlog
@@ -50,9 +51,9 @@ def configure_logging(level: str, *, machine_readable: bool | None = None) -> No
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     last: list[structlog.typing.Processor] = (
-        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        [_TRACEBACK_AS_FIELDS, structlog.processors.JSONRenderer()]
         if as_json
-        else [structlog.dev.ConsoleRenderer()]
+        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_console_formatter(level))]
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
@@ -64,6 +65,21 @@ def configure_logging(level: str, *, machine_readable: bool | None = None) -> No
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+
+
+_TRACEBACK_AS_FIELDS = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+)
+"""Never with local variables: they hold passwords and people's data."""
+
+
+def _console_formatter(level: str) -> structlog.typing.ExceptionRenderer:
+    """A person wants to know what failed; where is for who asked for `debug`."""
+    return structlog.dev.plain_traceback if level.lower() == "debug" else _last_line
+
+
+def _last_line(stream: TextIO, exception: structlog.typing.ExcInfo) -> None:
+    stream.write("\n" + "".join(traceback.format_exception_only(exception[1])).rstrip())
 
 
 class Metrics:
