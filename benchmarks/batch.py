@@ -117,7 +117,8 @@ async def project_for_copy(server: Gateway) -> UUID:
     connection = await asyncpg.connect(server.database_url)
     project = uuid4()
     await connection.execute(
-        "INSERT INTO projects SELECT $1, organization_id, 'copy', salt, created_at FROM projects WHERE project_id = $2",
+        "INSERT INTO projects (project_id, organization_id, name, region, salt) "
+        "SELECT $1, organization_id, 'copy', region, salt FROM projects WHERE project_id = $2",
         project,
         UUID(server.project_id),
     )

@@ -42,7 +42,7 @@ async def publish(server: Server, first: int, count: int, users: int, callers: i
     async with aiohttp.ClientSession() as session:
         if not isinstance(server, Gateway):
             url = f"http://127.0.0.1:{server.port}/publish?from={first}&count={count}&users={users}"
-            async with session.post(url) as response:
+            async with session.get(url) as response:
                 response.raise_for_status()
             return
         numbers = iter(range(first, first + count))

@@ -10,7 +10,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
-from starlette.routing import Mount, Route
+from starlette.routing import Route, WebSocketRoute
 from strawberry.asgi import GraphQL
 from strawberry.scalars import JSON
 
@@ -85,7 +85,7 @@ async def publish(request: Request) -> PlainTextResponse:
 
 
 graphql = GraphQL(strawberry.Schema(Query, subscription=Subscription))
-app = Starlette(routes=[Route("/publish", publish, methods=["POST"]), Mount("/graphql", graphql)])
+app = Starlette(routes=[Route("/publish", publish), Route("/graphql", graphql), WebSocketRoute("/graphql", graphql)])
 
 if __name__ == "__main__":
     print("ready", flush=True)

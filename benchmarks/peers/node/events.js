@@ -48,7 +48,7 @@ export async function* eventStream(filter) {
   }
 }
 
-// POST /publish?from=1&count=100&users=1: as many events, each in a turn of the event loop of its own.
+// GET /publish?from=1&count=100&users=1: as many events, each in a turn of the event loop of its own.
 export async function publishAll(url) {
   const parameters = new URL(url, 'http://localhost').searchParams
   const from = Number(parameters.get('from'))

@@ -13,7 +13,7 @@ app.register(mercurius, {
   subscription: true,
   jit: 1,
 })
-app.post('/publish', async (request) => {
+app.get('/publish', async (request) => {
   await publishAll(request.url)
   return 'done'
 })
