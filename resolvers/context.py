@@ -62,9 +62,10 @@ class Context:
             self._heads[project_id] = task
         return await asyncio.shield(task)
 
-    def forget_heads(self) -> None:
-        """Read heads anew: something was appended in this operation."""
+    def forget_reads(self) -> None:
+        """Read heads and rows anew: something was written in this operation."""
         self._heads.clear()
+        self._loaders = None
 
 
 async def _read_heads(database: Database, project_id: UUID) -> Mapping[Lane, HeadRecord]:

@@ -133,7 +133,6 @@ async def identify(ctx: Context, *, arguments: IdentifyArguments) -> Identified:
         return Identified(organization_id, None, None, (_under(("input",), outcome.error),))
     if viewer.role < Role.VIEWER and viewer.api_key.kind == ApiKeyKind.PUBLISHABLE:
         return Identified(organization_id, outcome.event, None, ())
-    ctx.loaders.profiles_by_user.clear((viewer.project_id, arguments.user_id))
     profile = await ctx.loaders.profiles_by_user.load((viewer.project_id, arguments.user_id))
     return Identified(organization_id, outcome.event, profile, (), withheld=viewer.role < Role.VIEWER)
 
@@ -149,7 +148,7 @@ async def batch_cursor(ctx: Context, *, project_id: UUID, seq: int | None) -> st
 
 async def _append(ctx: Context, viewer: Viewer, drafts: tuple[EventDraft, ...]) -> Sequence[Stored | Rejected]:
     outcomes = await ctx.services.log.append(viewer.project_id, drafts)
-    ctx.forget_heads()
+    ctx.forget_reads()
     return outcomes
 
 
