@@ -150,10 +150,9 @@ class EventStreamTransport:
         await self.streams.respond(prepared, session, exchange.channel, after=exchange.after)
 
     async def _reserve(self, exchange: _Exchange) -> None:
+        """Always a new token: graphql-sse sends its last one along when it reconnects, often before we saw it leave."""
         if not _takes_text(exchange.headers.get("accept")):
             raise HTTPRefusedError(406, "The token is text/plain.")
-        if exchange.token is not None and self.streams.is_reserved(exchange.token):
-            raise HTTPRefusedError(409, "This event stream is reserved already.", code="CONFLICT")
         try:
             session = await self._application.open_session(exchange.headers, None, client=exchange.client)
         except Exception as error:

@@ -90,10 +90,6 @@ class EventStreams:
             message = "Too many event streams have been reserved and not been opened."
             raise HTTPRefusedError(429, message, RETRY_AFTER, code="RATE_LIMITED") from None
 
-    def is_reserved(self, token: str) -> bool:
-        """Whether this token stands for a response, open or not."""
-        return self._reservations.get(token) is not None
-
     async def open(self, token: str, channel: Channel, *, owner: bytes | None) -> None:
         """Be the reserved response until its client goes. Credentials may be absent here. Raises `HTTPRefusedError`."""
         reservation = self._reservations.get(token)

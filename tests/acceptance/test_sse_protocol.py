@@ -444,14 +444,16 @@ async def test_put_is_not_acceptable_with(server: Server, client: aiohttp.Client
         assert response.status == 406
 
 
-async def test_put_with_a_wrong_key_is_401_and_with_a_token_in_use_409(
-    server: Server, client: aiohttp.ClientSession
-) -> None:
-    token = await reserve(client, server)
-    async with client.put(server.url, headers={"x-graphql-event-stream-token": token}) as response:
-        assert response.status == 409
+async def test_put_with_a_wrong_key_is_401(server: Server, client: aiohttp.ClientSession) -> None:
     async with client.put(server.url, headers={"x-api-key": "wrong"}) as response:
         assert response.status == 401
+
+
+async def test_put_with_a_token_in_use_gives_another(server: Server, client: aiohttp.ClientSession) -> None:
+    token = await reserve(client, server)
+    async with opened(client, server, token):
+        assert await reserve(client, server, **{"x-graphql-event-stream-token": token}) != token
+        assert await submit(client, server, token, "1", "{hello}") == 202
 
 
 async def test_only_one_response_fulfils_a_reservation_at_a_time(server: Server, client: aiohttp.ClientSession) -> None:
