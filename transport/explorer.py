@@ -24,6 +24,8 @@ from starlette.datastructures import Headers
 from starlette.responses import FileResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from transport.negotiation import MediaRange, MediaType, parse_accept
+
 BUILD = Path(__file__).parent / "static" / "explorer"
 """Where `web/explorer` puts its build."""
 NONCE_BYTES = 18
@@ -42,10 +44,13 @@ MEDIA_TYPES = {
 ENCODINGS = (("br", ".br"), ("gzip", ".gz"))
 """Best first: the server's choice among what the client accepts."""
 
+EXACTLY = 3
+"""`MediaRange.specificity` of a range that names one type."""
+
 _SAFE_HOST = re.compile(r"[A-Za-z0-9.\-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
 """What may stand in the page's ready command: no quotes, blanks or shell signs."""
-_MEDIA_RANGE = re.compile(r"\s*([\w.+*-]+/[\w.+*-]+)\s*((?:;[^,]*)?)")
-_QUALITY = re.compile(r";\s*q\s*=\s*(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)\s*(?:;|$)", re.IGNORECASE)
+_REFUSED = re.compile(r"\s*q\s*=\s*0(\.0{0,3})?\s*")
+"""The weight of what a client does not want at all (RFC 9110 §12.4.2)."""
 
 _COMMON_HEADERS = {
     "x-content-type-options": "nosniff",
@@ -167,28 +172,22 @@ class Explorer:
 
 
 def wants_page(method: str, accept: str) -> bool:
-    """Whether a request is a browser's for a page: GET or HEAD, and `text/html` preferred to every JSON type.
+    """Whether a request is a browser's for a page: GET or HEAD, and `text/html` preferred to every answer of GraphQL.
 
     Equal quality is decided by order, as browsers list HTML first. `*/*` alone does not ask for a page.
     """
     if method not in ("GET", "HEAD"):
         return False
-    ranked = sorted(_media_ranges(accept), key=lambda media_range: -media_range[1])
-    named = [name for name, quality in ranked if quality > 0 and (name == "text/html" or _is_answer(name))]
-    return bool(named) and named[0] == "text/html"
+    named = [one for one in parse_accept(accept) if one.quality > 0 and _is_offered(one)]
+    return bool(named) and _is_page(max(named, key=lambda one: one.quality))
 
 
-def _is_answer(media_type: str) -> bool:
-    return media_type.endswith(("/json", "+json")) or media_type in ("text/event-stream", "multipart/mixed")
+def _is_page(media_range: MediaRange) -> bool:
+    return (media_range.type, media_range.subtype) == ("text", "html")
 
 
-def _media_ranges(accept: str) -> list[tuple[str, float]]:
-    return [(match[1].lower(), _quality(match[2])) for match in _MEDIA_RANGE.finditer(accept)]
-
-
-def _quality(parameters: str) -> float:
-    match = _QUALITY.search(parameters)
-    return float(match[1]) if match else 1.0
+def _is_offered(media_range: MediaRange) -> bool:
+    return _is_page(media_range) or any(media_range.specificity(answer) == EXACTLY for answer in MediaType)
 
 
 def explorer_policy(nonce: str) -> str:
@@ -311,7 +310,7 @@ def _best_encoding(path: Path, accept_encoding: str) -> tuple[str | None, Path]:
 def _accepted_encodings(accept_encoding: str) -> frozenset[str]:
     """Content codings named with a quality above zero. `*` is left alone: nobody who can unpack says only that."""
     codings = (coding.partition(";") for coding in accept_encoding.lower().split(","))
-    return frozenset(name.strip() for name, mark, rest in codings if _quality(mark + rest) > 0)
+    return frozenset(name.strip() for name, _, weight in codings if not _REFUSED.fullmatch(weight))
 
 
 def _without_body(response: Response) -> Response:

@@ -52,7 +52,7 @@ class Event:
 class EventEdge:
     """An event and its position."""
 
-    cursor: str
+    cursor: Cursor
     node: Event
 
 
@@ -85,14 +85,15 @@ class Log:
         """Every event after the position, for ever."""
         while True:
             async with self._changed:
-                await self._changed.wait_for(lambda: len(self.events) > position)
+                while len(self.events) <= position:
+                    await self._changed.wait()
             yield self.events[position]
             position += 1
 
 
-def encode(seq: int) -> str:
+def encode(seq: int) -> Cursor:
     """A cursor that looks opaque."""
-    return base64.urlsafe_b64encode(b"seq:%d" % seq).decode()
+    return Cursor(base64.urlsafe_b64encode(b"seq:%d" % seq).decode())
 
 
 def decode(cursor: str) -> int:
@@ -152,19 +153,39 @@ class TrackPayload:
 
 
 @strawberry.type
-class Named:
-    """Anything with a name."""
+class Organization:
+    """Who owns projects."""
 
     name: str
+    region: str
+
+
+@strawberry.type
+class Project:
+    """What a key opens."""
+
+    id: strawberry.ID
+    name: str
+    head: Cursor
+
+
+@strawberry.type
+class RateLimit:
+    """What a key may spend."""
+
+    limit: int
+    remaining: int
+    restore_rate: int
 
 
 @strawberry.type
 class Viewer:
     """Who asks."""
 
-    organization: Named
-    project: Named
+    organization: Organization
+    project: Project
     role: str
+    rate_limit: RateLimit
 
 
 @strawberry.type
@@ -181,11 +202,16 @@ class Query:
     @strawberry.field
     def viewer(self, info: Info) -> Viewer:
         """Who this key is."""
-        log_of(info)
-        return Viewer(organization=Named(name="Demo"), project=Named(name="Demo project"), role="ADMIN")
+        head = encode(len(log_of(info).events))
+        return Viewer(
+            organization=Organization(name="Demo", region="US"),
+            project=Project(id=strawberry.ID("prj_1"), name="Demo project", head=head),
+            role="ADMIN",
+            rate_limit=RateLimit(limit=5000, remaining=4999, restore_rate=100),
+        )
 
     @strawberry.field
-    def events(self, info: Info, first: int = 20, filter: EventFilter | None = None) -> EventConnection:
+    def events(self, info: Info, first: int = 20, filter: EventFilter | None = None) -> EventConnection:  # noqa: A002
         """Newest first."""
         newest = log_of(info).events[::-1][:first]
         return EventConnection(edges=[EventEdge(cursor=encode(event.seq), node=event) for event in newest])
@@ -196,7 +222,7 @@ class Mutation:
     """Writes."""
 
     @strawberry.mutation
-    async def track(self, info: Info, input: TrackInput) -> TrackPayload:
+    async def track(self, info: Info, input: TrackInput) -> TrackPayload:  # noqa: A002
         """Store one event."""
         given = input.event
         event = await log_of(info).append(given.event_type, given.user_id, given.properties)
@@ -209,7 +235,10 @@ class Subscription:
 
     @strawberry.subscription
     async def event_stream(
-        self, info: Info, filter: EventFilter | None = None, after: Cursor | None = None
+        self,
+        info: Info,
+        filter: EventFilter | None = None,  # noqa: A002
+        after: Cursor | None = None,
     ) -> AsyncIterator[EventEdge]:
         """Each event once, from the cursor or from now on."""
         log = log_of(info)

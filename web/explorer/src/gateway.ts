@@ -73,7 +73,7 @@ async function post(params: FetcherParams, headers: Record<string, string>): Pro
       referrerPolicy: 'no-referrer',
     });
   } catch {
-    throw new Error(UNREACHABLE);
+    throw failure(UNREACHABLE);
   }
 }
 
@@ -83,8 +83,15 @@ async function readResult(response: Response, started: number, note: (exchange: 
   try {
     return JSON.parse(text);
   } catch {
-    throw new Error(`The gateway answered ${response.status} ${response.statusText} without a GraphQL response: ${text.slice(0, 200)}`);
+    throw failure(`The gateway answered ${response.status} ${response.statusText} without a GraphQL response: ${text.slice(0, 200)}`);
   }
+}
+
+/** An error as GraphiQL shows it: with its sentence, and without the bundle's stack. */
+export function failure(sentence: string): Error {
+  const error = new Error(sentence);
+  delete error.stack;
+  return error;
 }
 
 /** The first result of a request of the page's own. */
@@ -111,7 +118,7 @@ function connect(): Client {
     retryAttempts: RETRIES,
     retryWait: (attempt) => new Promise((done) => setTimeout(done, Math.min(250 * 2 ** attempt, LONGEST_RETRY_MS))),
     generateID: () => String(++lastOperation),
-    shouldRetry: (failure) => !(failure instanceof CloseEvent && failure.code === CloseCode.Forbidden),
+    shouldRetry: (cause) => !(cause instanceof CloseEvent && cause.code === CloseCode.Forbidden),
     on: {
       connecting: (again) => socketState.set(again ? 'lost' : 'connecting'),
       connected: () => socketState.set('open'),
@@ -152,9 +159,9 @@ export function subscribe(params: FetcherParams, listener: Listener): () => void
       moveTo(cursorOf(result as Result));
       listener.next(result as Result);
     },
-    error(failure) {
-      if (Array.isArray(failure)) listener.failed(failure.map(({ message }) => message).join(' '), failure);
-      else listener.failed(explain(failure));
+    error(cause) {
+      if (Array.isArray(cause)) listener.failed(cause.map(({ message }) => message).join(' '), cause);
+      else listener.failed(explain(cause));
     },
     complete: () => listener.complete(),
   });
@@ -178,8 +185,8 @@ function cursorOf({ data }: Result): string | undefined {
   return typeof item?.cursor === 'string' ? item.cursor : undefined;
 }
 
-function explain(failure: unknown): string {
-  if (!(failure instanceof CloseEvent)) return UNREACHABLE;
-  if (failure.code === CloseCode.Forbidden) return `The gateway refused this key, or it was revoked. ${failure.reason}`.trim();
-  return `The gateway closed the connection (${failure.code}). ${failure.reason}`.trim();
+function explain(cause: unknown): string {
+  if (!(cause instanceof CloseEvent)) return UNREACHABLE;
+  if (cause.code === CloseCode.Forbidden) return `The gateway refused this key, or it was revoked. ${cause.reason}`.trim();
+  return `The gateway closed the connection (${cause.code}). ${cause.reason}`.trim();
 }

@@ -64,8 +64,8 @@ function KeyField() {
     <form
       className="explorer-key"
       data-state={state}
-      role="search"
-      aria-label="API key"
+     
+      aria-label="Credentials"
       onSubmit={(event) => {
         event.preventDefault();
         apiKey.set(text.trim());

@@ -7,7 +7,7 @@
  */
 import type { FetcherParams } from '@graphiql/toolkit';
 
-import { type Result, subscribe } from './gateway';
+import { failure, type Result, subscribe } from './gateway';
 import { apiKey } from './key';
 import { Observable } from './observable';
 
@@ -120,7 +120,7 @@ function start(params: FetcherParams, name: string): Running {
     failed: (message, errors) => {
       const { sink } = stream;
       end(stream, 'failed', message);
-      sink?.error(errors ?? new Error(message));
+      sink?.error(errors ?? failure(message));
     },
     complete: () => {
       const { sink } = stream;
