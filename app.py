@@ -121,12 +121,13 @@ class Process:
         self.revocations = Revocations(self.hub, self.database)
         self.identities = Identities(self.database, region=settings.region, revocations=self.revocations)
         self.log = EventLog(self.database, self.broadcast.announce)
-        cursors = CursorCodec(_required(settings.secret_key).encode())
+        self.cursors = CursorCodec(_required(settings.secret_key).encode())
+        self.streams = EventStreams(self.hub, self.database, self.cursors)
         self.services = Services(
             database=self.database,
             log=self.log,
-            streams=EventStreams(self.hub, self.database, cursors),
-            cursors=cursors,
+            streams=self.streams,
+            cursors=self.cursors,
             announce=self.broadcast.announce,
             region=settings.region,
         )
@@ -144,6 +145,7 @@ class Process:
             stack.push_async_callback(self.hub.stop)
             await self.revocations.start()
             stack.callback(self.revocations.stop)
+            stack.push_async_callback(self.streams.stop)
             stack.push_async_callback(self.log.close)
             yield
 
