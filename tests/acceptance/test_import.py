@@ -36,7 +36,7 @@ def write_shop(path: Path, module: str, rows: int = ROWS) -> Path:
     lines = []
     for number in range(rows):
         user, page = chance.randrange(600), chance.choice(["home", "cart", "purchase"])
-        lines.append(f"user_{user:04},sess_{number:06},{page},2024-03-13 10:{number % 60:02}:14,{module}")
+        lines.append(f"shopper_{user:04},sess_{number:06},{page},2024-03-13 10:{number % 60:02}:14,{module}")
     lines[TWINS : 2 * TWINS] = lines[:TWINS]
     path.write_bytes(gzip.compress("\n".join(["user_id,session_id,event,timestamp,module", *lines, ""]).encode()))
     return path
@@ -65,7 +65,7 @@ def test_one_command_loads_a_file_and_a_second_run_stores_nothing(running: Runni
     assert second.stdout.startswith("0 events stored, 6,000 were already there; ")
     assert stored(running, "shop") == ROWS
     people = running.query(
-        '{ profiles(first: 1, where: [{ path: "profile.userId", op: STARTS_WITH, value: "user_" }]) { totalCount } }'
+        '{ profiles(first: 1, where: [{ path: "profile.userId", op: STARTS_WITH, value: "shopper_" }]) { totalCount } }'
     )
     assert people == {"profiles": {"totalCount": 600}}
     event = running.query(
@@ -140,7 +140,7 @@ def test_rows_that_the_gateway_rejects_are_named_and_the_others_stored(running: 
         + '{"event":"nul","module":"mixed","note":"\\u0000"}\n'
         + '{"event":"number","module":"mixed","n":123456789012345678901234567890}\n'
         + "not JSON\n"
-        + '{"event":"fine too","module":"mixed"}\n'
+        + '{"event":"fine.too","module":"mixed"}\n'
     )
 
     loaded = load(running, str(file))
