@@ -274,12 +274,12 @@ def missing_build_page(page: ExplorerPage, origin: str) -> str:
 <body>
 <main>
 <h1>{html.escape(page.title)} is running</h1>
-<p class="lead">Only this page, GraphiQL, has not been built: building it needs Node, which was not found.</p>
+<p class="lead">Only this page, GraphiQL, has not been built yet. Building it needs Node.</p>
 <h2>Build it</h2>
 <p>Install Node 20 or newer, run this in the project's folder, and reload. The gateway need not be restarted.</p>
 <pre>make explorer</pre>
 <h2>Or go on without it</h2>
-<p>{_marked(page.key_hint)}</p>
+<p>You need an API key: {_marked(page.key_hint)}</p>
 <pre>{html.escape(command)}</pre>
 </main>
 </body>
