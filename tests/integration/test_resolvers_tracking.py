@@ -86,9 +86,7 @@ async def test_org_and_project_must_be_the_keys_when_given(shop: Tenant) -> None
     assert shop.viewer is not None
     org, project = str(shop.viewer.project.organization_id), str(shop.viewer.project_id)
     await shop.track(orgId=org, projectId=project.upper())
-    refused = await shop.data(
-        TRACK, input={"event": {"eventType": "a.b", "orgId": str(uuid4()), "projectId": "prj_1"}}
-    )
+    refused = await shop.data(TRACK, input={"event": {"eventType": "a.b", "orgId": str(uuid4()), "projectId": "prj_1"}})
     assert refused["track"]["event"] is None
     assert [(error["code"], error["path"]) for error in refused["track"]["userErrors"]] == [
         ("INVALID", ["input", "event", "orgId"]),
@@ -189,9 +187,9 @@ async def test_what_a_decoder_refuses_is_worded_by_graphql(shop: Tenant) -> None
 
 async def test_identify_merges_traits_and_shows_the_person(shop: Tenant) -> None:
     await shop.data(IDENTIFY, input={"userId": "ada", "traits": {"plan": "free", "name": "Ada"}})
-    payload = (
-        await shop.data(IDENTIFY, input={"userId": "ada", "traits": {"plan": "pro"}, "anonymousId": "dev-1"})
-    )["identify"]
+    payload = (await shop.data(IDENTIFY, input={"userId": "ada", "traits": {"plan": "pro"}, "anonymousId": "dev-1"}))[
+        "identify"
+    ]
     assert payload["userErrors"] == []
     assert payload["profile"]["id"].startswith("prf_")
     assert (payload["profile"]["userId"], payload["profile"]["traits"]) == ("ada", {"plan": "pro", "name": "Ada"})

@@ -101,7 +101,9 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "traits": JSON,
 }
 """Every field of EventInput but the one that must be there."""
-LIKELY_EVENTS = st.fixed_dictionaries({"eventType": TEXTS}, optional={name: st.none() | each for name, each in FIELDS.items()})
+LIKELY_EVENTS = st.fixed_dictionaries(
+    {"eventType": TEXTS}, optional={name: st.none() | each for name, each in FIELDS.items()}
+)
 
 
 def test_the_strategy_covers_every_field() -> None:
@@ -118,7 +120,8 @@ def test_a_likely_batch_is_the_same_on_both_paths(events: list[Any]) -> None:
 
 @given(
     st.lists(
-        st.dictionaries(st.sampled_from(["eventType", *FIELDS, "other"]), JSON | INSTANTS, max_size=6) | JSON, max_size=3
+        st.dictionaries(st.sampled_from(["eventType", *FIELDS, "other"]), JSON | INSTANTS, max_size=6) | JSON,
+        max_size=3,
     )
 )
 @settings(deadline=None, max_examples=300)

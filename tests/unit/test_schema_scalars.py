@@ -125,9 +125,7 @@ def test_json_comes_out_as_the_stored_text_itself() -> None:
     assert orjson.dumps(serialize({"b": [1]})) == b'{"b":[1]}'
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"), [(0, 0), (2**63 - 1, 2**63 - 1), (-(2**63), -(2**63)), (3.0, 3)]
-)
+@pytest.mark.parametrize(("value", "expected"), [(0, 0), (2**63 - 1, 2**63 - 1), (-(2**63), -(2**63)), (3.0, 3)])
 def test_big_int_takes_64_bits_with_a_sign(value: object, expected: int) -> None:
     assert scalar("BigInt").parse_value(value) == expected
 

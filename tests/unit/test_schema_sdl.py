@@ -96,5 +96,7 @@ def test_custom_scalars_are_the_four_of_the_contract() -> None:
 
 def test_root_fields_are_nullable_but_for_the_two_that_the_contract_makes_non_null() -> None:
     roots = [root for root in (SCHEMA.query_type, SCHEMA.mutation_type, SCHEMA.subscription_type) if root]
-    non_null = {f"{root.name}.{name}" for root in roots for name, found in root.fields.items() if str(found.type)[-1] == "!"}
+    non_null = {
+        f"{root.name}.{name}" for root in roots for name, found in root.fields.items() if str(found.type)[-1] == "!"
+    }
     assert non_null == {"Query.viewer", "Query.nodes"}
