@@ -7,7 +7,7 @@ Leaves to others: who gets which item (engine.cohorts), and replaying what is ol
 Stops when `stop` is awaited: feeds end silently, their followers are told nothing.
 
 How a loss shows: an announcement ahead of what was delivered, a head-only one from the relay, a gap of the broadcaster
-(Redis was away: heads are read once). While Redis is away the heads of all watched projects are polled in one statement.
+(Redis was away: heads are read once). While it is away the heads of all watched projects are polled in one statement.
 """
 
 from __future__ import annotations
