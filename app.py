@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -57,6 +58,8 @@ EXPLORER_PAGE = ExplorerPage(
     key_hint="`make run` prints it, and `.data/keys.json` keeps it as `secretKey`.",
     sample_query="{ viewer { role project { name } } }",
 )
+COLLECTOR_THRESHOLDS = (50_000, 20, 50)
+"""Allocations before the youngest generation is searched, and how many searches of one before the next older."""
 READY_TIMEOUT_SECONDS = 2.0
 """A gateway that cannot reach its servers within this is not ready."""
 
@@ -147,6 +150,7 @@ class Process:
             stack.callback(self.revocations.stop)
             stack.push_async_callback(self.streams.stop)
             stack.push_async_callback(self.log.close)
+            _settle_garbage_collector()
             yield
 
     async def is_ready(self) -> bool:
@@ -234,6 +238,17 @@ def _other_routes(process: Process, metrics: Metrics) -> Starlette:
         Route("/metrics", metrics_text),
     ]
     return Starlette(routes=routes, lifespan=lifespan)
+
+
+def _settle_garbage_collector() -> None:
+    """What is loaded by now stays: the collector need not look at it again, and need not look at each batch of events.
+
+    A batch of a thousand events makes tens of thousands of objects and no cycles. With the default thresholds looking
+    for some took a fifth of the gateway's CPU.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
 def _token(headers: Mapping[str, str], payload: Mapping[str, Any] | None) -> str | None:
