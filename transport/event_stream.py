@@ -1,11 +1,12 @@
-"""One response of server-sent events: a bounded buffer that anyone may push into, and one task that writes it.
+"""One response of server-sent events: frames that anyone may push, in order, within a bound.
 
-Pushing is synchronous and costs no task; whatever has gathered while a write was under way leaves in one piece. Events
-are parted by LF LF, which is what every client splits on (CR LF CR LF breaks urql). A client that does not read keeps
-at most `HIGH_WATER_BYTES` here beside the socket's own buffer, and after `STALL_TIMEOUT` without taking a single byte
-its response is given up.
+Pushing is synchronous and costs no task. Frames that are pushed before the response is opened wait here; afterwards
+each goes straight to the connection. Events are parted by LF LF, which is what every client splits on (CR LF CR LF
+breaks urql). A client that does not read keeps about `HIGH_WATER_BYTES` of the connection's buffer, and one that has
+read nothing of what waits for it between two keep-alives is dropped, also while the last of a response is on its way.
 
-What the frames mean is in `transport/sse.py`; how a response is cut into HTTP is the server's part.
+What the frames mean is in `transport/stream_operation.py`, and how a response is cut into HTTP in
+`transport/server_stream.py`, which must serve the connection.
 """
 
 from __future__ import annotations
@@ -15,14 +16,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-HIGH_WATER_BYTES = 256 * 1024
-"""Past this many bytes waiting here `push` says so; as for a WebSocket."""
-
-LOW_WATER_BYTES = 64 * 1024
-"""Down to this many, after the bound was passed, before `drained` returns."""
-
-STALL_TIMEOUT = 30.0
-"""Seconds for the socket to take what was written. Two keep-alives go by in it."""
+from transport.server_websocket import HIGH_WATER_BYTES
 
 COMMENT = b":\n\n"
 """An empty comment: keeps proxies from closing the response, and makes browsers show its head at once."""
@@ -39,110 +33,103 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class StreamConnection(Protocol):
-    """The HTTP connection, as `transport/server_http.py` gives it."""
+    """The HTTP connection, as `transport/server_stream.py` gives it."""
 
     def declare_endless(self) -> None:
-        """The response in progress has no end of its own: a server that stops is to break it off."""
+        """The response in progress has no end of its own."""
+
+    def push_chunk(self, data: bytes) -> bool:
+        """Write a piece of the body; False when the buffer is past its bound."""
+
+    @property
+    def buffered(self) -> int:
+        """Bytes written and not yet sent."""
+
+    @property
+    def drains(self) -> int:
+        """How often the buffer has fallen from its bound to its low-water mark."""
+
+    async def drained(self) -> None:
+        """Returns once there is room again."""
 
     def abort(self) -> None:
-        """Break the connection off, with whatever has not been sent."""
+        """Break the connection off."""
 
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """The way to one client: ASGI's, and the connection beneath it where the server shows it."""
+    """The way to one client: ASGI's for the head and the end of a response, and the connection for what is between."""
 
     receive: Receive
     send: Send
-    connection: StreamConnection | None = None
+    connection: StreamConnection
 
 
 class EventStream:
     """Frames on their way to one client."""
 
     def __init__(self) -> None:
-        self._frames: list[bytes] = [COMMENT]
+        self._waiting: list[bytes] = [COMMENT]
         self._size = len(COMMENT)
-        self._ending = False
-        self._gone = False
-        self._wake = asyncio.Event()
-        self._wake.set()
-        self._room = asyncio.Event()
-        self._room.set()
-
-    @property
-    def is_open(self) -> bool:
-        """Whether a frame that is pushed now would be sent."""
-        return not (self._ending or self._gone)
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing waits to be written, so that only a keep-alive can show that the client is there."""
-        return not self._frames
+        self._connection: StreamConnection | None = None
+        self._progress = (0, 0)
+        self._opened = asyncio.Event()
+        self._done = asyncio.Event()
 
     def push(self, frame: bytes) -> bool:
         """Take one frame. False: await `drained` before more. After the end everything is taken and nothing is sent."""
-        if not self.is_open:
+        if self._connection is not None:
+            return self._done.is_set() or self._connection.push_chunk(frame)
+        if self._done.is_set():
             return True
-        self._frames.append(frame)
+        self._waiting.append(frame)
         self._size += len(frame)
-        self._wake.set()
-        if self._size > HIGH_WATER_BYTES:
-            self._room.clear()
-        return self._room.is_set()
+        return self._size <= HIGH_WATER_BYTES
 
     async def drained(self) -> None:
-        """Returns when little enough waits to be written, or the client has gone."""
-        await self._room.wait()
+        """Returns when little enough waits to be sent, or when there is nobody left to send it to."""
+        if self._connection is None and self._size > HIGH_WATER_BYTES:
+            await self._opened.wait()
+        if self._connection is not None:
+            await self._connection.drained()
+
+    def keep_alive(self, frame: bytes) -> None:
+        """Show that the response lives, where nothing else is on its way; drop a client that takes nothing of it."""
+        if self._connection is None:
+            return
+        buffered = self._connection.buffered
+        if not buffered and not self._done.is_set():
+            self._connection.push_chunk(frame)
+        progress = (self._connection.drains, -buffered)
+        if buffered and progress <= self._progress:
+            self._connection.abort()
+        self._progress = progress
 
     def end(self) -> None:
-        """Close the response once everything pushed so far has been written."""
-        self._ending = True
-        self._wake.set()
-
-    def abandon(self) -> None:
-        """Close it with nothing more written: the client has gone, or is not worth waiting for."""
-        self._gone = True
-        self._frames.clear()
-        self._room.set()
-        self._wake.set()
+        """Close the response once everything pushed so far has been written. What is pushed from now on is not sent."""
+        self._done.set()
+        self._opened.set()
 
     async def respond(self, channel: Channel) -> None:
-        """Be the body of one response, until the end or until the client goes, or does not read."""
-        if channel.connection is not None:
-            channel.connection.declare_endless()
+        """Be the body of one response, until the end or until the client goes."""
         watching = asyncio.get_running_loop().create_task(self._watch(channel.receive))
         try:
+            channel.connection.declare_endless()
             await channel.send({"type": "http.response.start", "status": 200, "headers": HEADERS})
-            await self._write_all(channel.send)
-        except TimeoutError:
-            if channel.connection is not None:
-                channel.connection.abort()
+            self._open(channel.connection)
+            await self._done.wait()
+            await channel.send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
-            self.abandon()
+            self.end()
             watching.cancel()
 
-    async def _write_all(self, send: Send) -> None:
-        while not self._gone:
-            await self._wake.wait()
-            self._wake.clear()
-            await self._write(send)
-            if self._ending and not self._frames:
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
-                return
-
-    async def _write(self, send: Send) -> None:
-        if not self._frames:
-            return
-        body = b"".join(self._frames)
-        self._frames.clear()
-        async with asyncio.timeout(STALL_TIMEOUT):
-            await send({"type": "http.response.body", "body": body, "more_body": True})
-        self._size -= len(body)
-        if self._size <= LOW_WATER_BYTES:
-            self._room.set()
+    def _open(self, connection: StreamConnection) -> None:
+        connection.push_chunk(b"".join(self._waiting))
+        self._waiting.clear()
+        self._connection = connection
+        self._opened.set()
 
     async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        self.abandon()
+        self.end()

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from starlette.types import ASGIApp
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from transport.server_websocket import EXTENSION, MAX_MESSAGE_BYTES, SHUTDOWN_TIMEOUT, WebSocketProtocol
+from transport.server_stream import StreamingProtocol
+from transport.server_websocket import MAX_MESSAGE_BYTES, WebSocketProtocol
 
 if TYPE_CHECKING:
     from uvicorn.server import ServerState
@@ -47,7 +48,7 @@ KEEP_ALIVE_TIMEOUT = 75
 NEVER = float("inf")
 
 
-class HTTPProtocol(HttpToolsProtocol):
+class HTTPProtocol(StreamingProtocol):
     """One HTTP connection. Hand the class to uvicorn as `http`."""
 
     head_timeout: ClassVar[float] = HEAD_TIMEOUT
@@ -70,22 +71,6 @@ class HTTPProtocol(HttpToolsProtocol):
         self._in_body = False
         self._discarded = 0
         self._refused = False
-        self._is_endless = False
-
-    def abort(self) -> None:
-        """Break the connection off, with whatever has not been sent."""
-        self.transport.abort()
-
-    def declare_endless(self) -> None:
-        """The response in progress has no end of its own, so a server that stops need not wait for it."""
-        self._is_endless = True
-
-    def shutdown(self) -> None:
-        if self._is_endless:
-            self.transport.close()
-            self.loop.call_later(SHUTDOWN_TIMEOUT, self.transport.abort)
-        else:
-            super().shutdown()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -112,7 +97,6 @@ class HTTPProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["extensions"] = {EXTENSION: self}  # type: ignore[dict-item]
         self._in_head = True
         self._head_bytes = 0
         self._deadline = self.loop.time() + self.head_timeout

@@ -113,7 +113,7 @@ class EventStreamTransport:
         self.streams = EventStreams(service, policy, observe)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        channel = Channel(receive, send, scope.get("extensions", {}).get(EXTENSION))
+        channel = Channel(receive, send, scope["extensions"][EXTENSION])
         exchange = _Exchange(scope["method"], header_map(scope), {}, client_of(scope), channel)
         try:
             exchange = replace(exchange, parameters=url_parameters(scope["query_string"]))

@@ -149,10 +149,9 @@ class EventStreams:
             ticking.cancel()
 
     async def _tick(self, stream: EventStream, keep_alive: Callable[[], bytes]) -> None:
-        while stream.is_open:
+        while True:
             await asyncio.sleep(self._policy.keep_alive.total_seconds())
-            if stream.is_idle:
-                stream.push(keep_alive())
+            stream.keep_alive(keep_alive())
 
     async def _perform(
         self, operation: Operation, prepared: Prepared, session: Session, slots: asyncio.Semaphore, after: str | None

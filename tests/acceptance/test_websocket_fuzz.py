@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import uvloop
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
@@ -94,9 +94,11 @@ async def play(server: Server, messages: list[Any], *, init_first: bool) -> None
             try:
                 await send(socket, *([INIT] if init_first else []), *(_sendable(message) for message in messages))
             except ConnectionClosed:
-                assert socket.close_code in DOCUMENTED
+                code = socket.close_code
             else:
-                assert await outcome(socket) in DOCUMENTED | {None}
+                code = await outcome(socket)
+            event(f"ended with {code}")
+            assert code in DOCUMENTED | {None}
         await send(bystander, subscribe("b", "{hello}"))
         assert await receive(bystander) == next_of("b", {"hello": "hello world"})
 
