@@ -107,6 +107,8 @@ def _server_settings(statement_timeout: timedelta) -> dict[str, str]:
         "default_transaction_isolation": "read committed",
         "statement_timeout": _milliseconds(statement_timeout),
         "idle_in_transaction_session_timeout": _milliseconds(IDLE_TRANSACTION_TIMEOUT),
+        # Tenants differ by orders of magnitude, and a plan made for an empty table must not outlive it.
+        "plan_cache_mode": "force_custom_plan",
         # Compiling costs more than these statements take.
         "jit": "off",
     }

@@ -48,7 +48,7 @@ async def append_events(
     Raises `SerializationError` or `DeadlockDetectedError` (try again), `ForeignKeyViolationError` for an unknown
     project, and `DataError` or `IntegrityConstraintViolationError` for a value that PostgreSQL cannot hold.
     """
-    distinct, ordinals = _distinct(events)
+    distinct = _first_of_each_key(events)
     users = sorted({event.user_id for event in distinct if event.user_id is not None})
     row = await connection.fetchrow(
         _SQL["append_events"],
@@ -66,7 +66,7 @@ async def append_events(
         users,
         [uuid7() for _ in users],
     )
-    return _append_result(row, events, ordinals)
+    return _append_result(row, events)
 
 
 async def read_event_page(
@@ -194,37 +194,28 @@ async def trim_events(connection: asyncpg.Connection, *, project_id: UUID, first
     return int(status.rpartition(" ")[2])
 
 
-def _distinct(events: Sequence[NewEvent]) -> tuple[list[NewEvent], dict[str, int]]:
-    """The first event of each key, and its place among them."""
-    ordinals: dict[str, int] = {}
-    distinct: list[NewEvent] = []
+def _first_of_each_key(events: Sequence[NewEvent]) -> list[NewEvent]:
+    firsts: dict[str, NewEvent] = {}
     for event in events:
-        if event.key not in ordinals:
-            ordinals[event.key] = len(distinct)
-            distinct.append(event)
-    return distinct, ordinals
+        firsts.setdefault(event.key, event)
+    return list(firsts.values())
 
 
-def _append_result(row: Mapping[str, Any], events: Sequence[NewEvent], ordinals: Mapping[str, int]) -> AppendResult:
-    previous: int = row["previous_head"]
-    count = len(ordinals)
-    seqs: Sequence[int] = row["seqs"] or range(previous + 1, previous + 1 + count)
-    fresh: Sequence[bool] = row["fresh"] or [True] * count
-    if len(events) != count:
-        places = [ordinals[event.key] for event in events]
-        fresh = _first_only(places, fresh)
-        seqs = [seqs[place] for place in places]
+def _append_result(row: Mapping[str, Any], events: Sequence[NewEvent]) -> AppendResult:
+    """New keys got the numbers after the previous head, in order; a repeated key is fresh where it came first."""
+    held = zip(row["held_keys"] or (), row["held_seqs"] or (), row["held_mine"] or (), strict=True)
+    places = {key: (seq, mine) for key, seq, mine in held}
+    number: int = row["previous_head"]
+    seqs, fresh = [], []
+    for event in events:
+        place = places.get(event.key)
+        if place is None:
+            number += 1
+            place = (number, True)
+        seqs.append(place[0])
+        fresh.append(place[1])
+        places[event.key] = (place[0], False)
     return AppendResult(row["epoch"], row["received_at"], tuple(seqs), tuple(fresh))
-
-
-def _first_only(places: Iterable[int], fresh: Sequence[bool]) -> list[bool]:
-    """Per event whether its key is fresh and this is where it occurs first."""
-    seen: set[int] = set()
-    answers = []
-    for place in places:
-        answers.append(fresh[place] and place not in seen)
-        seen.add(place)
-    return answers
 
 
 def _events(rows: Iterable[Mapping[str, Any]]) -> list[EventRecord]:

@@ -25,13 +25,21 @@ CREATE FUNCTION append_events(
 ) RETURNS TABLE (
     epoch integer,
     received_at timestamptz,
+    -- New events got the seqs that follow it, in the order given.
     previous_head bigint,
-    -- Per event, in the order given: its seq, and whether this append (or an earlier try of it) stored it. Both NULL
-    -- when all are new: their seqs are then previous_head + 1, + 2 …
-    seqs bigint[],
-    fresh boolean[]
+    -- The keys that were stored already, where, and whether by an earlier try of this very append. NULL when all are new.
+    held_keys text[],
+    held_seqs bigint[],
+    held_mine boolean[]
 )
 LANGUAGE plpgsql VOLATILE
+-- A plan that was made while a table was small must not be kept when it has grown, and without statistics (nothing was
+-- analysed yet) the planner takes a whole project for a few rows. So plans are made anew, tables are read by index only,
+-- and what is looked up per event is written so that no join can be made of it: (SELECT … LIMIT 1).
+SET plan_cache_mode = force_custom_plan
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -39,6 +47,8 @@ DECLARE
     c_clock_tolerance CONSTANT interval := '5 minutes';
     v_new_user_ids text[];
     v_new_profile_ids uuid[];
+    v_named_user_ids text[];
+    v_trait_user_ids text[];
     -- Keys of events that made or changed a profile: none of them may turn out to be a duplicate.
     v_effective_keys text[] := '{}';
     v_skipped_keys text[];
@@ -49,56 +59,59 @@ DECLARE
     v_held_seqs bigint[];
     v_held_mine boolean[];
     v_inserted bigint;
-    v_seqs bigint[];
-    v_fresh boolean[];
 BEGIN
     -- 1. Profiles that are missing, except those named only by events that are stored already.
     SELECT array_agg(candidate.user_id), array_agg(candidate.profile_id)
     INTO v_new_user_ids, v_new_profile_ids
     FROM unnest(p_profile_user_ids, p_profile_ids) AS candidate (user_id, profile_id)
-    WHERE NOT EXISTS (
-        SELECT FROM profiles AS p WHERE p.project_id = p_project_id AND p.user_id = candidate.user_id
-    );
+    WHERE (
+        SELECT true FROM profiles AS p
+        WHERE p.project_id = p_project_id AND p.user_id = candidate.user_id
+        LIMIT 1
+    ) IS NULL;
     IF v_new_user_ids IS NOT NULL THEN
-        SELECT array_agg(e.key) INTO v_skipped_keys
-        FROM events AS e WHERE e.project_id = p_project_id AND e.key = ANY (p_keys);
-
-        SELECT array_agg(input.key) INTO v_effective_keys
+        SELECT coalesce(array_agg(input.key), '{}') INTO v_skipped_keys
         FROM unnest(p_keys, p_user_ids) AS input (key, user_id)
-        WHERE input.user_id IN (SELECT unnest(v_new_user_ids))
-            AND input.key NOT IN (SELECT unnest(coalesce(v_skipped_keys, '{}')));
+        WHERE input.user_id = ANY (v_new_user_ids)
+            AND (SELECT true FROM events AS e WHERE e.project_id = p_project_id AND e.key = input.key LIMIT 1);
+
+        SELECT coalesce(array_agg(input.key), '{}'), coalesce(array_agg(input.user_id), '{}')
+        INTO v_effective_keys, v_named_user_ids
+        FROM unnest(p_keys, p_user_ids) AS input (key, user_id)
+        WHERE input.user_id = ANY (v_new_user_ids) AND input.key <> ALL (v_skipped_keys);
 
         INSERT INTO profiles (project_id, profile_id, user_id, created_at)
         SELECT p_project_id, candidate.profile_id, candidate.user_id, clock_timestamp()
         FROM unnest(v_new_user_ids, v_new_profile_ids) AS candidate (user_id, profile_id)
-        WHERE candidate.user_id IN (
-            SELECT input.user_id FROM unnest(p_keys, p_user_ids) AS input (key, user_id)
-            WHERE input.key IN (SELECT unnest(v_effective_keys))
-        )
+        WHERE candidate.user_id = ANY (v_named_user_ids)
         ORDER BY candidate.user_id COLLATE "C"
         ON CONFLICT DO NOTHING;
     END IF;
 
     -- 2. Traits: lock the profiles in order, then see (in a statement after the wait) what is stored already.
-    IF array_length(array_remove(p_traits, NULL), 1) > 0 THEN
-        PERFORM FROM profiles AS p
-        WHERE p.project_id = p_project_id AND p.user_id IN (
-            SELECT input.user_id FROM unnest(p_user_ids, p_traits) AS input (user_id, traits)
-            WHERE input.traits IS NOT NULL
-        )
-        ORDER BY p.user_id
-        FOR NO KEY UPDATE;
+    SELECT array_agg(DISTINCT input.user_id COLLATE "C") INTO v_trait_user_ids
+    FROM unnest(p_user_ids, p_traits) AS input (user_id, traits)
+    WHERE input.traits IS NOT NULL AND input.user_id IS NOT NULL;
+    IF v_trait_user_ids IS NOT NULL THEN
+        PERFORM FROM (
+            SELECT u.user_id FROM unnest(v_trait_user_ids) AS u (user_id) ORDER BY u.user_id COLLATE "C"
+        ) AS person
+        CROSS JOIN LATERAL (
+            SELECT FROM profiles AS p
+            WHERE p.project_id = p_project_id AND p.user_id = person.user_id
+            LIMIT 1
+            FOR NO KEY UPDATE
+        ) AS locked;
         v_now := clock_timestamp();
 
-        SELECT array_agg(e.key) INTO v_skipped_keys
-        FROM events AS e
-        WHERE e.project_id = p_project_id AND e.key = ANY (
-            SELECT input.key FROM unnest(p_keys, p_traits) AS input (key, traits) WHERE input.traits IS NOT NULL
-        );
+        SELECT coalesce(array_agg(input.key), '{}') INTO v_skipped_keys
+        FROM unnest(p_keys, p_traits) AS input (key, traits)
+        WHERE input.traits IS NOT NULL
+            AND (SELECT true FROM events AS e WHERE e.project_id = p_project_id AND e.key = input.key LIMIT 1);
 
         SELECT v_effective_keys || coalesce(array_agg(input.key), '{}') INTO v_effective_keys
         FROM unnest(p_keys, p_traits) AS input (key, traits)
-        WHERE input.traits IS NOT NULL AND input.key NOT IN (SELECT unnest(coalesce(v_skipped_keys, '{}')));
+        WHERE input.traits IS NOT NULL AND input.key <> ALL (v_skipped_keys);
 
         WITH incoming AS (
             -- Of the batch's own values for one trait the last wins …
@@ -109,8 +122,7 @@ BEGIN
                     CAST(extract(epoch FROM least(coalesce(input.timestamp, v_now), v_now + c_clock_tolerance))
                         * 1000000 AS bigint) AS stamp
                 FROM unnest(p_keys, p_timestamps, p_user_ids, p_traits) AS input (key, timestamp, user_id, traits)
-                WHERE input.traits IS NOT NULL AND input.user_id IS NOT NULL
-                    AND input.key NOT IN (SELECT unnest(coalesce(v_skipped_keys, '{}')))
+                WHERE input.traits IS NOT NULL AND input.user_id IS NOT NULL AND input.key <> ALL (v_skipped_keys)
             ) AS stamped
             CROSS JOIN LATERAL jsonb_each(stamped.traits) AS trait
             ORDER BY stamped.user_id, trait.key, stamped.stamp DESC, stamped.key DESC
@@ -119,10 +131,13 @@ BEGIN
             -- … and it counts only where it is later than the profile's.
             SELECT incoming.user_id, incoming.name, incoming.value, incoming.stamp, incoming.event_key
             FROM incoming
-            JOIN profiles AS p ON p.project_id = p_project_id AND p.user_id = incoming.user_id
-            WHERE NOT p.trait_stamps ? incoming.name OR
-                (CAST(p.trait_stamps -> incoming.name ->> 0 AS bigint), (p.trait_stamps -> incoming.name ->> 1) COLLATE "C")
-                < (incoming.stamp, incoming.event_key)
+            CROSS JOIN LATERAL (
+                SELECT p.trait_stamps -> incoming.name AS stamp FROM profiles AS p
+                WHERE p.project_id = p_project_id AND p.user_id = incoming.user_id
+                LIMIT 1
+            ) AS held
+            WHERE held.stamp IS NULL OR
+                (CAST(held.stamp ->> 0 AS bigint), (held.stamp ->> 1) COLLATE "C") < (incoming.stamp, incoming.event_key)
         ),
         changes AS (
             SELECT later.user_id,
@@ -153,10 +168,14 @@ BEGIN
     END IF;
 
     -- 4. What is stored already.
-    SELECT array_agg(e.key), array_agg(e.seq), array_agg(e.batch_token = p_batch_token)
+    SELECT array_agg(input.key), array_agg(held.seq), array_agg(held.batch_token = p_batch_token)
     INTO v_held_keys, v_held_seqs, v_held_mine
-    FROM events AS e
-    WHERE e.project_id = p_project_id AND e.key = ANY (p_keys);
+    FROM unnest(p_keys) AS input (key)
+    CROSS JOIN LATERAL (
+        SELECT e.seq, e.batch_token FROM events AS e
+        WHERE e.project_id = p_project_id AND e.key = input.key
+        LIMIT 1
+    ) AS held;
     IF v_held_keys && v_effective_keys THEN
         RAISE EXCEPTION 'an event that changed a profile was stored meanwhile' USING ERRCODE = 'serialization_failure';
     END IF;
@@ -175,7 +194,7 @@ BEGIN
         ) WITH ORDINALITY AS input (
             key, module, event_type, timestamp, user_id, anonymous_id, properties, context, ordinal
         )
-        WHERE input.key NOT IN (SELECT unnest(coalesce(v_held_keys, '{}')))
+        WHERE input.key <> ALL (coalesce(v_held_keys, '{}'))
         RETURNING seq, event_type, module, timestamp
     ),
     counted AS (
@@ -199,18 +218,6 @@ BEGIN
         END IF;
     END IF;
 
-    -- 6. Where each event is.
-    IF v_held_keys IS NOT NULL THEN
-        SELECT array_agg(placed.seq ORDER BY placed.ordinal), array_agg(placed.fresh ORDER BY placed.ordinal)
-        INTO v_seqs, v_fresh
-        FROM (
-            SELECT input.ordinal, coalesce(held.mine, true) AS fresh,
-                coalesce(held.seq, v_head + count(*) FILTER (WHERE held.seq IS NULL) OVER (ORDER BY input.ordinal))
-                    AS seq
-            FROM unnest(p_keys) WITH ORDINALITY AS input (key, ordinal)
-            LEFT JOIN unnest(v_held_keys, v_held_seqs, v_held_mine) AS held (key, seq, mine) ON held.key = input.key
-        ) AS placed;
-    END IF;
-    RETURN QUERY SELECT v_epoch, v_now, v_head, v_seqs, v_fresh;
+    RETURN QUERY SELECT v_epoch, v_now, v_head, v_held_keys, v_held_seqs, v_held_mine;
 END
 $$;

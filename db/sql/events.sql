@@ -1,6 +1,6 @@
 -- name: append_events
 -- Appends a batch to a project's events lane; see the function.
-SELECT epoch, received_at, previous_head, seqs, fresh
+SELECT epoch, received_at, previous_head, held_keys, held_seqs, held_mine
 FROM append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13);
 
 -- name: read_events_by_seq

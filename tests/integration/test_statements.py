@@ -38,8 +38,8 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
 OTHER_COLUMNS = {
     "api_keys.revoke_api_key": ["api_key_id"],
     "api_keys.touch_api_keys": [],
-    # Its arrays leave out what follows from previous_head.
-    "events.append_events": ["epoch", "received_at", "previous_head", "seqs", "fresh"],
+    # What is not held follows from previous_head.
+    "events.append_events": ["epoch", "received_at", "previous_head", "held_keys", "held_seqs", "held_mine"],
     "events.delete_events_before": [],
     "events.lock_events_head": ["head", "first_seq"],
     "events.move_first_seq": [],
