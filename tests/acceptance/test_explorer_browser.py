@@ -1,8 +1,7 @@
-"""GraphiQL in a real browser with the network cut: Chromium driven from Node against a gateway look-alike.
+"""GraphiQL in a real browser with the network cut: Chromium, driven from Node, on a gateway as `make run` starts it.
 
-Needs Node ≥ 20, `npm ci` in `tests/acceptance/browser`, Debian's `chromium` and a built explorer; skipped, with the
-command that mends it, where one of them is missing, except with CI set: there, missing is failing.
-`tests/acceptance/browser/explorer.test.js` takes any gateway's URL and key.
+Needs Node ≥ 20 with npm, Debian's `chromium` (or CHROMIUM) and a built explorer; skipped where one of them is missing.
+The scripts in `browser/` take any gateway's URL and key.
 """
 
 from __future__ import annotations
@@ -12,63 +11,64 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.acceptance.running import ROOT, Running, free_port
 from transport.explorer import BUILD
 
-ROOT = Path(__file__).parents[2]
-BROWSER_TESTS = Path(__file__).parent / "browser"
-KEY = "sk_us_prod_browser-tests-only"
+HERE = Path(__file__).parent / "browser"
 RUN_SECONDS = 300
 """A dozen browsers, one after the other, at a few seconds each on a busy machine."""
 
 
-def missing_tools(*, needs_build: bool) -> list[str]:
-    """What is not here, as commands that bring it."""
-    needed = {
-        "apt-get install -y --no-install-recommends nodejs npm": shutil.which("node"),
-        "npm --prefix tests/acceptance/browser ci": (BROWSER_TESTS / "node_modules" / "playwright-core").exists(),
-        "apt-get install -y --no-install-recommends chromium": chromium(),
-        "make explorer": not needs_build or (BUILD / "manifest.json").exists(),
-    }
-    return [command for command, found in needed.items() if not found]
+@pytest.fixture(scope="module")
+def chromium() -> str:
+    """The browser's executable, with its driver installed."""
+    npm, node = shutil.which("npm"), shutil.which("node")
+    executable = os.environ.get("CHROMIUM") or next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser"))), ""
+    )
+    if npm is None or node is None:
+        pytest.skip("Node is not installed")
+    if not executable:
+        pytest.skip("Chromium is not installed")
+    if not (HERE / "node_modules").is_dir():
+        subprocess.run([npm, "ci"], cwd=HERE, check=True, capture_output=True, timeout=300)
+    return executable
 
 
-def chromium() -> str | None:
-    """The browser's executable."""
-    return os.environ.get("CHROMIUM") or shutil.which("chromium")
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[Running]:
+    """Everything, started anew."""
+    if not (BUILD / "manifest.json").exists():
+        pytest.skip("GraphiQL is not built: make explorer")
+    run = Running(tmp_path / "data", free_port())
+    try:
+        run.until_welcomed()
+        yield run
+    finally:
+        run.kill_all()
 
 
-@contextmanager
-def serve(*arguments: str) -> Iterator[str]:
-    """The look-alike as a process of its own; gives its URL."""
-    command = [sys.executable, str(BROWSER_TESTS / "app.py"), *arguments]
+@pytest.fixture
+def unbuilt(tmp_path: Path) -> Iterator[str]:
+    """The URL of an explorer that was never built."""
+    command = [sys.executable, str(HERE / "unbuilt.py"), str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        try:
-            assert process.stdout is not None
-            url = process.stdout.readline().strip()
-            assert url, "the look-alike did not start"
-            yield url
-        finally:
-            process.terminate()
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.terminate()
 
 
-def drive(script: str, url: str, *, needs_build: bool = True) -> None:
-    """Run one of the browser scripts against a gateway, and show what it said if it failed."""
-    missing = missing_tools(needs_build=needs_build)
-    if missing and "CI" in os.environ:
-        pytest.fail("missing here; run: " + " && ".join(missing))
-    if missing:
-        pytest.skip("run: " + " && ".join(missing))
-    environment = os.environ | {"EXPLORER_URL": url, "EXPLORER_KEY": KEY, "CHROMIUM": str(chromium())}
+def drive(script: str, *, url: str, key: str, chromium: str) -> None:
+    """Run one of the browser scripts, and show what it said if it failed."""
     finished = subprocess.run(
         ["node", "--test", "--test-reporter=spec", script],
-        cwd=BROWSER_TESTS,
-        env=environment,
+        cwd=HERE,
+        env=os.environ | {"EXPLORER_URL": url, "EXPLORER_KEY": key, "CHROMIUM": chromium},
         capture_output=True,
         text=True,
         timeout=RUN_SECONDS,
@@ -77,11 +77,10 @@ def drive(script: str, url: str, *, needs_build: bool = True) -> None:
     assert finished.returncode == 0, finished.stdout + finished.stderr
 
 
-def test_graphiql_works_with_the_network_cut() -> None:
-    with serve() as url:
-        drive("explorer.test.js", url)
+def test_graphiql_works_with_the_network_cut(gateway: Running, chromium: str) -> None:
+    url = f"http://127.0.0.1:{gateway.port}/graphql"
+    drive("explorer.test.js", url=url, key=gateway.keys["secretKey"], chromium=chromium)
 
 
-def test_a_gateway_without_the_build_serves_a_page_that_says_so(tmp_path: Path) -> None:
-    with serve("--build", str(tmp_path)) as url:
-        drive("missing.test.js", url, needs_build=False)
+def test_a_gateway_without_the_build_serves_a_page_that_says_so(unbuilt: str, chromium: str) -> None:
+    drive("missing.test.js", url=unbuilt, key="no-key-is-needed-here", chromium=chromium)
