@@ -11,9 +11,8 @@ elsewhere, by the numbers given here.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 
 from graphql import (
@@ -29,6 +28,9 @@ from graphql import (
 )
 
 from transport.errors import BAD_USER_INPUT, COST_EXCEEDED, DEPTH_EXCEEDED, VALIDATION_FAILED, RequestError
+
+DEFINITIONS_FACTOR = 10
+"""Fields of all definitions against those of one operation: compiled documents repeat fragments within fragments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +56,10 @@ class Limits:
     """Fields under another name than their own, in one operation with its fragments."""
 
     repeats: int = 50
-    """Of one field within one selection set, under whatever names: comparing them all pairwise is quadratic."""
+    """Of one response name in one place, all fields that merge there counted: validation compares them pairwise."""
 
     fields: int = 1_000
-    """In one operation, every fragment spread counted as often as it is spread."""
+    """In one operation, every fragment counted as often as it is spread; in all definitions ten times as many."""
 
     directives_per_node: int = 5
     """On one field, fragment or operation."""
@@ -65,8 +67,8 @@ class Limits:
     directives: int = 50
     """In one document."""
 
-    validation_errors: int = 10
-    """Echoed to the client. The eleventh helps nobody."""
+    validation_errors: int = 5
+    """Echoed to the client. Each may quote a literal as long as the document, so they cost more than they tell."""
 
     execution_time: timedelta = timedelta(seconds=15)
     """Of a query or mutation. The slowest statement allowed in the database takes as long."""
@@ -89,21 +91,22 @@ class _Sums:
     fields: int = 0
     depth: int = 0
     aliases: int = 0
-    names: Counter[str] = field(default_factory=Counter)
 
 
 def check_document(document: DocumentNode, limits: Limits) -> None:
     """Raise `LimitExceededError` if the document passes a limit. Linear in the document's tokens."""
     operations = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
-    fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
+    definitions = [node for node in document.definitions if isinstance(node, FragmentDefinitionNode)]
+    fragments = {node.name.value: node for node in definitions}
+    if len(fragments) < len(definitions):
+        raise LimitExceededError("Each fragment of a document must have a name of its own.", VALIDATION_FAILED)
     if len(operations) > limits.operations:
         raise LimitExceededError(f"A document may hold at most {limits.operations} operations.")
     _check_directives(document, limits)
-    pass_ = _Pass(fragments, limits)
-    for fragment in _innermost_first(fragments):
-        pass_.fragment(fragment)
-    for operation in operations:
-        pass_.sums_of(operation.selection_set)
+    order = _innermost_first(fragments)
+    _check_sums(operations, [fragments[name] for name in order], limits)
+    for definition in (*operations, *fragments.values()):
+        _check_repeats(definition.selection_set, fragments, limits)
 
 
 def check_strings(document: DocumentNode) -> None:
@@ -115,16 +118,63 @@ def check_strings(document: DocumentNode) -> None:
         token = token.next
 
 
+def _check_sums(
+    operations: Sequence[OperationDefinitionNode], fragments: Sequence[FragmentDefinitionNode], limits: Limits
+) -> None:
+    """What each definition amounts to. Fragments come before those that spread them."""
+    pass_ = _Pass(limits)
+    total = sum(pass_.remembered(fragment).fields for fragment in fragments)
+    total += sum(pass_.sums_of(operation.selection_set).fields for operation in operations)
+    if total > DEFINITIONS_FACTOR * limits.fields:
+        raise LimitExceededError(
+            f"All definitions together may select at most {DEFINITIONS_FACTOR * limits.fields} fields."
+        )
+
+
+def _check_repeats(
+    selection_set: SelectionSetNode, fragments: Mapping[str, FragmentDefinitionNode], limits: Limits
+) -> None:
+    """How many fields merge into one, place by place. Costs what the fields' number is, which is checked already."""
+    places = [[selection_set]]
+    while places:
+        merged: dict[str, list[FieldNode]] = {}
+        for node in _fields_in(places.pop(), fragments):
+            merged.setdefault((node.alias or node.name).value, []).append(node)
+        for nodes in merged.values():
+            if len(nodes) > limits.repeats:
+                raise LimitExceededError(f"A field may be repeated at most {limits.repeats} times in one place.")
+            below = [node.selection_set for node in nodes if node.selection_set]
+            if below:
+                places.append(below)
+
+
+def _fields_in(
+    selection_sets: list[SelectionSetNode], fragments: Mapping[str, FragmentDefinitionNode]
+) -> Iterator[FieldNode]:
+    """The fields that are selected in one place, each fragment entered once."""
+    stack, entered = list(selection_sets), set[str]()
+    while stack:
+        for selection in stack.pop().selections:
+            if isinstance(selection, FieldNode):
+                yield selection
+            elif isinstance(selection, InlineFragmentNode):
+                stack.append(selection.selection_set)
+            elif isinstance(selection, FragmentSpreadNode) and selection.name.value not in entered:
+                entered.add(selection.name.value)
+                if fragment := fragments.get(selection.name.value):
+                    stack.append(fragment.selection_set)
+
+
 class _Pass:
     """One walk over a document. Fragments must be walked before those that spread them."""
 
-    def __init__(self, fragments: Mapping[str, FragmentDefinitionNode], limits: Limits) -> None:
-        self._fragments = fragments
+    def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._of_fragment: dict[str, _Sums] = {}
 
-    def fragment(self, name: str) -> None:
-        self._of_fragment[name] = self.sums_of(self._fragments[name].selection_set)
+    def remembered(self, fragment: FragmentDefinitionNode) -> _Sums:
+        sums = self._of_fragment[fragment.name.value] = self.sums_of(fragment.selection_set)
+        return sums
 
     def sums_of(self, selection_set: SelectionSetNode) -> _Sums:
         sums = _Sums()
@@ -143,7 +193,6 @@ class _Pass:
 
     def _add_field(self, node: FieldNode, sums: _Sums) -> None:
         sums.fields += 1
-        sums.names[node.name.value] += 1
         if node.alias and node.alias.value != node.name.value:
             sums.aliases += 1
         depth = 1
@@ -161,7 +210,6 @@ class _Pass:
         sums.fields += fragment.fields
         sums.aliases += fragment.aliases
         sums.depth = max(sums.depth, fragment.depth)
-        sums.names.update(fragment.names)
 
     def _check(self, sums: _Sums) -> None:
         limits = self._limits
@@ -173,8 +221,6 @@ class _Pass:
             )
         if sums.aliases > limits.aliases:
             raise LimitExceededError(f"An operation may use at most {limits.aliases} aliases.")
-        if sums.names and max(sums.names.values()) > limits.repeats:
-            raise LimitExceededError(f"A field may be repeated at most {limits.repeats} times in one selection.")
 
 
 def _check_directives(document: DocumentNode, limits: Limits) -> None:

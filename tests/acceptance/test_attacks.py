@@ -102,6 +102,7 @@ DOCUMENTS: dict[str, tuple[str, str]] = {
     "100 aliases": ("{ " + " ".join(f"a{i}: hello" for i in range(100)) + " }", "COST_EXCEEDED"),
     "500 repeats of a field": ("{ " + "hello " * 500 + "}", "COST_EXCEEDED"),
     "900 fields under 30 repeated ones": ("{ " + ("node { " + "id " * 30 + "} ") * 30 + "}", "COST_EXCEEDED"),
+    "merging fields, 45 times 9": ("{ " + ("node { " + "node { id } " * 9 + "} ") * 45 + "}", "COST_EXCEEDED"),
     "200 levels": (nested(199), "DEPTH_EXCEEDED"),
     "2,000 levels": (nested(2_000), "DEPTH_EXCEEDED"),
     "21 levels": (nested(20), "DEPTH_EXCEEDED"),

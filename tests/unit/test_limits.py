@@ -88,9 +88,41 @@ def directives(count: int) -> str:
         (
             replace(GENEROUS, repeats=2),
             "{a b a{a a}}",
-            "{a x:a ...F} fragment F on T{y:a}",
+            "{a x:y a ...F} fragment F on T{a}",
             "COST_EXCEEDED",
-            "A field may be repeated at most 2 times in one selection.",
+            "A field may be repeated at most 2 times in one place.",
+        ),
+        # fields that merge merge what is below them
+        (
+            replace(GENEROUS, repeats=2),
+            "{a{b} a{b} c{b}}",
+            "{a{b c} a{b ...F}} fragment F on T{...{b}}",
+            "COST_EXCEEDED",
+            "A field may be repeated at most 2 times in one place.",
+        ),
+        # and names count, not fields
+        (
+            replace(GENEROUS, repeats=2),
+            "{a x:a y:a z:a}",
+            "{a:b a:c a:d}",
+            "COST_EXCEEDED",
+            "A field may be repeated at most 2 times in one place.",
+        ),
+        # a fragment counts once where it is spread, however often
+        (
+            replace(GENEROUS, repeats=2),
+            "{a ...F ...F ...F ...F} fragment F on T{a}",
+            "{a ...F ...F ...F ...F} fragment F on T{a a}",
+            "COST_EXCEEDED",
+            "A field may be repeated at most 2 times in one place.",
+        ),
+        # all definitions together may select ten times what one may
+        (
+            replace(GENEROUS, fields=2),
+            "{a}" + "".join(f"fragment F{i} on T{{a b}}" for i in range(9)),
+            "{a}" + "".join(f"fragment F{i} on T{{a b}}" for i in range(10)),
+            "COST_EXCEEDED",
+            "All definitions together may select at most 20 fields.",
         ),
         (
             replace(GENEROUS, fields=4),
@@ -142,6 +174,13 @@ def test_fragments_that_spread_themselves_are_refused(document: str) -> None:
     )
 
 
+def test_fragments_of_the_same_name_are_refused_before_one_hides_the_other() -> None:
+    assert refusal("{...F} fragment F on T{a} fragment F on T{b}", GENEROUS) == (
+        "GRAPHQL_VALIDATION_FAILED",
+        "Each fragment of a document must have a name of its own.",
+    )
+
+
 def test_spreads_of_unknown_fragments_are_left_to_validation() -> None:
     assert refusal("{...Nowhere a}", Limits()) is None
 
@@ -162,7 +201,8 @@ def test_fragments_that_double_thirty_times_are_summed_in_no_time() -> None:
     document = parse("{...F0}" + "".join(levels) + "fragment F30 on T{c}")
     started = time.perf_counter()
 
-    check_document(document, replace(GENEROUS, fields=2**40))
+    with pytest.raises(LimitExceededError, match="fields"):
+        check_document(document, Limits())
 
     assert time.perf_counter() - started < 0.1
 
