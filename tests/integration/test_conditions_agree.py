@@ -9,13 +9,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
+import msgspec
+import pytest
 from hypothesis import HealthCheck, given, settings
 
 from db.conditions import condition_sql
 from db.filters import Condition
 from db.records import EventRecord
 from engine.conditions import matches, parse_conditions, unparse_conditions
-from tests.integration.condition_strategies import meetings
+from tests.integration.condition_strategies import PROJECT, meetings
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 EVENT = frozenset({"event"})
@@ -92,3 +94,40 @@ async def test_memory_and_sql_agree_on_any_event_and_condition(database_url: str
         await asyncio.to_thread(agree)
 
     assert min(answers[True], answers[False]) > EXAMPLES // 10
+
+
+@pytest.mark.parametrize(
+    ("stored_value", "op", "value", "expected"),
+    [
+        ("true", "EQ", 1, False),  # true is not 1
+        ("1", "IN", [True], False),
+        ("[true]", "CONTAINS", 1, False),
+        ("1.0", "EQ", 1, True),
+        ("0.10000000000000001", "EQ", 0.1, False),  # exact, beyond what a float holds
+        ("1e400", "GT", 1e300, True),
+        ('"Z"', "LT", "a", True),  # by code point, whatever the database's collation
+        ('"é"', "GT", "z", True),
+        ('"10"', "GT", 9, False),
+        ("null", "EQ", None, True),
+        ("null", "NE", "x", True),
+        ('{"a":null}', "EQ", {}, False),
+        ('{"a":1,"b":[2]}', "EQ", {"b": [2.0], "a": 1}, True),
+        ("[[1]]", "CONTAINS", 1, False),
+        ('[{"a":1,"b":2}]', "CONTAINS", {"a": 1}, False),
+        ('"2000-02-29"', "IS_ANNIVERSARY", None, True),  # received on 28 February 2026
+        ('"2000-02-28T23:59:59-11:00"', "IS_ANNIVERSARY", None, True),
+        ('"2000-03-01"', "IS_ANNIVERSARY", None, False),
+        ('"2000-02-281"', "IS_ANNIVERSARY", None, False),
+        ('"02-28"', "IS_ANNIVERSARY", None, False),
+    ],
+)
+async def test_the_corners_agree(database_url: str, stored_value: str, op: str, value: Any, expected: bool) -> None:
+    received_at = datetime(2026, 2, 28, 12, tzinfo=UTC)
+    properties, context = msgspec.Raw(f'{{"x":{stored_value}}}'.encode()), msgspec.Raw(b"{}")
+    event = EventRecord(PROJECT, 1, "k", "m", "t", received_at, received_at, None, None, properties, context)
+    test = {"path": "event.properties.x", "op": op, **({} if op == "IS_ANNIVERSARY" else {"value": value})}
+    conditions = parse_conditions([test], roots=EVENT, path=("where",))
+
+    async with Stored(database_url) as stored:
+        assert await stored.answer(event, conditions) is expected
+    assert matches(conditions, event) is expected
