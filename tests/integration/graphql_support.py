@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 import orjson
+from graphql import ExecutionResult
 
 from app import GatewayApplication, GatewaySession
 from db.database import Database
@@ -19,10 +21,11 @@ from engine.hub import Hub
 from engine.identity import ApiKeyKind, Identities, Role, Viewer
 from engine.log import EventLog
 from engine.provisioning import create_api_key, create_organization, create_project
-from engine.streams import EventStreams
 from engine.revocations import Revocations
+from engine.streams import EventStreams
 from resolvers.context import Services
 from schema import build_schema
+from transport.application import LiveSource, Membership
 from transport.execution import GraphQLRequest, GraphQLService
 
 REGION = "us"
@@ -91,11 +94,69 @@ class Tenant:
         response = await self.run(document, **variables)
         return [error["extensions"]["code"] for error in response.get("errors", [])]
 
+    async def refusal(self, document: str) -> str | None:
+        """The code with which a subscription is refused before it begins, or None."""
+        service = self.gateway.service
+        prepared = await service.prepare(GraphQLRequest(query=document))
+        assert not isinstance(prepared, list), prepared
+        source = await service.subscribe(
+            prepared, GatewaySession(self.gateway.services, self.gateway.revocations, self.viewer)
+        )
+        if isinstance(source, LiveSource):
+            return None
+        assert isinstance(source, ExecutionResult)
+        response = orjson.loads(service.encode(source))
+        code: str = response["errors"][0]["extensions"]["code"]
+        return code
+
+    async def follow(self, document: str, **variables: Any) -> Follower:
+        """Open a stream, from now on or from `after`. Raises what its client would be told."""
+        service = self.gateway.service
+        prepared = await service.prepare(GraphQLRequest(query=document, variables=msgspec.Raw(orjson.dumps(variables))))
+        assert not isinstance(prepared, list), prepared
+        session = GatewaySession(self.gateway.services, self.gateway.revocations, self.viewer)
+        source = await service.subscribe(prepared, session)
+        assert isinstance(source, LiveSource), source
+        follower = Follower()
+        follower.membership = await source.join(service.rendering(prepared, session), follower)
+        return follower
+
     async def track(self, **event: Any) -> Any:
         """Store one event; returns it."""
         payload = (await self.data(TRACK, input={"event": {"eventType": "order.placed", **event}}))["track"]
         assert payload["userErrors"] == []
         return payload["event"]
+
+
+class Follower:
+    """A subscriber that reads at once and keeps everything."""
+
+    def __init__(self) -> None:
+        self.items: asyncio.Queue[Any] = asyncio.Queue()
+        self.announced: list[str] = []
+        self.ended: list[BaseException | None] = []
+        self.membership: Membership | None = None
+
+    def deliver(self, payload: bytes, cursor: str) -> bool:
+        self.items.put_nowait((orjson.loads(payload), cursor))
+        return True
+
+    async def drained(self) -> None:
+        return
+
+    def announce(self, cursor: str) -> None:
+        self.announced.append(cursor)
+
+    def fail(self, error: BaseException) -> None:
+        self.ended.append(error)
+
+    def complete(self) -> None:
+        self.ended.append(None)
+
+    async def next(self) -> Any:
+        """The next item's response, within five seconds."""
+        async with asyncio.timeout(5):
+            return (await self.items.get())[0]
 
 
 TRACK = """mutation ($input: TrackInput!) {
@@ -108,26 +169,33 @@ TRACK = """mutation ($input: TrackInput!) {
 
 
 @asynccontextmanager
-async def open_gateway(database_url: str, redis_url: str = NOBODY) -> AsyncIterator[Gateway]:
-    database = Database(database_url, max_size=6)
-    await database.connect()
-    announced: list[Announcement] = []
-    cursors = CursorCodec(b"a secret of tests, long enough for it")
-    log = EventLog(database, announced.append)
-    hub = Hub(database, Broadcast(redis_url))
-    revocations = Revocations(hub, database)
-    identities = Identities(database, region=REGION, revocations=revocations)
-    services = Services(
-        database=database,
-        log=log,
-        streams=EventStreams(hub, database, cursors),
-        cursors=cursors,
-        announce=announced.append,
-        region=REGION,
-    )
-    application = GatewayApplication(build_schema()._schema, services, identities, revocations)
-    try:
+async def open_gateway(database_url: str, redis_url: str | None = None) -> AsyncIterator[Gateway]:
+    """With `redis_url` its streams are live; without, nothing follows anything."""
+    async with AsyncExitStack() as stack:
+        database = Database(database_url, max_size=6)
+        await database.connect()
+        stack.push_async_callback(database.disconnect)
+        broadcast = Broadcast(redis_url or NOBODY)
+        hub = Hub(database, broadcast)
+        if redis_url is not None:
+            await broadcast.connect()
+            stack.push_async_callback(broadcast.disconnect)
+            await hub.start()
+            stack.push_async_callback(hub.stop)
+        announced: list[Announcement] = []
+
+        def announce(announcement: Announcement) -> None:
+            announced.append(announcement)
+            broadcast.announce(announcement)
+
+        tell = announced.append if redis_url is None else announce
+        log = EventLog(database, tell)
+        stack.push_async_callback(log.close)
+        cursors = CursorCodec(b"a secret of tests, long enough for it")
+        streams = EventStreams(hub, database, cursors)
+        stack.push_async_callback(streams.stop)
+        revocations = Revocations(hub, database)
+        identities = Identities(database, region=REGION, revocations=revocations)
+        services = Services(database, log, streams, cursors, tell, REGION)
+        application = GatewayApplication(build_schema()._schema, services, identities, revocations)
         yield Gateway(services, identities, revocations, GraphQLService(application), announced)
-    finally:
-        await log.close()
-        await database.disconnect()

@@ -21,7 +21,9 @@ EVENTS = """query ($first: Int, $after: Cursor, $last: Int, $before: Cursor, $fi
     pageInfo { hasNextPage hasPreviousPage startCursor endCursor }
   }
 }"""
-PROFILES = """query ($first: Int, $after: Cursor, $last: Int, $before: Cursor, $where: [ConditionInput!], $search: String) {
+PROFILES = """query (
+  $first: Int, $after: Cursor, $last: Int, $before: Cursor, $where: [ConditionInput!], $search: String
+) {
   profiles(first: $first, after: $after, last: $last, before: $before, where: $where, search: $search) {
     edges { cursor node { userId } }
     pageInfo { hasNextPage hasPreviousPage }
@@ -334,15 +336,20 @@ async def test_every_kind_of_id_leads_to_its_node(shop: Tenant) -> None:
 
 @pytest.mark.parametrize(
     "node_id",
-    ["", "evt_", "evt_" + "A" * 32, "evt_" + "A" * 33, "evt_" + "é" * 32, "prj_" + "0" * 32, "org_" + "0" * 32]
-    + [
-        "key_" + "F" * 32,
+    [
+        "",
+        "evt_",
+        "evt_" + "A" * 32,  # position 0
+        "evt_" + "A" * 33,
+        "evt_" + "é" * 32,
+        "prj_" + "0" * 32,  # the project of the log of revocations
+        "org_" + "0" * 32,
+        "key_" + "F" * 32,  # upper case was never given out
         "prf_" + "0" * 31,
+        "prj_{00000000000000000000000000000000}",
         "wf_1",
-        "dlv_x",
         "\0",
         "x" * 10_000,
-        "prj_{00000000000000000000000000000000}",
     ],
 )
 async def test_an_id_that_was_never_given_out_is_null(shop: Tenant, node_id: str) -> None:
@@ -389,19 +396,21 @@ async def test_the_head_is_read_before_the_rest_of_an_operation(shop: Tenant, ga
     The first statement runs at once, the second only when one more event has been stored: the head must be the first.
     """
     await shop.track(id="one", userId="ada")
-    writing = asyncio.Event()
+    second, writing = asyncio.Event(), asyncio.Event()
     read = gateway.services.database.connection
     turns = 0
 
     def slow_second() -> Any:
         nonlocal turns
         turns += 1
-        return read() if turns == 1 else _after(writing, read)
+        if turns == 1:
+            return read()
+        second.set()
+        return _after(writing, read)
 
     gateway.services.database.connection = slow_second  # type: ignore[method-assign]
     reading = asyncio.create_task(shop.data(document))
-    while turns < 2:
-        await asyncio.sleep(0)
+    await second.wait()
     gateway.services.database.connection = read  # type: ignore[method-assign]
     await shop.track(id="two", userId="ada")
     writing.set()

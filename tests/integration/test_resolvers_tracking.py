@@ -170,7 +170,9 @@ async def test_a_batch_of_1000_is_stored_in_order(shop: Tenant) -> None:
 async def test_a_batch_as_a_literal_is_stored_like_one_in_variables(shop: Tenant) -> None:
     """Variables go through the compiled decoder, literals through GraphQL's own coercion."""
     literal = """mutation ($two: EventInput!) {
-      trackBatch(input: {events: [{id: "x", eventType: "a.b", properties: {n: 1}}, $two]}) { accepted userErrors { path } }
+      trackBatch(input: {events: [{id: "x", eventType: "a.b", properties: {n: 1}}, $two]}) {
+        accepted userErrors { path }
+      }
     }"""
     payload = (await shop.data(literal, two={"id": "y", "eventType": "a.b", "properties": {"n": 2}}))["trackBatch"]
     assert payload == {"accepted": 2, "userErrors": []}

@@ -28,7 +28,7 @@ kb.article_viewed
 consent.granted consent.revoked consent.erasure_completed
 audience.entered audience.exited
 webhook.endpoint_disabled webhook.delivery_dead_lettered
-""".split()
+""".split()  # noqa: SIM905
 
 
 def test_the_canonical_types_are_the_57() -> None:

@@ -1,0 +1,166 @@
+"""The role that every field needs: each asks, none lets a smaller one in, none demands a larger one."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from graphql import GraphQLField, GraphQLList, GraphQLNonNull, GraphQLObjectType, get_named_type, is_leaf_type
+
+from engine.errors import Forbidden, GatewayError, Unauthenticated
+from engine.identity import ApiKeyKind, Role
+from schema import build_schema
+from tests.integration.graphql_support import Gateway, Tenant, open_gateway
+
+SCHEMA = build_schema()._schema
+
+NEEDED = {
+    "Query.viewer": Role.INGEST,
+    "Query.node": Role.VIEWER,
+    "Query.nodes": Role.VIEWER,
+    "Query.events": Role.VIEWER,
+    "Query.eventTypes": Role.VIEWER,
+    "Query.profile": Role.VIEWER,
+    "Query.profiles": Role.VIEWER,
+    "Mutation.track": Role.INGEST,
+    "Mutation.trackBatch": Role.INGEST,
+    "Mutation.identify": Role.INGEST,
+    "Mutation.createProject": Role.ADMIN,
+    "Mutation.createApiKey": Role.ADMIN,
+    "Mutation.revokeApiKey": Role.ADMIN,
+    "Subscription.eventStream": Role.VIEWER,
+}
+ARGUMENTS = {
+    "node": '(id: "prj_x")',
+    "nodes": '(ids: ["prj_x"])',
+    "profile": '(userId: "ada")',
+    "track": '(input: {event: {eventType: "a.b"}})',
+    "trackBatch": '(input: {events: [{eventType: "a.b"}]})',
+    "identify": '(input: {userId: "ada", traits: {}})',
+    "createProject": '(name: "p")',
+    "createApiKey": '(name: "k", kind: SECRET, role: VIEWER)',
+    "revokeApiKey": '(id: "key_x")',
+}
+
+
+def roots() -> dict[str, GraphQLField]:
+    found = [root for root in (SCHEMA.query_type, SCHEMA.mutation_type, SCHEMA.subscription_type) if root is not None]
+    return {f"{root.name}.{name}": field for root in found for name, field in root.fields.items()}
+
+
+def document(root_field: str) -> str:
+    root, name = root_field.split(".")
+    return f"{root.lower()} {{ {name}{ARGUMENTS.get(name, '')} {{ __typename }} }}"
+
+
+@pytest.fixture
+async def gateway(database_url: str, redis_url: str) -> AsyncIterator[Gateway]:
+    async with open_gateway(database_url, redis_url) as opened:
+        yield opened
+
+
+async def code(tenant: Tenant, root_field: str) -> str | None:
+    """The code that a root field answers with; None where it answers."""
+    if not root_field.startswith("Subscription"):
+        codes = await tenant.codes(document(root_field))
+        return codes[0] if codes else None
+    return await tenant.refusal(document(root_field))
+
+
+def test_every_root_field_has_a_role() -> None:
+    assert set(roots()) == set(NEEDED)
+
+
+@pytest.mark.parametrize("root_field", sorted(NEEDED))
+def test_the_description_says_the_role(root_field: str) -> None:
+    assert f"Needs {NEEDED[root_field].name}" in (roots()[root_field].description or "")
+
+
+async def test_nobody_gets_in_without_credentials(gateway: Gateway) -> None:
+    nobody = Tenant(gateway, None)
+    assert {field: await code(nobody, field) for field in NEEDED} == dict.fromkeys(NEEDED, "UNAUTHENTICATED")
+
+
+@pytest.mark.parametrize("role", list(Role), ids=lambda role: role.name)
+async def test_each_role_gets_in_where_it_may_and_nowhere_else(gateway: Gateway, role: Role) -> None:
+    tenant = await (await gateway.tenant()).as_role(role)
+    expected = {field: None if needed <= role else "FORBIDDEN" for field, needed in NEEDED.items()}
+    assert {field: await code(tenant, field) for field in NEEDED} == expected
+
+
+async def test_a_publishable_viewer_is_ingest_in_a_browser(gateway: Gateway) -> None:
+    app = await (await gateway.tenant()).as_role(Role.VIEWER, ApiKeyKind.PUBLISHABLE)
+    in_a_browser = Tenant(gateway, await gateway.identities.viewer_of(app.token, from_browser=True))
+    assert await code(app, "Query.events") is None
+    assert await code(in_a_browser, "Query.events") == "FORBIDDEN"
+
+
+async def test_what_an_app_key_is_given_back_leads_to_no_data_of_others(gateway: Gateway) -> None:
+    """Every field that can be reached from what INGEST may call, tried one at a time to a depth of four."""
+    shop = await gateway.tenant("Hidden")
+    await shop.data(IDENTIFY_SECRET)
+    app = await shop.as_role(Role.INGEST, ApiKeyKind.PUBLISHABLE)
+    open_fields = [field for field, needed in NEEDED.items() if needed is Role.INGEST]
+    tried = 0
+    for root_field in open_fields:
+        for selection in _selections(roots()[root_field], depth=4):
+            text = (
+                document(root_field)
+                .replace("{ __typename }", selection)
+                .replace("eventType:", 'userId: "ada", eventType:')
+            )
+            response = await app.run(text)
+            codes = {error["extensions"]["code"] for error in response.get("errors", [])}
+            assert codes <= {"FORBIDDEN"}, (text, response)
+            assert "SECRET TRAIT" not in repr(response), text
+            assert "Hidden" not in repr(response), (text, response)
+            tried += 1
+    assert tried > 60
+
+
+IDENTIFY_SECRET = (
+    'mutation { identify(input: {userId: "ada", traits: {name: "SECRET TRAIT"}}) { userErrors { code } } }'
+)
+
+
+def _selections(field: GraphQLField, depth: int) -> list[str]:
+    """One selection set per leaf below a field."""
+    named = get_named_type(field.type)
+    if is_leaf_type(named) or depth == 0 or not isinstance(named, GraphQLObjectType):
+        return []
+    found: list[str] = []
+    for name, inner in named.fields.items():
+        if is_leaf_type(get_named_type(inner.type)):
+            found.append(f"{{ {name} }}")
+        else:
+            found += [f"{{ {name} {selection} }}" for selection in _selections(inner, depth - 1)]
+    return found
+
+
+def test_only_require_reads_the_viewer() -> None:
+    """So that no resolver has a project to look in unless it asked for a permission first."""
+    resolvers = Path(__file__).parents[2] / "resolvers"
+    readers = {
+        path.name
+        for path in [*resolvers.glob("*.py"), *(resolvers.parent / "schema").glob("*.py")]
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr == "_viewer"
+    }
+    assert readers == {"context.py", "permissions.py"}
+
+
+def test_refusals_carry_their_codes() -> None:
+    assert issubclass(Unauthenticated, GatewayError)
+    assert (Unauthenticated.code, Forbidden.code) == ("UNAUTHENTICATED", "FORBIDDEN")
+
+
+def test_no_root_field_is_a_list_of_unbounded_length() -> None:
+    """Root lists are connections, or bounded by their argument (`nodes`)."""
+
+    def is_list(type_: Any) -> bool:
+        return isinstance(type_, GraphQLList) or (isinstance(type_, GraphQLNonNull) and is_list(type_.of_type))
+
+    assert [name for name, field in roots().items() if is_list(field.type)] == ["Query.nodes"]

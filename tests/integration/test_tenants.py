@@ -1,0 +1,273 @@
+"""For every root field: another project's data can neither be read nor changed.
+
+Each case has the victim do something first, then the attacker, who is ADMIN of a project of its own (and, where it
+matters, of another project in the same organization), try whatever the field takes that could lead there. A root field
+without a case fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from engine.errors import CursorInvalid
+from schema import build_schema
+from tests.integration.graphql_support import Gateway, Tenant, open_gateway
+
+SECRET = "4242 4242 4242 4242"
+Case = Callable[[Tenant, Tenant], Awaitable[None]]
+CASES: dict[str, Case] = {}
+
+
+def case(root_field: str) -> Callable[[Case], Case]:
+    def add(function: Case) -> Case:
+        CASES[root_field] = function
+        return function
+
+    return add
+
+
+def test_every_root_field_has_a_case() -> None:
+    schema = build_schema()._schema
+    roots = [root for root in (schema.query_type, schema.mutation_type, schema.subscription_type) if root is not None]
+    assert {f"{root.name}.{name}" for root in roots for name in root.fields} == set(CASES)
+
+
+@pytest.fixture
+async def gateway(database_url: str, redis_url: str) -> AsyncIterator[Gateway]:
+    async with open_gateway(database_url, redis_url) as opened:
+        yield opened
+
+
+IDENTIFY = "mutation ($input: IdentifyInput!) { identify(input: $input) { profile { traits } userErrors { code } } }"
+
+
+async def _sibling(victim: Tenant) -> Tenant:
+    made = await victim.data('mutation { createProject(name: "sibling") { token } }')
+    token = made["createProject"]["token"]
+    return Tenant(victim.gateway, await victim.gateway.identities.viewer_of(token), token)
+
+
+async def _everything(tenant: Tenant) -> Any:
+    """What a project's ADMIN can see of it, but for when its key was last used."""
+    return await tenant.data(
+        """{ viewer { project { id name head apiKeys { id name role revokedAt } } }
+             events(first: 100) { totalCount edges { node { id key properties context userId } } }
+             profiles(first: 100) { totalCount edges { node { id userId traits lastSeenAt } } }
+             eventTypes(first: 100, search: "victim") { edges { node { eventType count } } } }"""
+    )
+
+
+async def _sees_nothing(attacker: Tenant, document: str, **variables: Any) -> Any:
+    response = await attacker.run(document, **variables)
+    assert SECRET not in repr(response)
+    return response
+
+
+@case("Query.viewer")
+async def _viewer(victim: Tenant, attacker: Tenant) -> None:
+    assert attacker.viewer is not None
+    response = await _sees_nothing(
+        attacker,
+        """{ viewer { project { uuid apiKeys { id } } apiKey { id }
+                     organization { projects { uuid apiKeys { id } } } } }""",
+    )
+    viewer = response["data"]["viewer"]
+    own = str(attacker.viewer.project_id)
+    assert viewer["project"]["uuid"] == own
+    assert [project["uuid"] for project in viewer["organization"]["projects"]] == [own]
+    assert [key["id"] for key in viewer["project"]["apiKeys"]] == [viewer["apiKey"]["id"]]
+
+
+async def _ids(victim: Tenant) -> list[str]:
+    data = await victim.data(
+        """{ viewer { project { id apiKeys { id } } }
+             events { edges { node { id } } } profiles { edges { node { id } } } }"""
+    )
+    return [
+        data["viewer"]["project"]["id"],
+        data["viewer"]["project"]["apiKeys"][0]["id"],
+        *(edge["node"]["id"] for edge in data["events"]["edges"]),
+        *(edge["node"]["id"] for edge in data["profiles"]["edges"]),
+    ]
+
+
+@case("Query.node")
+async def _node(victim: Tenant, attacker: Tenant) -> None:
+    for node_id in await _ids(victim):
+        response = await _sees_nothing(attacker, "query ($id: ID!) { node(id: $id) { id } }", id=node_id)
+        assert response == {"data": {"node": None}}, node_id
+
+
+@case("Query.nodes")
+async def _nodes(victim: Tenant, attacker: Tenant) -> None:
+    ids = await _ids(victim)
+    assert len(ids) == 5
+    response = await _sees_nothing(attacker, "query ($ids: [ID!]!) { nodes(ids: $ids) { id } }", ids=ids)
+    assert response == {"data": {"nodes": [None] * 5}}
+
+
+@case("Query.events")
+async def _events(victim: Tenant, attacker: Tenant) -> None:
+    cursor = (await victim.data("{ events { edges { cursor } } }"))["events"]["edges"][0]["cursor"]
+    document = """query ($filter: EventFilter, $after: Cursor, $before: Cursor) {
+      events(filter: $filter, after: $after, before: $before) { totalCount edges { node { properties } } }
+    }"""
+    attempts: list[dict[str, Any]] = [
+        {},
+        {"userId": "ada"},
+        {"keys": ["shared"]},
+        {"eventTypes": ["*"]},
+        {"eventTypes": ["victim.only"]},
+        {"where": [{"path": "profile.traits.card", "op": "EXISTS"}]},
+        {"where": [{"any": [{"path": "event.properties.card", "op": "EQ", "value": SECRET}]}]},
+    ]
+    for event_filter in attempts:
+        response = await _sees_nothing(attacker, document, filter=event_filter)
+        assert response["data"]["events"] == {"totalCount": 0, "edges": []}, event_filter
+    for position in ({"after": cursor}, {"before": cursor}):
+        response = await _sees_nothing(attacker, document, **position)
+        assert [error["extensions"]["code"] for error in response["errors"]] == ["CURSOR_INVALID"]
+
+
+@case("Query.eventTypes")
+async def _event_types(victim: Tenant, attacker: Tenant) -> None:
+    cursor = (await victim.data("{ eventTypes { edges { cursor } } }"))["eventTypes"]["edges"][0]["cursor"]
+    seen = await attacker.data('{ eventTypes(first: 100, search: "victim") { edges { node { count } } } }')
+    assert seen["eventTypes"]["edges"] == []
+    counted = await attacker.data("{ eventTypes(first: 100) { edges { node { count } } } }")
+    assert {edge["node"]["count"] for edge in counted["eventTypes"]["edges"]} == {0}
+    after = "query ($after: Cursor) { eventTypes(after: $after) { edges { cursor } } }"
+    assert await attacker.codes(after, after=cursor) == ["CURSOR_INVALID"]
+
+
+@case("Query.profile")
+async def _profile(victim: Tenant, attacker: Tenant) -> None:
+    document = '{ profile(userId: "ada") { traits timeline { totalCount edges { node { properties } } } } }'
+    assert await _sees_nothing(attacker, document) == {"data": {"profile": None}}
+    # A person of one's own with the same user id leads to one's own events only.
+    await attacker.track(userId="ada")
+    response = await _sees_nothing(attacker, document)
+    assert response["data"]["profile"]["timeline"]["totalCount"] == 1
+
+
+@case("Query.profiles")
+async def _profiles(victim: Tenant, attacker: Tenant) -> None:
+    cursor = (await victim.data("{ profiles { edges { cursor } } }"))["profiles"]["edges"][0]["cursor"]
+    document = """query ($where: [ConditionInput!], $search: String, $after: Cursor) {
+      profiles(where: $where, search: $search, after: $after) { totalCount edges { node { traits } } }
+    }"""
+    attempts: list[dict[str, Any]] = [
+        {},
+        {"search": "ada"},
+        {"where": [{"path": "profile.userId", "op": "EQ", "value": "ada"}]},
+        {"where": [{"events": {"eventType": "victim.only"}, "op": "GTE", "value": 1}]},
+    ]
+    for attempt in attempts:
+        response = await _sees_nothing(attacker, document, **attempt)
+        assert response["data"]["profiles"] == {"totalCount": 0, "edges": []}, attempt
+    # The events of the other project do not count for a person of one's own with the same user id.
+    await attacker.track(userId="ada")
+    response = await _sees_nothing(attacker, document, **attempts[-1])
+    assert response["data"]["profiles"]["totalCount"] == 0
+    assert await attacker.codes(document, after=cursor) == ["CURSOR_INVALID"]
+
+
+@case("Mutation.track")
+async def _track(victim: Tenant, attacker: Tenant) -> None:
+    assert victim.viewer is not None
+    # The other project's key is free here, and the person of the same name another one.
+    stored = await attacker.track(id="shared", userId="ada", traits={"card": "stolen"})
+    assert stored["projectId"] != str(victim.viewer.project_id)
+    document = "mutation ($input: TrackInput!) { track(input: $input) { event { id } userErrors { path } } }"
+    event = {"eventType": "a.b", "projectId": str(victim.viewer.project_id)}
+    refused = (await attacker.data(document, input={"event": event}))["track"]
+    assert refused == {"event": None, "userErrors": [{"path": ["input", "event", "projectId"]}]}
+
+
+@case("Mutation.trackBatch")
+async def _track_batch(victim: Tenant, attacker: Tenant) -> None:
+    assert victim.viewer is not None
+    document = """mutation ($input: TrackBatchInput!) {
+      trackBatch(input: $input) { accepted duplicates rejected userErrors { path } }
+    }"""
+    events = [
+        {"id": "shared", "eventType": "a.b", "userId": "ada", "traits": {"card": "stolen"}},
+        {"eventType": "a.b", "projectId": str(victim.viewer.project_id)},
+    ]
+    outcome = (await attacker.data(document, input={"events": events}))["trackBatch"]
+    assert outcome == {
+        "accepted": 1,
+        "duplicates": 0,
+        "rejected": 1,
+        "userErrors": [{"path": ["input", "events", "1", "projectId"]}],
+    }
+
+
+@case("Mutation.identify")
+async def _identify(victim: Tenant, attacker: Tenant) -> None:
+    response = await _sees_nothing(attacker, IDENTIFY, input={"userId": "ada", "traits": {"a": 1}})
+    assert response["data"]["identify"]["profile"] == {"traits": {"a": 1}}
+
+
+@case("Mutation.createProject")
+async def _create_project(victim: Tenant, attacker: Tenant) -> None:
+    document = 'mutation { createProject(name: "victim") { project { uuid apiKeys { id } head } token } }'
+    made = (await attacker.data(document))["createProject"]
+    assert victim.viewer is not None
+    assert made["project"]["uuid"] != str(victim.viewer.project_id)
+    assert len(made["project"]["apiKeys"]) == 1
+
+
+@case("Mutation.createApiKey")
+async def _create_api_key(victim: Tenant, attacker: Tenant) -> None:
+    document = 'mutation { createApiKey(name: "x", kind: SECRET, role: ADMIN) { token } }'
+    token = (await attacker.data(document))["createApiKey"]["token"]
+    assert attacker.viewer is not None
+    assert (await attacker.gateway.identities.viewer_of(token)).project_id == attacker.viewer.project_id
+
+
+@case("Mutation.revokeApiKey")
+async def _revoke_api_key(victim: Tenant, attacker: Tenant) -> None:
+    keys = (await victim.data("{ viewer { project { apiKeys { id } } } }"))["viewer"]["project"]["apiKeys"]
+    document = "mutation ($id: ID!) { revokeApiKey(id: $id) { apiKey { id } userErrors { code } } }"
+    announced = len(attacker.gateway.announced)
+    refused = (await attacker.data(document, id=keys[0]["id"]))["revokeApiKey"]
+    assert refused == {"apiKey": None, "userErrors": [{"code": "NOT_FOUND"}]}
+    assert len(attacker.gateway.announced) == announced
+
+
+@case("Subscription.eventStream")
+async def _event_stream(victim: Tenant, attacker: Tenant) -> None:
+    document = """subscription ($filter: EventFilter, $after: Cursor) {
+      eventStream(filter: $filter, after: $after) { node { key properties profile { traits } } }
+    }"""
+    data = await victim.data("{ events { edges { cursor } } viewer { project { head } } }")
+    for cursor in (data["events"]["edges"][0]["cursor"], data["viewer"]["project"]["head"]):
+        with pytest.raises(CursorInvalid):
+            await attacker.follow(document, after=cursor)
+    followers = [await attacker.follow(document, filter=each) for each in ({}, {"userId": "ada"}, {"keys": ["mine"]})]
+    neighbour = await victim.follow(document)
+    await attacker.track(id="mine", userId="ada")
+    for follower in followers:
+        item = await follower.next()
+        assert item["data"]["eventStream"]["node"] == {"key": "mine", "properties": {}, "profile": {"traits": {}}}
+        assert follower.items.empty()
+    assert neighbour.items.empty()
+    for follower in (*followers, neighbour):
+        assert follower.membership is not None
+        follower.membership.leave()
+
+
+@pytest.mark.parametrize("same_organization", [False, True], ids=["stranger", "sibling"])
+@pytest.mark.parametrize("root_field", sorted(CASES))
+async def test_another_project_is_out_of_reach(gateway: Gateway, root_field: str, same_organization: bool) -> None:
+    victim = await gateway.tenant("victim")
+    attacker = await _sibling(victim) if same_organization else await gateway.tenant("attacker")
+    await victim.track(id="shared", eventType="victim.only", userId="ada", properties={"card": SECRET})
+    await victim.data(IDENTIFY, input={"userId": "ada", "traits": {"card": SECRET}})
+    before = await _everything(victim)
+    await CASES[root_field](victim, attacker)
+    assert await _everything(victim) == before
