@@ -33,7 +33,7 @@ async def check_postgres(url: str) -> None:
     try:
         version = connection.get_server_version()
     finally:
-        await connection.close()
+        connection.terminate()  # closing in order would wait for a server that may not answer any more
     if version.major < MIN_POSTGRES_VERSION:
         raise StartError(
             f"{place} is version {version.major}, and {MIN_POSTGRES_VERSION} or newer is needed: "
@@ -56,14 +56,17 @@ async def check_redis(url: str) -> None:
     except AuthenticationError:
         raise StartError(f"{place} refused the user name or password: correct them in REDIS_URL.") from None
     except (RedisError, OSError, TimeoutError, ValueError) as error:
+        if "HELLO" in str(error):  # what every Redis before 6.0 answers to the first command
+            raise _too_old(place, "older than 6.0") from None
         raise StartError(f"{place} cannot be reached ({_reason(error)}): start it, or correct REDIS_URL.") from None
     finally:
         await client.aclose()
     if version < MIN_REDIS_VERSION:
-        raise StartError(
-            f"{place} is version {'.'.join(map(str, version))}, and 6.2 or newer is needed: "
-            "upgrade it, or point REDIS_URL at a newer one."
-        )
+        raise _too_old(place, f"version {'.'.join(map(str, version))}")
+
+
+def _too_old(place: str, found: str) -> StartError:
+    return StartError(f"{place} is {found}, and 6.2 or newer is needed: upgrade it, or point REDIS_URL at a newer one.")
 
 
 def place_of(url: str, *, default_port: int) -> str:
