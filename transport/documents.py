@@ -29,6 +29,7 @@ from graphql import (
     specified_rules,
     validate,
 )
+from graphql.validation.validate import ValidationAbortedError
 
 from transport.errors import (
     BAD_USER_INPUT,
@@ -228,12 +229,12 @@ def _digest(persisted: object) -> str | None:
 
 
 def _without_repeated_directives(errors: list[GraphQLError]) -> list[GraphQLError]:
-    """At most one error about an unknown directive: ten of them are an amplifier, and the first one says it all."""
-    kept: list[GraphQLError] = []
-    seen = False
-    for error in errors:
-        unknown = error.message.startswith("Unknown directive")
-        if not (unknown and seen):
-            kept.append(error)
-        seen = seen or unknown
-    return kept
+    """At most one error about unknown directives: ten of them are an amplifier, and the first one says it all."""
+    unknown = [error for error in errors if error.message.startswith("Unknown directive")]
+    if len(unknown) < 2:
+        return errors
+    return [
+        error
+        for error in errors
+        if error is unknown[0] or not (error in unknown or isinstance(error, ValidationAbortedError))
+    ]

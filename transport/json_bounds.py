@@ -22,6 +22,9 @@ from transport.errors import RequestError
 MAX_DEPTH = 100
 """Levels of arrays and objects. Far beyond any honest input, far below any parser's stack."""
 
+MAX_CONTAINERS = 100_000
+"""Arrays and objects in one text: a hundred for each event of a batch. Decoded, each takes fifty times its two bytes."""
+
 MAX_NUMBER_LENGTH = 64
 """Characters of one number. A double needs 24, a 64-bit integer 20; what is longer measures nothing."""
 
@@ -82,6 +85,8 @@ def _check_depth(text: bytes) -> None:
     structure = _without_escapes(text).translate(_BRACKETS, _NOT_STRUCTURE).replace(b'""', b"")
     if b'"' in structure:
         structure = b"".join(structure.split(b'"')[::2])
+    if len(structure) > 2 * MAX_CONTAINERS:
+        raise RequestError(f"JSON must not hold more than {MAX_CONTAINERS} arrays and objects.")
     for _ in range(_ORDINARY_DEPTH):
         structure = structure.replace(b"{}", b"")
     if structure and _height(structure) > MAX_DEPTH - _ORDINARY_DEPTH:

@@ -103,6 +103,7 @@ def test_numbers_fit_where_a_double_or_a_bigint_holds_them(before: int, after: i
         b"[" * 101 + b"]" * 101,
         b'{"a":' * 101 + b"1" + b"}" * 101,
         b"[" * 1_000_000,
+        b"[" + b"[]," * 100_000 + b"1]",
     ],
 )
 def test_refused(text: bytes) -> None:
@@ -122,6 +123,8 @@ def test_refused(text: bytes) -> None:
         b'"\\ud83d\\ude00"',
         b'"\\\\ud800"',
         b"[" * 100 + b"]" * 100,
+        b"[" + b"[]," * 99_999 + b"1]",
+        b'["' + b"[" * 500_000 + b'"]',
         b'["' + b"[" * 1000 + b'"]',
         b'["\\"' + b"{" * 1000 + b'"]',
     ],
