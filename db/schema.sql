@@ -288,7 +288,13 @@ BEGIN
             ),
             trait_stamps = p.trait_stamps || changes.stamps
         FROM changes
-        WHERE p.project_id = p_project_id AND p.user_id = changes.user_id;
+        CROSS JOIN LATERAL (
+            -- Where the row is cannot change: it is locked.
+            SELECT q.ctid AS place FROM profiles AS q
+            WHERE q.project_id = p_project_id AND q.user_id = changes.user_id
+            LIMIT 1
+        ) AS found
+        WHERE p.ctid = found.place;
     END IF;
 
     -- 3. The head, in a statement of its own: the next one must see what was committed while this one waited.
