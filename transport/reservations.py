@@ -4,8 +4,9 @@ A reservation is made by one request, opened by another, and named by its token 
 bits. Besides knowing it, a request must carry the credentials that made the reservation, except the one that opens it,
 which may carry none (EventSource cannot send headers; the token is its entrance ticket, good for one response at a
 time). A reservation is gone when its response ends, when its credentials are revoked, and when it is not opened within
-`unused_for`. It lives in this process: all requests of one reservation must reach the same gateway, so a proxy in front
-of several has to choose by the token, or by the client's address.
+`unused_for`. It lives in this process: all requests of one reservation must reach it. Between the processes of one
+machine `transport/forwarding.py` sees to that; a proxy in front of several machines has to choose by the token, or by
+the client's address.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from functools import partial
 
 import msgspec
 
 from transport.application import Session
 from transport.event_stream import EventStream
+from transport.forwarding import TOKEN_BYTES
 from transport.operation import Operation
 
 CREDENTIAL_HEADERS = ("x-api-key", "authorization")
-
-TOKEN_BYTES = 32
 
 MAX_EXECUTING = 8
 """Operations of one response that execute at the same time; the rest wait, in order."""
@@ -56,8 +57,8 @@ def owner_of(headers: Mapping[str, str]) -> bytes | None:
 class Reservation:
     """A response that is expected, or open."""
 
-    def __init__(self, owner: bytes | None, holder: bytes | str | None, session: Session) -> None:
-        self.token = secrets.token_urlsafe(TOKEN_BYTES)
+    def __init__(self, token: str, owner: bytes | None, holder: bytes | str | None, session: Session) -> None:
+        self.token = token
         self.owner = owner
         self.holder = holder
         self.session = session
@@ -82,8 +83,9 @@ class Reservation:
 class Reservations:
     """All reservations of this process, by token."""
 
-    def __init__(self, policy: ReservationPolicy | None = None) -> None:
+    def __init__(self, policy: ReservationPolicy | None = None, issue: Callable[[], str] | None = None) -> None:
         self._policy = policy or ReservationPolicy()
+        self._issue = issue or partial(secrets.token_urlsafe, TOKEN_BYTES)
         self._reservations: dict[str, Reservation] = {}
         self._unused: Counter[bytes | str | None] = Counter()
 
@@ -108,7 +110,7 @@ class Reservations:
         holder = owner or client
         if len(self) >= self._policy.max_reservations or self._unused[holder] >= self._policy.max_unused_per_owner:
             raise TooManyReservations
-        reservation = Reservation(owner, holder, session)
+        reservation = Reservation(self._issue(), owner, holder, session)
         self._reservations[reservation.token] = reservation
         self._unused[holder] += 1
         reservation.expiry = asyncio.get_running_loop().call_later(

@@ -9,8 +9,8 @@ refused with its status.
 Single connection: PUT reserves a response and gives a token; a request with the token and `Accept: text/event-stream`
 opens it; POST (or GET) with the token and `extensions.operationId` starts an operation, is answered 202, and sends its
 results into the response; DELETE with `operationId` stops it. A `Last-Event-ID` on the request that starts an operation
-is the place to go on from. All requests of one token must reach the process that issued it: `transport/reservations.py`
-says why.
+is the place to go on from. All requests of one token must reach the process that issued it; between the processes of
+one machine `homes` sees to that.
 
 No other site can make a browser do any of it: PUT, DELETE, JSON bodies and the token's header need a preflight, GET is
 checked as in `transport/http.py`, and a token cannot be guessed.
@@ -28,6 +28,7 @@ from transport.application import Application
 from transport.errors import RequestError
 from transport.event_stream import Channel
 from transport.execution import GraphQLService, Prepared
+from transport.forwarding import Homes, Unreachable, forward
 from transport.http import (
     HTTPRefusedError,
     Observe,
@@ -45,7 +46,7 @@ from transport.negotiation import EVERYTHING, MediaType, choose_media_type, pars
 from transport.requests import GraphQLRequest, read_parameters, read_request
 from transport.reservations import owner_of
 from transport.server_websocket import EXTENSION
-from transport.sse_streams import EventStreams, StreamPolicy
+from transport.sse_streams import EventStreams, StreamPolicy, not_found
 from transport.statuses import StatusProfile, status_of_errors, status_of_request_error
 
 TOKEN_HEADER = "x-graphql-event-stream-token"  # noqa: S105, the name of a header
@@ -106,22 +107,32 @@ class EventStreamTransport:
         policy: StreamPolicy | None = None,
         profile: StatusProfile = StatusProfile.AUDITS,
         observe: Observe | None = None,
+        homes: Homes | None = None,
     ) -> None:
         self._service = service
         self._application = application
         self._profile = profile
-        self.streams = EventStreams(service, policy, observe)
+        self.streams = EventStreams(service, policy, observe, homes)
+        self._homes = homes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         channel = Channel(receive, send, scope["extensions"][EXTENSION])
         exchange = _Exchange(scope["method"], header_map(scope), {}, client_of(scope), channel)
         try:
             exchange = replace(exchange, parameters=url_parameters(scope["query_string"]))
-            await self._route(exchange)
+            home = self._homes and exchange.token and exchange.method != "PUT" and self._homes.elsewhere(exchange.token)
+            await (self._forward(exchange, scope, home) if home else self._route(exchange))
         except HTTPRefusedError as refusal:
             await exchange.refuse(refusal.status, [refusal.error], *refusal.headers)
         except RequestError as error:
             await exchange.refuse(status_of_request_error(error, self._profile), [error.as_graphql_error()])
+
+    async def _forward(self, exchange: _Exchange, scope: Scope, home: str) -> None:
+        body = await read_body(exchange.headers, exchange.channel.receive, self._service.limits.body_bytes)
+        try:
+            await forward(scope, body, exchange.channel, home)
+        except Unreachable:
+            raise not_found() from None
 
     async def _route(self, exchange: _Exchange) -> None:
         match exchange.method:

@@ -22,6 +22,7 @@ from graphql import GraphQLError
 from transport.application import Session
 from transport.event_stream import Channel, EventStream
 from transport.execution import GraphQLService, Prepared
+from transport.forwarding import Homes
 from transport.http import HTTPRefusedError, Observe
 from transport.operation import Operation
 from transport.reservations import Reservation, ReservationPolicy, Reservations, TooManyReservations
@@ -47,11 +48,15 @@ class EventStreams:
     """All responses of server-sent events of this process."""
 
     def __init__(
-        self, service: GraphQLService, policy: StreamPolicy | None = None, observe: Observe | None = None
+        self,
+        service: GraphQLService,
+        policy: StreamPolicy | None = None,
+        observe: Observe | None = None,
+        homes: Homes | None = None,
     ) -> None:
         self._service = service
         self._policy = policy or StreamPolicy()
-        self._reservations = Reservations(self._policy.reservations)
+        self._reservations = Reservations(self._policy.reservations, homes.issue if homes else None)
         self._observe = observe
         self._open: set[EventStream] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -94,7 +99,7 @@ class EventStreams:
         """Be the reserved response until its client goes. Credentials may be absent here. Raises `HTTPRefusedError`."""
         reservation = self._reservations.get(token)
         if reservation is None or (owner is not None and owner != reservation.owner):
-            raise _not_found()
+            raise not_found()
         if reservation.is_opened:
             raise HTTPRefusedError(409, "This event stream is open already.", code=CONFLICT)
         self._reservations.opened(reservation)
@@ -107,7 +112,7 @@ class EventStreams:
         """The reservation that a request with these credentials may use. Raises `HTTPRefusedError`."""
         reservation = self._reservations.get(token)
         if reservation is None or owner != reservation.owner:
-            raise _not_found()
+            raise not_found()
         return reservation
 
     def submit(
@@ -185,6 +190,6 @@ def _revoked(reason: str) -> GraphQLError:
     return GraphQLError(reason, extensions={"code": "UNAUTHENTICATED"})
 
 
-def _not_found() -> HTTPRefusedError:
+def not_found() -> HTTPRefusedError:
     """The same for a token that is unknown and for somebody else's: there is nothing to learn by trying."""
     return HTTPRefusedError(404, "There is no such event stream.", code="NOT_FOUND")

@@ -19,6 +19,7 @@ from graphql import GraphQLSchema, build_schema
 from transport.application import Application, InputDecoder, Membership, Rendering, Session, Sink
 from transport.endpoint import GraphQLEndpoint
 from transport.execution import GraphQLService
+from transport.forwarding import Homes
 from transport.http import GraphQLHTTP
 from transport.server_http import serve_config
 from transport.sse import EventStreamTransport
@@ -354,20 +355,21 @@ def graphql_endpoint(
     *,
     streams: StreamPolicy | None = None,
     websocket: WebSocketPolicy | None = None,
+    homes: Homes | None = None,
 ) -> GraphQLEndpoint:
     """All transports on one URL, as the gateway has them."""
     service = GraphQLService(application)
     return GraphQLEndpoint(
         http=GraphQLHTTP(service, application),
         websocket=WebSocketEndpoint(service, application, websocket),
-        event_stream=EventStreamTransport(service, application, policy=streams),
+        event_stream=EventStreamTransport(service, application, policy=streams, homes=homes),
     )
 
 
 @asynccontextmanager
 async def started(app: ASGIApp, application: MemoryApplication, **config: Any) -> AsyncIterator[Server]:
     """Serve `app` on a free port of the loopback until the block ends."""
-    server = uvicorn.Server(serve_config(app, host="127.0.0.1", port=0, lifespan="off", **config))
+    server = uvicorn.Server(serve_config(app, **{"host": "127.0.0.1", "port": 0, "lifespan": "off", **config}))
     serving = asyncio.get_running_loop().create_task(server.serve())
     try:
         await eventually(lambda: server.started)
