@@ -1,0 +1,126 @@
+#!/usr/bin/env python3
+"""What is still missing from the public contract, and whether anything delivered breaks it.
+
+`contract.py CHECK` runs the contract's own CHECK on `schema/schema.graphql` and reads what it prints. It prints what
+later work owes, and exits 1 for everything else: a delivered root or type that was renamed, removed or narrowed, and a
+thing that is listed as owed although it is there. So whoever delivers something takes it off `OWED` and adds its roots
+to `DELIVERED`, and from then on it cannot break unnoticed.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+SDL = Path(__file__).parent.parent / "schema" / "schema.graphql"
+
+DELIVERED = frozenset(
+    """
+    Query.viewer Query.node Query.nodes Query.events Query.eventTypes Query.profile Query.profiles
+    Mutation.track Mutation.trackBatch Mutation.identify
+    Mutation.createProject Mutation.createApiKey Mutation.revokeApiKey
+    Subscription.eventStream
+    """.split()  # noqa: SIM905
+)
+"""Root fields that are finished, with all types behind them but for what `OWED` names."""
+
+OWED = {
+    "deliveries and channels": """
+        Channel ChannelCount ConfigureProviderInput DeletePayload Delivery DeliveryAttempt DeliveryConnection
+        DeliveryEdge DeliveryError DeliveryFilter DeliveryHealth DeliveryPayload DeliveryStats DeliveryStatus
+        DeliveryUpdate DeliveryUpdateEdge DnsRecord InboundEndpoint InboundEndpointPayload InboundVerifier
+        LocalizedPushInput Mutation.addSenderDomain Mutation.cancelDelivery Mutation.configureProvider
+        Mutation.deleteInboundEndpoint Mutation.deleteProvider Mutation.deleteTemplate
+        Mutation.deleteWebhookEndpoint Mutation.registerPushToken Mutation.replayDeliveries
+        Mutation.replayDelivery Mutation.retireWebhookSecret Mutation.rotateWebhookSecret
+        Mutation.saveInboundEndpoint Mutation.saveTemplate Mutation.saveWebhookEndpoint Mutation.sendEmail
+        Mutation.sendPush Mutation.sendSms Mutation.sendTestPush Mutation.sendTestWebhook Mutation.trackPush
+        Mutation.unregisterPushToken Mutation.updatePushSettings Mutation.verifySenderDomain Platform
+        Profile.deliveries Profile.pushTokens Provider ProviderKind ProviderPayload PushContentInput
+        PushEnvironment PushInteraction PushPriority PushSettings PushSettingsInput PushSettingsPayload
+        PushToken PushTokenConnection PushTokenEdge PushTokenFilter PushTokenPayload Query.deliveries
+        Query.deliveryHealth Query.deliveryStats Query.inboundEndpoints Query.providers Query.pushSettings
+        Query.pushTokens Query.senderDomains Query.templates Query.webhookEndpoints ReasonCount
+        RegisterPushTokenInput ReplayPayload SaveInboundEndpointInput SaveTemplateInput SaveWebhookEndpointInput
+        SendEmailInput SendPayload SendPushInput SendSmsInput SenderDomain SenderDomainPayload
+        SenderDomainStatus SignatureScheme StatusCount Subscription.deliveryUpdates SuppressedReason Template
+        TemplateConnection TemplateEdge TemplatePayload TestWebhookPayload TrackPushInput VariantInput
+        WebPushKeysInput WebhookEndpoint WebhookEndpointConnection WebhookEndpointEdge WebhookEndpointPayload
+        WebhookSecret
+    """,
+    "workflows": """
+        ImportWorkflowsPayload Mutation.cancelWorkflowRun Mutation.cloneBlueprint Mutation.deleteWorkflow
+        Mutation.importWorkflows Mutation.pauseWorkflow Mutation.pauseWorkflowRun Mutation.resumeWorkflow
+        Mutation.resumeWorkflowRun Mutation.saveWorkflow Mutation.setWorkflowActive Mutation.testRunWorkflow
+        Profile.workflowRuns Query.exportWorkflows Query.workflowBlueprints Query.workflowRuns Query.workflows
+        ReentryPolicy RunStatus SaveWorkflowInput SaveWorkflowPayload Schedule ScheduleInput StepOutcome
+        StepTrace StepType Subscription.workflowRunUpdates TestRunWorkflowInput TestRunWorkflowPayload Workflow
+        WorkflowBlueprint WorkflowConnection WorkflowEdge WorkflowRun WorkflowRunConnection WorkflowRunEdge
+        WorkflowRunFilter WorkflowRunPayload WorkflowRunUpdate WorkflowRunUpdateEdge WorkflowStats WorkflowStep
+        WorkflowStepInput WorkflowStepStats WorkflowTrigger WorkflowTriggerInput
+    """,
+    "audiences and analytics": """
+        Audience AudienceChange AudienceChangeEdge AudienceConnection AudienceEdge Board Float FunnelGroup
+        FunnelInput FunnelOrder FunnelReport FunnelStepInput FunnelStepResult Insight InsightConnection
+        InsightEdge InsightKind Interval Measure Mutation.deleteAudience Mutation.deleteBoard
+        Mutation.deleteInsight Mutation.saveAudience Mutation.saveBoard Mutation.saveInsight Profile.audiences
+        Query.audiences Query.boards Query.funnel Query.insights Query.retention Query.trend RetentionCohort
+        RetentionInput RetentionReport SaveAudienceInput SaveAudiencePayload SaveBoardInput SaveBoardPayload
+        SaveInsightInput SaveInsightPayload Subscription.audienceChanges Subscription.funnelUpdates TrendInput
+        TrendPoint TrendReport TrendSeries
+    """,
+    "identity, consent and limits": """
+        AuditEntry AuditEntryConnection AuditEntryEdge AuthPayload AuthSession Consent ConsentChange
+        ConsentChangeConnection ConsentChangeEdge ConsentLogFilter ConsentPurpose ConsentState EraseProfileInput
+        EraseProfilePayload ErasureReceipt IdentitySecretPayload Mutation.eraseProfile Mutation.refreshSession
+        Mutation.rotateIdentitySecret Mutation.setConsent Mutation.signIn Mutation.signInAnonymously
+        Mutation.signOut Mutation.signUp Mutation.updateProjectSettings Profile.consentHistory Profile.consents
+        ProjectSettings ProjectSettingsInput ProjectSettingsPayload Query.auditLog Query.consentLog
+        Query.projectSettings RateLimit SetConsentInput SetConsentPayload SignInAnonymouslyInput SignInInput
+        SignUpInput Viewer.rateLimit
+    """,
+}
+"""Roots, types and fields of types that later work delivers, by the work that owes them."""
+
+_REMOVED = re.compile(r"(?:Field |Standard scalar )?(\w+(?:\.\w+)?) was removed")
+
+
+def main(check: str) -> int:
+    """0 when only what is owed is missing."""
+    breaks = _breaks(check)
+    removed = {match[1] for line in breaks if (match := _REMOVED.match(line))}
+    faults = [line for line in breaks if not _is_owed(line)]
+    faults += [f"{name} is there: take it off OWED in {Path(__file__).name}" for name in sorted(_owed() - removed)]
+    faults += [f"{name} is listed as delivered and as owed" for name in sorted(_owed() & DELIVERED)]
+    faults += [f"{name} is listed as delivered and is not there" for name in sorted(DELIVERED & removed)]
+    for work, names in OWED.items():
+        roots = [name for name in names.split() if name.startswith(("Query.", "Mutation.", "Subscription."))]
+        print(f"owed by {work}: {len(names.split())}, of them roots: {', '.join(roots)}")
+    for fault in faults:
+        print(f"BREAKS THE CONTRACT: {fault}")
+    print(f"{len(DELIVERED)} roots delivered, {len(removed)} names missing, {len(faults)} faults")
+    return 1 if faults else 0
+
+
+def _breaks(check: str) -> list[str]:
+    """The lines of the contract's check, without its last one, which counts them."""
+    ran = subprocess.run([sys.executable, check, str(SDL)], capture_output=True, text=True)  # noqa: S603
+    lines = ran.stdout.splitlines()
+    if ran.stderr or not lines or "breaks of a contract" not in lines[-1]:
+        raise SystemExit(f"the contract's check did not run:\n{ran.stdout}{ran.stderr}")
+    return lines[:-1]
+
+
+def _is_owed(line: str) -> bool:
+    match = _REMOVED.match(line)
+    return match is not None and match[1] in _owed()
+
+
+def _owed() -> frozenset[str]:
+    return frozenset(name for names in OWED.values() for name in names.split())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1]))
