@@ -64,10 +64,13 @@ def serve(
     if not _may_begin(supervised):
         return
     if not supervised:
-        _check_servers(settings)
+        asyncio.run(_check_database(_given(settings.database_url)))
     with _listening_socket(settings, fd, port) as listener:
         config = serve_config(asgi_app, timeout_graceful_shutdown=STREAMS_GRACE_SECONDS)
-        uvicorn.Server(config).run(sockets=[listener])
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # uvicorn handles both while it serves, and sends them again when all is closed: that is no failure
+            signal.signal(number, lambda *_: None)
+        uvicorn.Server(config).run(sockets=[listener, private])
 
 
 @app.command()
@@ -81,7 +84,7 @@ def worker(supervised: Supervised = False) -> None:
     if not _may_begin(supervised):
         return
     if not supervised:
-        _check_servers(settings)
+        asyncio.run(_check_database(_given(settings.database_url)))
     uvloop.run(_run_worker(settings))
 
 
@@ -106,11 +109,10 @@ def create_project(
     import msgspec
 
     from first_start import make_project
-    from servers import check_postgres
     from settings import read_settings
 
     url = _database_url()
-    asyncio.run(check_postgres(url))
+    asyncio.run(_check_database(url))
     region = read_settings().region.value
     keys = asyncio.run(make_project(url, region=region, name=name, organization=organization or name))
     typer.echo(msgspec.json.format(msgspec.json.encode(keys)))
@@ -119,10 +121,8 @@ def create_project(
 @app.command()
 def bump_epoch() -> None:
     """After a restore, or a failover that lost a tail of the log: make every cursor given out so far expire."""
-    from servers import check_postgres
-
     url = _database_url()
-    asyncio.run(check_postgres(url))
+    asyncio.run(_check_database(url))
     typer.echo(f"{asyncio.run(_advance_epochs(url))} projects")
 
 
@@ -254,11 +254,23 @@ def _database_url() -> str:
     return url.get_secret_value()
 
 
-def _check_servers(settings: Settings) -> None:
+async def _check_database(url: str) -> None:
+    """Raises `StartError` unless a PostgreSQL answers there that has been migrated."""
+    from data_folder import StartError
+    from db.migrate import read_missing
     from servers import check_postgres
 
-    if settings.database_url is not None:
-        asyncio.run(check_postgres(settings.database_url.get_secret_value()))
+    await check_postgres(url)
+    missing = await read_missing(url)
+    if missing:
+        raise StartError(f"The database is {len(missing)} migrations behind: run `migrate` first.")
+
+
+def _private_socket() -> socket.socket:
+    """Where the other gateways that accept from the same port reach this one: see `transport/forwarding.py`."""
+    private = socket.socket()
+    private.bind(("127.0.0.1", 0))
+    return private
 
 
 def _listening_socket(settings: Settings, fd: int | None, port: int | None) -> socket.socket:

@@ -67,6 +67,18 @@ async def migrate(url: str, migrations: Sequence[Migration] | None = None) -> li
         await connection.close()
 
 
+async def read_missing(url: str) -> list[str]:
+    """The names of the migrations that `migrate` would apply. Changes nothing. Raises what `migrate` raises."""
+    connection = await asyncpg.connect(url, timeout=10)
+    try:
+        if await connection.fetchval("SELECT to_regclass('schema_migrations')") is None:
+            return [migration.name for migration in read_migrations()]
+        applied = await _read_applied(connection)
+    finally:
+        await connection.close()
+    return [migration.name for migration in read_migrations() if not _is_applied(migration, applied)]
+
+
 def read_migrations() -> tuple[Migration, ...]:
     """The package's files in order. Raises `MigrationError` when the numbers are not 1, 2, 3 …"""
     names = sorted(e.name for e in files("db").joinpath("migrations").iterdir() if _FILE_NAME.fullmatch(e.name))
@@ -108,12 +120,16 @@ async def _apply_missing(connection: asyncpg.Connection, wanted: Iterable[Migrat
     await connection.execute(f"SET statement_timeout = '{STATEMENT_TIMEOUT_SECONDS}s'")
     await connection.execute("SET client_min_messages = warning")
     await connection.execute(_CREATE_TABLE)
-    rows = await connection.fetch("SELECT version, sha256 FROM schema_migrations")
-    applied = {row["version"]: row["sha256"] for row in rows}
+    applied = await _read_applied(connection)
     missing = [migration for migration in wanted if not _is_applied(migration, applied)]
     for migration in missing:
         await _apply(connection, migration)
     return [migration.name for migration in missing]
+
+
+async def _read_applied(connection: asyncpg.Connection) -> dict[int, str]:
+    rows = await connection.fetch("SELECT version, sha256 FROM schema_migrations")
+    return {row["version"]: row["sha256"] for row in rows}
 
 
 def _is_applied(migration: Migration, applied: dict[int, str]) -> bool:

@@ -1,0 +1,204 @@
+"""The commands, as an operator types them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Sequence
+
+import asyncpg
+import pytest
+
+from tests.acceptance.running import ROOT, clean_environment, free_port, run_command, wait_until
+
+SECRET = "0123456789abcdef" * 4
+
+
+@pytest.fixture
+async def empty_database(database_url: str) -> str:
+    """A database without a schema."""
+    connection = await asyncpg.connect(database_url)
+    await connection.execute("DROP SCHEMA public CASCADE")
+    await connection.execute("CREATE SCHEMA public")
+    await connection.close()
+    return database_url
+
+
+def deployment(database_url: str, redis_url: str) -> dict[str, str]:
+    return {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "SENDORA_SECRET_KEY": SECRET}
+
+
+def start(*arguments: str, inherited: Sequence[int] = (), **settings: str) -> subprocess.Popen[bytes]:
+    """A command that runs until it is told to stop."""
+    return subprocess.Popen(
+        [sys.executable, "cli.py", *arguments],
+        cwd=ROOT,
+        env=clean_environment(**settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        pass_fds=inherited,
+    )
+
+
+def stop(process: subprocess.Popen[bytes]) -> tuple[int, str]:
+    """Exit code and output after SIGTERM."""
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=10)
+    return process.returncode, output.decode()
+
+
+def is_ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+async def test_migrate_applies_everything_once(empty_database: str) -> None:
+    first = await asyncio.to_thread(run_command, "migrate", DATABASE_URL=empty_database)
+    second = await asyncio.to_thread(run_command, "migrate", DATABASE_URL=empty_database)
+
+    assert first.stderr + second.stderr == ""
+    assert re.fullmatch(r"(applied \d{4}_\w+\n)+", first.stdout)
+    assert second.stdout == "nothing to do\n"
+
+
+async def test_schema_prints_the_committed_sdl() -> None:
+    result = await asyncio.to_thread(run_command, "schema")
+
+    assert result.stdout == (ROOT / "schema" / "schema.graphql").read_text()
+
+
+async def test_create_project_prints_keys_that_the_gateway_takes(database_url: str, redis_url: str) -> None:
+    made = await asyncio.to_thread(run_command, "create-project", "My shop", DATABASE_URL=database_url)
+    keys = json.loads(made.stdout)
+    port = free_port()
+    gateway = start("serve", PORT=str(port), **deployment(database_url, redis_url))
+    try:
+        await asyncio.to_thread(wait_until, lambda: is_ready(port), seconds=20, what="gateway")
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/graphql",
+            data=b'{"query": "{ viewer { project { name } } }"}',
+            headers={"content-type": "application/json", "x-api-key": keys["secretKey"]},
+        )
+        answer = json.loads(await asyncio.to_thread(lambda: urllib.request.urlopen(request, timeout=5).read()))
+    finally:
+        code, output = stop(gateway)
+
+    assert set(keys) == {"projectId", "secretKey", "publishableKey"}
+    assert answer == {"data": {"viewer": {"project": {"name": "My shop"}}}}
+    assert (code, output) == (0, "")
+
+
+async def test_serve_takes_an_inherited_socket(database_url: str, redis_url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        number = listener.fileno()
+        gateway = start("serve", "--fd", str(number), inherited=(number,), **deployment(database_url, redis_url))
+        try:
+            await asyncio.to_thread(wait_until, lambda: is_ready(port), seconds=20, what="gateway")
+        finally:
+            code, output = stop(gateway)
+
+    assert (code, output) == (0, "")
+
+
+async def test_a_worker_ends_quietly_when_told(database_url: str, redis_url: str) -> None:
+    worker = start("worker", **deployment(database_url, redis_url))
+    connection = await asyncpg.connect(database_url)
+    others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    try:
+        for _ in range(400):
+            if await connection.fetchval(others):
+                break
+            await asyncio.sleep(0.05)
+        assert await connection.fetchval(others)
+    finally:
+        await connection.close()
+        code, output = stop(worker)
+
+    assert (code, output) == (0, "")
+
+
+async def test_bump_epoch_moves_every_project_on(database_url: str) -> None:
+    await asyncio.to_thread(run_command, "create-project", "One", DATABASE_URL=database_url)
+    await asyncio.to_thread(run_command, "create-project", "Two", DATABASE_URL=database_url)
+    connection = await asyncpg.connect(database_url)
+    before = dict(await connection.fetch("SELECT (project_id, lane)::text, epoch FROM heads"))
+
+    result = await asyncio.to_thread(run_command, "bump-epoch", DATABASE_URL=database_url)
+
+    after = dict(await connection.fetch("SELECT (project_id, lane)::text, epoch FROM heads"))
+    await connection.close()
+    assert result.stderr == ""
+    assert len(before) >= 8
+    assert after == {lane: epoch + 1 for lane, epoch in before.items()}
+
+
+@pytest.mark.parametrize(
+    ("command", "settings", "words"),
+    [
+        (["serve"], {}, "DATABASE_URL is not set"),
+        (["serve"], {"DATABASE_URL": "postgresql://x/y"}, "REDIS_URL is not set"),
+        (["worker"], {"DATABASE_URL": "postgresql://x/y", "REDIS_URL": "redis://x"}, "SENDORA_SECRET_KEY is not set"),
+        (["migrate"], {}, "DATABASE_URL is not set"),
+        (["migrate"], {"DATABASE_URL": "postgresql://me:hunter2@127.0.0.1:1/x"}, "cannot be reached"),
+        (["create-project", "x"], {"DATABASE_URL": "postgresql://me:hunter2@127.0.0.1:1/x"}, "cannot be reached"),
+        (["bump-epoch"], {"DATABASE_URL": "postgresql://me:hunter2@127.0.0.1:1/x"}, "cannot be reached"),
+        (["run"], {"PORT": "eight thousand"}, "PORT is malformed"),
+    ],
+)
+def test_what_is_missing_or_wrong_is_one_sentence(command: list[str], settings: dict[str, str], words: str) -> None:
+    result = run_command(*command, **settings)
+
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("sendora: ")
+    assert words in line
+    assert "hunter2" not in line
+
+
+async def test_a_database_that_was_never_migrated_is_one_sentence(empty_database: str, redis_url: str) -> None:
+    for command in (["create-project", "x"], ["bump-epoch"], ["serve"], ["worker"]):
+        settings = deployment(empty_database, redis_url) | {"PORT": str(free_port())}
+
+        result = await asyncio.to_thread(run_command, *command, **settings)
+
+        assert result.returncode == 2, result.stderr
+        (line,) = result.stderr.splitlines()
+        assert "`migrate`" in line
+
+
+def test_a_port_out_of_range_is_refused() -> None:
+    assert run_command("serve", "--port", "70000").returncode == 2
+
+
+def test_without_a_command_it_lists_them() -> None:
+    shown = run_command()
+
+    for command in ("run", "serve", "worker", "migrate", "create-project", "bump-epoch", "schema", "import"):
+        assert f" {command} " in shown.stdout + shown.stderr
+
+
+def test_a_supervised_child_ends_when_its_parent_has_gone(database_url: str, redis_url: str) -> None:
+    reading, writing = os.pipe()
+    child = subprocess.Popen(
+        [sys.executable, "cli.py", "worker", "--supervised"],
+        cwd=ROOT,
+        env=clean_environment(**deployment(database_url, redis_url)),
+        stdin=reading,
+    )
+    os.close(reading)
+    os.write(writing, b"g")
+
+    os.close(writing)
+
+    assert child.wait(10) in (0, 1)
