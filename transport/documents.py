@@ -40,7 +40,7 @@ from transport.errors import (
     RequestError,
     coded,
 )
-from transport.limits import LimitExceededError, Limits, check_document, check_strings
+from transport.limits import LimitExceededError, Limits, check_document, check_literals
 from transport.plan import OperationPlan
 
 CACHED_CHARACTERS = 1_000_000
@@ -52,7 +52,8 @@ PERSISTED_BYTES = 8 * 1024 * 1024
 PERSISTED_QUERY_VERSION = 1
 
 _HASH = re.compile(r"[0-9a-f]{64}\Z")
-_NUL_ESCAPE = re.compile(r"\\u(?:0000|\{0+\})")
+_SUSPECT_LITERAL = re.compile(r"\\u(?:0000|\{0+\})|[0-9]{19}|[0-9][eE][-+]?[0-9]{3}")
+"""What an escaped NUL or a number over 64 bits looks like; only then are the literals looked at one by one."""
 
 V = TypeVar("V")
 
@@ -116,8 +117,8 @@ class Documents:
     def _checked(self, text: str) -> DocumentNode:
         document = self._parsed(text)
         check_document(document, self._limits)
-        if _NUL_ESCAPE.search(text):
-            check_strings(document)
+        if _SUSPECT_LITERAL.search(text):
+            check_literals(document)
         errors = validate(
             self._schema,
             document,

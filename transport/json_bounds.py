@@ -23,13 +23,14 @@ MAX_DEPTH = 100
 """Levels of arrays and objects. Far beyond any honest input, far below any parser's stack."""
 
 MAX_CONTAINERS = 100_000
-"""Arrays and objects in one text: a hundred for each event of a batch. Decoded, each takes fifty times its two bytes."""
+"""Arrays and objects in one text: a hundred for each event of a batch. Decoded, each is fifty times its two bytes."""
 
 MAX_NUMBER_LENGTH = 64
 """Characters of one number. A double needs 24, a 64-bit integer 20; what is longer measures nothing."""
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
+NUMBER_TOO_LARGE = "Numbers must fit in 64 bits."
 NOT_JSON = "The request is not valid JSON."
 
 _BRACKETS = bytes.maketrans(b"[]", b"{}")
@@ -107,15 +108,16 @@ def _check_numbers(text: bytes) -> None:
     if _LONG_DIGITS not in zeros and not _LARGE_EXPONENT.search(zeros):
         return
     for number in _NUMBER.findall(outside_strings):
-        if not _fits(number):
-            raise RequestError("Numbers must fit in 64 bits.")
+        if not fits_in_64_bits(number):
+            raise RequestError(NUMBER_TOO_LARGE)
 
 
 def _without_escapes(text: bytes) -> bytes:
     return text.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in text else text
 
 
-def _fits(number: bytes) -> bool:
+def fits_in_64_bits(number: bytes) -> bool:
+    """Whether this number, as JSON and GraphQL write it, is a signed 64-bit integer or a finite double."""
     if len(number) > MAX_NUMBER_LENGTH:
         return False
     try:

@@ -28,6 +28,7 @@ from graphql import (
 )
 
 from transport.errors import BAD_USER_INPUT, COST_EXCEEDED, DEPTH_EXCEEDED, VALIDATION_FAILED, RequestError
+from transport.json_bounds import NUMBER_TOO_LARGE, fits_in_64_bits
 
 DEFINITIONS_FACTOR = 10
 """Fields of all definitions against those of one operation: compiled documents repeat fragments within fragments."""
@@ -109,12 +110,15 @@ def check_document(document: DocumentNode, limits: Limits) -> None:
         _check_repeats(definition.selection_set, fragments, limits)
 
 
-def check_strings(document: DocumentNode) -> None:
-    """Raise `LimitExceededError` if a string literal holds NUL, which the database refuses."""
+def check_literals(document: DocumentNode) -> None:
+    """Raise `LimitExceededError` for what `json_bounds` refuses in variables: NUL in a string, numbers over 64 bits."""
     token = document.loc.start_token if document.loc else None
     while token:
-        if token.kind in (TokenKind.STRING, TokenKind.BLOCK_STRING) and "\0" in (token.value or ""):
+        value = token.value or ""
+        if token.kind in (TokenKind.STRING, TokenKind.BLOCK_STRING) and "\0" in value:
             raise LimitExceededError("Strings must not contain NUL (U+0000).", BAD_USER_INPUT)
+        if token.kind in (TokenKind.INT, TokenKind.FLOAT) and not fits_in_64_bits(value.encode()):
+            raise LimitExceededError(NUMBER_TOO_LARGE, BAD_USER_INPUT)
         token = token.next
 
 

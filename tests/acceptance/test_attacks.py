@@ -129,6 +129,8 @@ DOCUMENTS: dict[str, tuple[str, str]] = {
         "GRAPHQL_VALIDATION_FAILED",
     ),
     "NUL in a literal": (r'{ hello(name: "\u0000") }', "BAD_USER_INPUT"),
+    "an integer of 5,000 digits": ("{ hello(name: " + "7" * 5_000 + ") }", "BAD_USER_INPUT"),
+    "a huge exponent": ("{ hello(name: 1e999999999) }", "BAD_USER_INPUT"),
     "NUL in braces": (r'{ hello(name: "\u{0}") }', "BAD_USER_INPUT"),
 }
 

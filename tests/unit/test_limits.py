@@ -12,7 +12,7 @@ from graphql.language import SelectionSetNode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transport.limits import LimitExceededError, Limits, check_document, check_strings
+from transport.limits import LimitExceededError, Limits, check_document, check_literals
 
 GENEROUS = Limits(
     operations=10**9,
@@ -188,12 +188,23 @@ def test_spreads_of_unknown_fragments_are_left_to_validation() -> None:
 @pytest.mark.parametrize("literal", [r'"\u0000"', r'"a\u{0}"', r'"\u{00000}"'])
 def test_nul_in_a_literal_is_refused(literal: str) -> None:
     with pytest.raises(LimitExceededError, match="NUL"):
-        check_strings(parse(f"{{a(b: [{{c: {literal}}}])}}"))
+        check_literals(parse(f"{{a(b: [{{c: {literal}}}])}}"))
+
+
+@pytest.mark.parametrize("literal", ["9" * 5000, "9223372036854775808", "-9223372036854775809", "1e999", "1.5E+400"])
+def test_a_number_over_64_bits_in_a_literal_is_refused(literal: str) -> None:
+    with pytest.raises(LimitExceededError, match="64 bits"):
+        check_literals(parse(f"{{a(b: [{{c: {literal}}}])}}"))
+
+
+@pytest.mark.parametrize("literal", ["9223372036854775807", "-9223372036854775808", "1e308", '"99999999999999999999"'])
+def test_a_number_of_64_bits_in_a_literal_is_accepted(literal: str) -> None:
+    check_literals(parse(f"{{a(b: {literal})}}"))
 
 
 @pytest.mark.parametrize("literal", [r'"\\u0000"', r'"""\u0000"""', '"0"'])
 def test_what_only_looks_like_nul_is_no_nul(literal: str) -> None:
-    check_strings(parse(f"{{a(b: {literal})}}"))
+    check_literals(parse(f"{{a(b: {literal})}}"))
 
 
 def test_fragments_that_double_thirty_times_are_summed_in_no_time() -> None:
