@@ -35,6 +35,7 @@ from transport.application import InputDecoder
 from transport.endpoint import GraphQLEndpoint
 from transport.execution import GraphQLService
 from transport.explorer import Explorer, ExplorerPage, wants_page
+from transport.forwarding import Homes
 from transport.http import GraphQLHTTP
 from transport.origins import read_origins
 from transport.sse import EventStreamTransport
@@ -163,12 +164,16 @@ class Process:
         return self.broadcast.connected
 
 
-def create_app(settings: Settings) -> ASGIApp:
-    """The ASGI application of one gateway. Opens nothing before its lifespan begins."""
+def create_app(settings: Settings, *, private_address: str | None = None) -> ASGIApp:
+    """The ASGI application of one gateway. Opens nothing before its lifespan begins.
+
+    `private_address` is where the other gateways of this machine reach this one and no other, as `host:port`.
+    """
     process = Process(settings)
     metrics = Metrics(process.hub.stats, lambda: process.broadcast.connected)
     explorer = Explorer(EXPLORER_PAGE)
-    endpoint = _across_origins(_graphql_endpoint(process.application, explorer, settings, metrics), settings)
+    homes = Homes(private_address, _required(settings.secret_key).encode()) if private_address else None
+    endpoint = _across_origins(_graphql_endpoint(process.application, explorer, settings, metrics, homes), settings)
     others = _other_routes(process, metrics)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -184,15 +189,15 @@ def create_app(settings: Settings) -> ASGIApp:
 
 
 def _graphql_endpoint(
-    application: GatewayApplication, explorer: Explorer, settings: Settings, metrics: Metrics
+    application: GatewayApplication, explorer: Explorer, settings: Settings, metrics: Metrics, homes: Homes | None
 ) -> GraphQLEndpoint:
     service = GraphQLService(application, introspection=settings.introspection, suggestions=settings.introspection)
     profile = StatusProfile[settings.status_profile.name]
     policy = WebSocketPolicy(allowed_origins=read_origins(settings.allowed_origins))
     return GraphQLEndpoint(
         http=GraphQLHTTP(service, application, profile=profile, observe=metrics.observe),
-        websocket=WebSocketEndpoint(service, application, policy),
-        event_stream=EventStreamTransport(service, application, profile=profile, observe=metrics.observe),
+        websocket=WebSocketEndpoint(service, application, policy, metrics.observe),
+        event_stream=EventStreamTransport(service, application, profile=profile, observe=metrics.observe, homes=homes),
         explorer=explorer,
         wants_page=wants_page,
     )
