@@ -31,8 +31,8 @@ class Profile(Node):
         description="What is known of the person; a JSON object. Per key, the value of the later event holds."
     )
     created_at: datetime = strawberry.field(description="When the first event that names the person was stored.")
-    last_seen_at: datetime = strawberry.field(
-        description="Timestamp of the newest event that names the person, by seq; createdAt when none is kept."
+    last_seen_at: datetime | None = strawberry.field(
+        description="Timestamp of the newest event that names the person, by seq; null when none is kept."
     )
     record: strawberry.Private[ProfileRecord]
 
@@ -61,7 +61,7 @@ class Profile(Node):
             "anonymous": record.anonymous,
             "traits": record.traits,
             "created_at": record.created_at,
-            "last_seen_at": record.last_seen_at or record.created_at,
+            "last_seen_at": record.last_seen_at,
         }
         return Profile(
             id=strawberry.ID(write_node_id(NodeKind.PROFILE, record.profile_id)),

@@ -94,10 +94,10 @@ class Tenant:
         response = await self.run(document, **variables)
         return [error["extensions"]["code"] for error in response.get("errors", [])]
 
-    async def refusal(self, document: str) -> str | None:
+    async def refusal(self, document: str, **variables: Any) -> str | None:
         """The code with which a subscription is refused before it begins, or None."""
         service = self.gateway.service
-        prepared = await service.prepare(GraphQLRequest(query=document))
+        prepared = await service.prepare(GraphQLRequest(query=document, variables=msgspec.Raw(orjson.dumps(variables))))
         assert not isinstance(prepared, list), prepared
         source = await service.subscribe(
             prepared, GatewaySession(self.gateway.services, self.gateway.revocations, self.viewer)
