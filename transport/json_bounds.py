@@ -35,6 +35,8 @@ NOT_JSON = "The request is not valid JSON."
 
 _BRACKETS = bytes.maketrans(b"[]", b"{}")
 _NOT_STRUCTURE = bytes(byte for byte in range(256) if byte not in b'{}[]"')
+_SHORT = 16_384
+"""Bytes up to which counting brackets is worth the try. In longer texts there are more than `MAX_DEPTH` anyway."""
 _STEPS = bytes.maketrans(b"{}", b"\x01\xff")
 _ORDINARY_DEPTH = 8
 """Levels that are taken off by removing innermost pairs, which is fastest while every round removes most of them."""
@@ -54,7 +56,7 @@ def check_json(text: bytes) -> None:
     _check_encoding(text)
     if b"\\" in text:
         _check_escapes(text)
-    if len(text) > MAX_DEPTH and text.count(b"{") + text.count(b"[") > MAX_DEPTH:
+    if len(text) > _SHORT or text.count(b"{") + text.count(b"[") > MAX_DEPTH:
         _check_depth(text)
     _check_numbers(text)
 
