@@ -144,10 +144,12 @@ class PubSubConnection:
         async with asyncio.timeout(CONNECT_TIMEOUT):
             link = await self._open()
             self._link = link
-            await link.unless_lost(self._send_subscribe(link, [*self._wanted, HEARTBEAT_CHANNEL]))
+            waiting = list(self._wanted)
+            await link.unless_lost(self._send_subscribe(link, [*waiting, HEARTBEAT_CHANNEL]))
         backoff.reset()
         self._connected.set()
-        self._on_gap()
+        if waiting:
+            self._on_gap()
         self._on_health(True)
         await self._keep_alive(link)
 
