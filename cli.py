@@ -60,12 +60,13 @@ def serve(
     from app import create_app
     from transport.server_http import serve_config
 
-    asgi_app = create_app(settings)
+    private = _private_socket()
+    asgi_app = create_app(settings, private_address="{}:{}".format(*private.getsockname()))
     if not _may_begin(supervised):
         return
     if not supervised:
         asyncio.run(_check_database(_given(settings.database_url)))
-    with _listening_socket(settings, fd, port) as listener:
+    with private, _listening_socket(settings, fd, port) as listener:
         config = serve_config(asgi_app, timeout_graceful_shutdown=STREAMS_GRACE_SECONDS)
         for number in (signal.SIGTERM, signal.SIGINT):
             # uvicorn handles both while it serves, and sends them again when all is closed: that is no failure
