@@ -109,7 +109,7 @@ async def test_a_page_is_clamped_to_100_and_refused_below_1(shop: Tenant) -> Non
         assert await shop.codes(EVENTS, **arguments) == ["BAD_USER_INPUT"], arguments
 
 
-async def test_the_total_is_counted_only_when_asked_for_and_capped(shop: Tenant, gateway: Gateway) -> None:
+async def test_the_total_is_capped_at_10_000(shop: Tenant, gateway: Gateway) -> None:
     count = "{ events(first: 1) { totalCount totalCountIsCapped } }"
     await fill(shop, 3)
     assert (await shop.data(count))["events"] == {"totalCount": 3, "totalCountIsCapped": False}
@@ -470,3 +470,20 @@ async def test_ingest_sees_its_role_and_ids_and_nothing_else_of_the_viewer(shop:
         "project { apiKeys { id } }",
     ):
         assert set(await app.codes("{ viewer { " + selection + " } }")) == {"FORBIDDEN"}, selection
+
+
+async def test_a_list_is_counted_once_and_only_for_those_who_ask(shop: Tenant, gateway: Gateway) -> None:
+    await shop.track(userId="ada")
+    read, statements = gateway.services.database.connection, 0
+
+    def counting() -> Any:
+        nonlocal statements
+        statements += 1
+        return read()
+
+    gateway.services.database.connection = counting  # type: ignore[method-assign]
+    for root, needed in (("events", 2), ("profiles", 1)):
+        for counted, more in (("", 0), ("totalCount", 1), ("totalCount totalCountIsCapped", 1)):
+            statements = 0
+            await shop.data(f"{{ {root} {{ edges {{ cursor }} {counted} }} }}")
+            assert statements == needed + more, (root, counted)
