@@ -18,9 +18,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from db.database import Database
+from db.failures import is_passing, is_statement_timeout
 from engine.broadcast import Broadcast
 from engine.cursors import CursorCodec
-from engine.errors import GatewayError
+from engine.errors import GatewayError, TimedOut, Unavailable
 from engine.hub import Hub
 from engine.identity import Identities, Viewer
 from engine.log import EventLog
@@ -31,7 +32,7 @@ from schema import build_schema
 from schema.decoders import DECODERS
 from settings import Settings, SettingsError
 from telemetry import Metrics
-from transport.application import InputDecoder
+from transport.application import InputDecoder, PublicError
 from transport.endpoint import GraphQLEndpoint
 from transport.execution import GraphQLService
 from transport.explorer import Explorer, ExplorerPage, wants_page
@@ -61,6 +62,8 @@ EXPLORER_PAGE = ExplorerPage(
 )
 COLLECTOR_THRESHOLDS = (50_000, 20, 50)
 """Allocations before the youngest generation is searched, and how many searches of one before the next older."""
+RETRY_AFTER_MS = 1_000
+"""What a client is told to wait while PostgreSQL is away: about what a restart takes."""
 READY_TIMEOUT_SECONDS = 2.0
 """A gateway that cannot reach its servers within this is not ready."""
 
@@ -111,8 +114,12 @@ class GatewayApplication:
             viewer = await self._identities.viewer_of(token, from_browser="origin" in headers)
         return GatewaySession(self._services, self._revocations, viewer)
 
-    def describe_error(self, error: BaseException) -> Mapping[str, Any] | None:
-        return error.extensions() if isinstance(error, GatewayError) else None
+    def describe_error(self, error: BaseException) -> PublicError | None:
+        if is_statement_timeout(error):
+            error = TimedOut("The database needs too long for this: ask for less, or filter by type or user.")
+        elif is_passing(error):
+            error = Unavailable("The database does not answer; try again.", retry_after_ms=RETRY_AFTER_MS)
+        return PublicError(str(error), error.extensions()) if isinstance(error, GatewayError) else None
 
 
 class Process:

@@ -1,6 +1,6 @@
-"""Settings: environment variables, read once, frozen. A wrong one stops the start with a sentence that says which and why.
+"""Settings: environment variables, read once, frozen. A wrong one stops the start with a sentence that says why.
 
-Names carry the prefix `SENDORA_`, except `PORT`, `DATABASE_URL` and `REDIS_URL`, which hosting platforms set by these names.
+Names carry the prefix `SENDORA_`, except `PORT`, `DATABASE_URL` and `REDIS_URL`, which hosting platforms set so.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ class Settings(BaseSettings):
     database_url: Annotated[
         SecretStr | None, Field(validation_alias=AliasChoices("DATABASE_URL", "SENDORA_DATABASE_URL"))
     ] = None
-    redis_url: Annotated[SecretStr | None, Field(validation_alias=AliasChoices("REDIS_URL", "SENDORA_REDIS_URL"))] = None
+    redis_url: Annotated[SecretStr | None, Field(validation_alias=AliasChoices("REDIS_URL", "SENDORA_REDIS_URL"))] = (
+        None
+    )
     secret_key: SecretStr | None = None
     """Signs cursors; the same on every process of a deployment. `make run` makes one in the data folder."""
     data_dir: Path = Path(".data")
@@ -94,7 +96,9 @@ def read_settings(**overrides: object) -> Settings:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        raise SettingsError(f"{_environment_name(str(first['loc'][0]))} is malformed: {_reason(first['msg'])}.") from None
+        raise SettingsError(
+            f"{_environment_name(str(first['loc'][0]))} is malformed: {_reason(first['msg'])}."
+        ) from None
 
 
 def _environment_name(field: str) -> str:

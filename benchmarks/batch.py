@@ -77,8 +77,8 @@ async def send_all(server: Gateway, bodies: list[bytes], in_flight: int) -> floa
         return len(bodies) * BATCH / (time.perf_counter() - started)
 
 
-async def copy_all(server: Gateway, project: UUID, batches: list[list[tuple[object, ...]]], in_flight: int) -> float:
-    """Rows per second by COPY, into a project of its own."""
+async def copy_all(server: Gateway, batches: list[list[tuple[object, ...]]], in_flight: int) -> float:
+    """Rows per second by COPY."""
     pool = await asyncpg.create_pool(server.database_url, min_size=in_flight, max_size=in_flight)
     waiting = iter(batches)
 
@@ -146,9 +146,7 @@ async def compare(server: Gateway, batches: int, in_flight: int) -> tuple[float,
         first = slice_number * per_slice * BATCH
         bodies = [request_body(first + n * BATCH) for n in range(per_slice)]
         ours.append(await send_all(server, bodies, in_flight))
-        copies.append(
-            await copy_all(server, project, [rows_of(project, numbers) for _ in range(per_slice)], in_flight)
-        )
+        copies.append(await copy_all(server, [rows_of(project, numbers) for _ in range(per_slice)], in_flight))
     if (rows := await stored(server)) != (SLICES * per_slice + 1) * BATCH:
         raise BenchmarkError(f"{rows} rows are stored, not {(SLICES * per_slice + 1) * BATCH}")
     return sum(ours) / SLICES, sum(copies) / SLICES

@@ -177,7 +177,7 @@ class Subscriber(asyncio.Protocol):
         self._read_frames()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._fail("connection lost")
+        self._fail(f"connection lost: {exc}")
 
     def close(self) -> None:
         """Drop the socket."""

@@ -1,7 +1,7 @@
 """What do open but idle streams cost?
 
-Data: `--streams` (default 5,000) WebSockets, one `eventStream` subscription each, all with the same document, no events,
-watched for `--seconds` (default 60).
+Data: `--streams` (default 5,000) WebSockets, one `eventStream` subscription each, all with the same document, no
+events, watched for `--seconds` (default 60).
 
 Shows: memory of the gateway process per open stream (goal: under 40 KB), and transactions that the database saw in
 that time apart from our own two readings and PostgreSQL's own workers (goal: zero from the gateway; the worker's relay

@@ -8,7 +8,8 @@
     ├── CursorInvalid     CURSOR_INVALID    forged, of another project, or of another list
     ├── CursorExpired     CURSOR_EXPIRED    older than retention, beyond the head, or of another epoch
     ├── RateLimited       RATE_LIMITED      too much work waiting; carries retryAfterMs
-    └── Unavailable       UNAVAILABLE       the database cannot be reached; carries retryAfterMs
+    ├── Unavailable       UNAVAILABLE       the database cannot be reached; carries retryAfterMs
+    └── TimedOut          TIMEOUT           the database needs longer for this than it may
 
 Expected outcomes of a mutation are not errors but `UserError` values.
 """
@@ -69,6 +70,10 @@ class RateLimited(_TryLater):
 
 class Unavailable(_TryLater):
     code = "UNAVAILABLE"
+
+
+class TimedOut(GatewayError):
+    code = "TIMEOUT"
 
 
 class UserError(msgspec.Struct, frozen=True):

@@ -29,7 +29,8 @@ MAX_EVENT_BYTES = 64 * 1024
 MAX_KEY_CHARACTERS = 128
 MAX_ID_CHARACTERS = 256
 """Of user and anonymous ids. As UTF-8 they must fit into a row of an index, about 2,700 bytes together."""
-MAX_TYPE_CHARACTERS = 200
+MAX_TYPE_BYTES = 200
+"""As UTF-8, which is how an index holds it. Names of other systems (`Page Viewed`) are accepted as they are."""
 MAX_MODULE_CHARACTERS = 64
 FIRST_YEAR = 1970
 LAST_YEAR = 2099
@@ -43,7 +44,8 @@ IPV6_NETWORK_BYTES = 6
 IDENTIFIED = "user.identified"
 IDENTITY_MODULE = "identity"
 
-_EVENT_TYPE = re.compile(r"[A-Za-z0-9_$-]+(?:\.[A-Za-z0-9_$-]+)*")
+_IN_TYPE = r"[^*\x00-\x1f\x7f\ud800-\udfff]"
+_EVENT_TYPE = re.compile(rf"(?!\s){_IN_TYPE}+(?<!\s)")
 _MODULE = re.compile(r"[A-Za-z0-9_-]+")
 _IPV4_IN_IPV6 = bytes(10) + b"\xff\xff"
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -125,10 +127,10 @@ def _normalise(draft: EventDraft, salt: bytes, *, suspect: bool) -> NewEvent | U
 
 
 def _check_names(draft: EventDraft) -> None:
-    if len(draft.event_type) > MAX_TYPE_CHARACTERS or not _EVENT_TYPE.fullmatch(draft.event_type):
+    if not _EVENT_TYPE.fullmatch(draft.event_type) or _bytes_of(draft.event_type) > MAX_TYPE_BYTES:
         raise _EventError(
-            f"An event type is up to {MAX_TYPE_CHARACTERS} letters, digits, _, - and $ in words joined by dots,"
-            " such as order.placed.",
+            f"An event type is a name such as order.placed: 1 to {MAX_TYPE_BYTES} bytes, without control characters,"
+            " without * (which stands for any name in filters), and without blanks around it.",
             "eventType",
         )
     if len(draft.module) > MAX_MODULE_CHARACTERS or not _MODULE.fullmatch(draft.module):
@@ -136,6 +138,10 @@ def _check_names(draft: EventDraft) -> None:
     _check_id(draft.key, MAX_KEY_CHARACTERS, "id")
     _check_id(draft.user_id, MAX_ID_CHARACTERS, "userId")
     _check_id(draft.anonymous_id, MAX_ID_CHARACTERS, "anonymousId")
+
+
+def _bytes_of(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def _check_id(value: str | None, most: int, name: str) -> None:

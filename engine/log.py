@@ -29,10 +29,10 @@ from uuid import UUID
 
 import asyncpg
 import msgspec
-from asyncpg.exceptions import _base as asyncpg_client
 
 from db.database import Database
 from db.events import append_events, read_events_by_seq
+from db.failures import is_data_refused, is_passing
 from db.projects import read_project
 from db.records import AppendResult, EventRecord, Lane, NewEvent, ProjectRecord
 from engine.announcements import Announcement
@@ -53,13 +53,6 @@ RETRY_AFTER_MS = 1_000
 FIRST_PAUSE_SECONDS = 0.01
 LONGEST_PAUSE_SECONDS = 0.5
 MAX_KNOWN_SALTS = 10_000
-
-_DATA_ERRORS = (
-    asyncpg.DataError,
-    asyncpg_client.DataError,
-    asyncpg.IntegrityConstraintViolationError,
-    asyncpg.ProgramLimitExceededError,
-)
 
 logger = logging.getLogger(__name__)
 
@@ -245,7 +238,9 @@ class EventLog:
         """One transaction; when its data is refused, two with half of it each, down to the event that is to blame."""
         try:
             return await self._commit(project_id, events, deadline=deadline)
-        except _DATA_ERRORS as error:
+        except Exception as error:
+            if not is_data_refused(error):
+                raise
             if len(events) == 1:
                 return [Rejected(_refusal(error))]
         half = len(events) // 2
@@ -264,7 +259,7 @@ class EventLog:
             try:
                 return await action()
             except Exception as error:
-                if not _is_passing(error):
+                if not is_passing(error):
                     raise
                 if time.monotonic() + pause > deadline:
                     raise _unavailable() from error
@@ -326,24 +321,6 @@ def _record(project_id: UUID, event: NewEvent, seq: int, result: AppendResult) -
 
 def _size(event: NewEvent) -> int:
     return len(event.properties) + len(event.context) + len(event.traits or "") + EVENT_OVERHEAD_BYTES
-
-
-def _is_passing(error: Exception) -> bool:
-    """Whether the same may succeed a moment later: conflicts, and whatever a lost or restarting server causes."""
-    if isinstance(error, asyncpg_client.DataError):
-        return False
-    return isinstance(
-        error,
-        asyncpg.TransactionRollbackError
-        | asyncpg.PostgresConnectionError
-        | asyncpg.OperatorInterventionError
-        | asyncpg.InsufficientResourcesError
-        | asyncpg.LockNotAvailableError
-        | asyncpg.ReadOnlySQLTransactionError
-        | asyncpg.InterfaceError
-        | asyncpg.InternalClientError
-        | OSError,
-    )
 
 
 def _unavailable() -> Unavailable:

@@ -7,7 +7,7 @@ Neither imports the other, so these protocols are the only place where the two a
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from graphql import GraphQLSchema
 
@@ -22,8 +22,15 @@ class InputDecoder(Protocol):
     def __call__(self, raw: bytes, /) -> object: ...
 
 
+class PublicError(NamedTuple):
+    """What the client reads of an error. `extensions` holds at least `code`."""
+
+    message: str
+    extensions: Mapping[str, Any]
+
+
 class Session(Protocol):
-    """Who speaks on a connection. An HTTP request has one of its own; a WebSocket keeps its first for its whole life."""
+    """Who speaks on a connection. An HTTP request has one of its own; a WebSocket keeps its first all its life."""
 
     def context(self) -> object:
         """A fresh context value (loaders included) for one operation or one streamed item."""
@@ -42,16 +49,16 @@ class Application(Protocol):
     async def open_session(
         self, headers: Mapping[str, str], payload: Mapping[str, Any] | None, *, client: str | None
     ) -> Session:
-        """Authenticate. `headers` have lower-case names; `payload` is that of `connection_init`; `client` an IP address.
+        """Authenticate. `headers` have lower-case names; `payload` comes with `connection_init`; `client` is its IP.
 
         No credentials at all give an anonymous session: fields then refuse on their own. Wrong ones raise an exception
         for which `describe_error` gives the code UNAUTHENTICATED.
         """
 
-    def describe_error(self, error: BaseException) -> Mapping[str, Any] | None:
-        """The `extensions` (with `code`) of an error meant for the client, its message being `str(error)`.
+    def describe_error(self, error: BaseException) -> PublicError | None:
+        """What the client may read of an error that a resolver or `open_session` raised.
 
-        None for everything else: the transport then masks it as INTERNAL and logs it under an id.
+        None for what is nobody's business: the transport then masks it as INTERNAL and logs it under an id.
         """
 
 

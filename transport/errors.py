@@ -13,11 +13,12 @@ from __future__ import annotations
 import logging
 import re
 import traceback
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection
 from uuid import uuid4
 
 from graphql import GraphQLError, GraphQLFormattedError
+
+from transport.application import PublicError
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ def code_of(error: GraphQLError) -> str:
 class ErrorReporter:
     """Turns whatever was raised into what the client may read."""
 
-    def __init__(self, describe: Callable[[BaseException], Mapping[str, Any] | None]) -> None:
+    def __init__(self, describe: Callable[[BaseException], PublicError | None]) -> None:
         self._describe = describe
 
     def shown(self, error: BaseException) -> GraphQLError:
@@ -100,17 +101,16 @@ class ErrorReporter:
         cause = _cause(error)
         if isinstance(cause, GraphQLError):
             return coded(located if located.message else cause, BAD_USER_INPUT)
-        extensions = self._describe(cause)
-        message = str(cause)
-        if extensions is None:
-            message, extensions = MASKED_MESSAGE, {"code": INTERNAL, "id": _log(cause, located.path)}
+        public = self._describe(cause)
+        if public is None:
+            public = PublicError(MASKED_MESSAGE, {"code": INTERNAL, "id": _log(cause, located.path)})
         return GraphQLError(
-            shortened(message),
+            shortened(public.message),
             located.nodes,
             located.source,
             located.positions,
             located.path,
-            extensions=dict(extensions),
+            extensions=dict(public.extensions),
         )
 
     def formatted(self, error: BaseException) -> list[GraphQLFormattedError]:

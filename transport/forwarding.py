@@ -38,7 +38,7 @@ _OF_ONE_HOP = frozenset(
 Headers = Iterable[tuple[bytes, bytes]]
 
 
-class Unreachable(Exception):  # noqa: N818, an outcome that the client is told
+class Unreachable(Exception):
     """The process that holds the reservation is not there any more."""
 
 

@@ -17,7 +17,7 @@ _SHOWN_CHARACTERS = 40
 """How much of a client's own value is repeated in a reason."""
 
 
-class InvalidMessage(Exception):  # noqa: N818, it is the protocol's own word for what closes a socket with 4400
+class InvalidMessage(Exception):
     """The client broke the protocol: close with 4400 and this text as the reason."""
 
 

@@ -42,7 +42,7 @@ class ReservationPolicy(msgspec.Struct, frozen=True):
     """So that one client cannot use up the places of all."""
 
 
-class TooManyReservations(Exception):  # noqa: N818, an outcome that the client is told
+class TooManyReservations(Exception):
     """There is no place left, for this client or at all."""
 
 

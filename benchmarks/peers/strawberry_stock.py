@@ -49,14 +49,14 @@ class Query:
 class Subscription:
     @strawberry.subscription
     async def event_stream(
-        self, filter: Annotated[EventFilter | None, strawberry.argument()] = None
+        self, event_filter: Annotated[EventFilter | None, strawberry.argument(name="filter")] = None
     ) -> AsyncIterator[EventEdge]:
         queue: asyncio.Queue[EventEdge] = asyncio.Queue()
         listeners.add(queue)
         try:
             while True:
                 edge = await queue.get()
-                if filter is None or filter.user_id is None or filter.user_id == edge.node.user_id:
+                if event_filter is None or event_filter.user_id is None or event_filter.user_id == edge.node.user_id:
                     yield edge
         finally:
             listeners.discard(queue)

@@ -16,7 +16,7 @@ from typing import Any
 import uvicorn
 from graphql import GraphQLSchema, build_schema
 
-from transport.application import Application, InputDecoder, Membership, Rendering, Session, Sink
+from transport.application import Application, InputDecoder, Membership, PublicError, Rendering, Session, Sink
 from transport.endpoint import GraphQLEndpoint
 from transport.execution import GraphQLService
 from transport.forwarding import Homes
@@ -116,8 +116,8 @@ class MemoryApplication:
         self.sessions.append(session)
         return session
 
-    def describe_error(self, error: BaseException) -> Mapping[str, Any] | None:
-        return error.extensions if isinstance(error, DescribedError) else None
+    def describe_error(self, error: BaseException) -> PublicError | None:
+        return PublicError(str(error), error.extensions) if isinstance(error, DescribedError) else None
 
     def revoke(self, key: str) -> None:
         """Take the key back, as the engine would: every session hears of it at once."""

@@ -14,7 +14,7 @@ import orjson
 import pytest
 from graphql import ExecutionResult, GraphQLError, GraphQLSchema, OperationType, build_schema
 
-from transport.application import InputDecoder, LiveSource, Membership, Rendering, Sink
+from transport.application import InputDecoder, LiveSource, Membership, PublicError, Rendering, Sink
 from transport.errors import RequestError
 from transport.execution import GraphQLRequest, GraphQLService, Prepared, read_request
 from transport.limits import Limits
@@ -76,8 +76,8 @@ class SmallApplication:
     ) -> CountingSession:
         return CountingSession()
 
-    def describe_error(self, error: BaseException) -> Mapping[str, Any] | None:
-        return {"code": "NOT_FOUND"} if isinstance(error, DescribedError) else None
+    def describe_error(self, error: BaseException) -> PublicError | None:
+        return PublicError(str(error), {"code": "NOT_FOUND"}) if isinstance(error, DescribedError) else None
 
 
 def small_schema() -> GraphQLSchema:

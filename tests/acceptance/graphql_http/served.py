@@ -17,6 +17,7 @@ from typing import Any
 import uvicorn
 from graphql import GraphQLResolveInfo, GraphQLSchema, build_schema
 
+from transport.application import PublicError
 from transport.endpoint import GraphQLEndpoint
 from transport.execution import GraphQLService
 from transport.http import GraphQLHTTP
@@ -96,8 +97,8 @@ class TestApplication:
                 raise RuntimeError("a secret of the server")
         return TestSession()
 
-    def describe_error(self, error: BaseException) -> Mapping[str, Any] | None:
-        return error.extensions if isinstance(error, DescribedError) else None
+    def describe_error(self, error: BaseException) -> PublicError | None:
+        return PublicError(str(error), error.extensions) if isinstance(error, DescribedError) else None
 
 
 def schema() -> GraphQLSchema:
