@@ -22,6 +22,7 @@ from broadcaster import BroadcastBackend
 from engine.announcements import Announcement, channel_of, encode
 from engine.publisher import Publisher
 from engine.redis_pubsub import PubSubConnection, parse_redis_url
+from engine.tasks import end_tasks
 
 CONNECT_WAIT = 1.0
 """Seconds that `connect` waits for Redis. A gateway starts without it, and polls."""
@@ -184,8 +185,7 @@ class Broadcast(broadcaster.Broadcast):
         return self._redis.on_health(callback)
 
     async def disconnect(self) -> None:
-        self._listener_task.cancel()
-        await asyncio.gather(self._listener_task, return_exceptions=True)
+        await end_tasks([self._listener_task])
         await self._redis.disconnect()
 
     @asynccontextmanager

@@ -31,6 +31,7 @@ from engine.broadcast import Broadcast, Gap, Mailbox, Message
 from engine.errors import Unavailable
 from engine.feed import Feed, Need
 from engine.ring import RingQuota
+from engine.tasks import end_tasks
 
 REORDER_WAIT = 0.03
 """Seconds: two gateways that commit one after the other announce up to this much out of order."""
@@ -133,10 +134,8 @@ class Hub:
         self._forget_health()
         tasks = [task for watched in self._watched.values() for task in self._take_down(watched)]
         self._watched.clear()
-        if self._reading is not None:
-            self._reading.cancel()
-            tasks.append(self._reading)
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks([*tasks, self._reading])
+        self._reading = None
 
     def stats(self) -> HubStats:
         """Cheap enough for every scrape."""

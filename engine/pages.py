@@ -24,6 +24,7 @@ from engine.cohorts import Cohort, Item, Output
 from engine.conditions import EventView
 from engine.feed import RECORD_OVERHEAD
 from engine.filters import compile_filter
+from engine.tasks import end_tasks
 
 CATCH_UP_QUERIES = 4
 """Per gateway: the rest of the pool is for requests."""
@@ -79,10 +80,7 @@ class Pages:
 
     async def stop(self) -> None:
         """End what is being read."""
-        tasks = list(self._reading.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(list(self._reading.values()))
 
     async def read(self, cohort: Cohort, position: int) -> Page:
         """The page for a reader of this cohort at this position; its `reached` is past it, unless the log ends there.

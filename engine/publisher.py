@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 from engine.announcements import Announcement, channel_of, encode
 from engine.backoff import Backoff
+from engine.tasks import end_tasks
 
 QUEUE_BYTES = 8 * 1024 * 1024
 """About a second of a very busy gateway: older news is better read from the log."""
@@ -57,10 +58,8 @@ class Publisher:
 
     async def stop(self) -> None:
         """End at once and close the connections."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        await end_tasks([self._task])
+        self._task = None
         await self._redis.aclose()
 
     def announce(self, announcement: Announcement) -> None:

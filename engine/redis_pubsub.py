@@ -20,6 +20,7 @@ import hiredis
 import msgspec
 
 from engine.backoff import Backoff
+from engine.tasks import end_tasks
 
 PING_INTERVAL = 0.5
 """Seconds between pings: with the grace below, a paused Redis is noticed in 1.3 s, and polling then takes over."""
@@ -104,10 +105,8 @@ class PubSubConnection:
 
     async def stop(self) -> None:
         """Close the connection and forget all channels."""
-        if self._supervisor is not None:
-            self._supervisor.cancel()
-            await asyncio.gather(self._supervisor, return_exceptions=True)
-            self._supervisor = None
+        await end_tasks([self._supervisor])
+        self._supervisor = None
         self._wanted.clear()
 
     def subscribe(self, channel: str) -> asyncio.Future[None]:

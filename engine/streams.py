@@ -30,6 +30,7 @@ from engine.errors import CursorExpired, NotFound, RateLimited, Unavailable
 from engine.hub import Hub, Watch
 from engine.pages import PAGE_ITEMS, Page, Pages
 from engine.ring import RingQuota
+from engine.tasks import end_tasks
 
 MAX_STREAMS_PER_PROJECT = 20_000
 """Open streams of one project in one gateway, unless set otherwise: about 40 KB each with their sockets."""
@@ -117,9 +118,7 @@ class EventStreams:
 
     async def stop(self) -> None:
         """End everything that runs."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
         await self.pages.stop()
 
     async def _join(self, source: EventSource, rendering: Rendering, sink: Sink, after: str | None) -> Member:
