@@ -49,6 +49,14 @@ def started(data_dir: Path) -> Iterator[Running]:
         running.kill_all()
 
 
+@pytest.fixture
+def folder(started: Running, data_dir: Path) -> Path:
+    """The data folder after that instance has stopped."""
+    if started.process.poll() is None:
+        started.stop()
+    return data_dir
+
+
 def track(running: Running, key: str) -> int:
     """Append one event; its seq."""
     payload = running.query(TRACK % key)["track"]
@@ -179,9 +187,9 @@ def test_sigterm_stops_everything_within_five_seconds_with_a_stream_open(started
     assert started.left_over() == []
 
 
-def test_a_second_start_keeps_keys_and_data_and_answers_within_five_seconds(started: Running, data_dir: Path) -> None:
+def test_a_second_start_keeps_keys_and_data_and_answers_within_five_seconds(started: Running, folder: Path) -> None:
     keys = started.keys
-    again = Running(data_dir, started.port)
+    again = Running(folder, started.port)
     try:
         wait_until(again.answers, seconds=30, what="first answer")
         seconds = time.monotonic() - again.started_at
@@ -197,35 +205,35 @@ def test_a_second_start_keeps_keys_and_data_and_answers_within_five_seconds(star
     assert again.left_over() == []
 
 
-def test_kill_9_leaves_no_process_and_the_next_start_has_all_data(started: Running, data_dir: Path) -> None:
-    killed = Running(data_dir, started.port)
+def test_kill_9_leaves_no_process_and_the_next_start_has_all_data(started: Running, folder: Path) -> None:
+    killed = Running(folder, started.port)
     killed.until_welcomed()
     seq = track(killed, "before the kill")
 
     killed.process.kill()
     killed.process.wait()
-    again = Running(data_dir, started.port)
+    again = Running(folder, started.port)
 
     try:
         again.until_welcomed()
         assert total(again) == seq
         assert track(again, "after the kill") == seq + 1
         assert {pid for pid, _ in killed.left_over()} <= {pid for pid, _ in again.left_over()}
-        postmaster = (data_dir / "postgres" / "postmaster.pid").read_text().splitlines()[0]
+        postmaster = (folder / "postgres" / "postmaster.pid").read_text().splitlines()[0]
         assert [int(postmaster)] == again.children()["postgres"]
     finally:
         again.stop()
 
 
-def test_everything_killed_with_9_at_once_recovers(started: Running, data_dir: Path) -> None:
-    killed = Running(data_dir, started.port)
+def test_everything_killed_with_9_at_once_recovers(started: Running, folder: Path) -> None:
+    killed = Running(folder, started.port)
     killed.until_welcomed()
     seq = track(killed, "before everything was killed")
 
     for pid, _ in killed.left_over():
         os.kill(pid, signal.SIGKILL)
     killed.process.wait()
-    again = Running(data_dir, started.port)
+    again = Running(folder, started.port)
 
     try:
         again.until_welcomed()
@@ -234,13 +242,13 @@ def test_everything_killed_with_9_at_once_recovers(started: Running, data_dir: P
         again.stop()
 
 
-def test_ctrl_c_in_make_is_quiet_and_leaves_no_process(started: Running, data_dir: Path) -> None:
+def test_ctrl_c_in_make_is_quiet_and_leaves_no_process(started: Running, folder: Path) -> None:
     if shutil.which("make") is None:
         pytest.skip("make is not installed here")
-    makefile = data_dir.parent / "Makefile"  # the recipe itself, without the installation before it
+    makefile = folder.parent / "Makefile"  # the recipe itself, without the installation before it
     recipe = next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.endswith("cli.py run"))
     makefile.write_text(f"run:\n{recipe}\n")
-    environment = clean_environment(SENDORA_DATA_DIR=str(data_dir), PORT=str(started.port), SENDORA_TEST_MARK="make")
+    environment = clean_environment(SENDORA_DATA_DIR=str(folder), PORT=str(started.port), SENDORA_TEST_MARK="make")
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(ROOT)
@@ -279,8 +287,8 @@ def read_until(terminal: int, wanted: bytes | None, *, seconds: float) -> bytes:
     return shown
 
 
-def test_a_second_ctrl_c_kills_while_a_child_hangs(started: Running, data_dir: Path) -> None:
-    running = Running(data_dir, started.port)
+def test_a_second_ctrl_c_kills_while_a_child_hangs(started: Running, folder: Path) -> None:
+    running = Running(folder, started.port)
     running.until_welcomed()
     for pid in running.children()["gateway"]:
         os.kill(pid, signal.SIGSTOP)
@@ -293,8 +301,8 @@ def test_a_second_ctrl_c_kills_while_a_child_hangs(started: Running, data_dir: P
     assert running.left_over() == []
 
 
-def test_a_gateway_that_hangs_does_not_hold_up_the_stop(started: Running, data_dir: Path) -> None:
-    running = Running(data_dir, started.port)
+def test_a_gateway_that_hangs_does_not_hold_up_the_stop(started: Running, folder: Path) -> None:
+    running = Running(folder, started.port)
     running.until_welcomed()
     for pid in running.children()["gateway"]:
         os.kill(pid, signal.SIGSTOP)

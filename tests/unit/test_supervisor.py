@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import subprocess
 
 import pytest
 
 from data_folder import StartError
-from keeper import LONGEST_PAUSE_SECONDS, describe_exit, pause_before_restart
+from keeper import LONGEST_PAUSE_SECONDS, Exits, Keeper, Printer, describe_exit, pause_before_restart
 from supervisor import listen
 
 
@@ -65,3 +67,23 @@ def test_a_port_that_was_just_closed_is_taken_over() -> None:
 
     with listen("127.0.0.1", port) as listener:
         assert listener.getsockname() == ("127.0.0.1", port)
+
+
+async def test_a_keeper_is_cancelled_also_at_the_moment_a_child_changes() -> None:
+    child = subprocess.Popen(["sleep", "60"])  # noqa: ASYNC220, it returns at once
+    exits = Exits()
+    keeper = Keeper("child", lambda: child, exits, Printer())
+    try:
+        for _ in range(20):
+            keeping = asyncio.create_task(keeper.keep())
+            await asyncio.sleep(0.001)
+
+            exits.notify()
+            await asyncio.sleep(0)
+            keeping.cancel()
+
+            await asyncio.wait({keeping}, timeout=1)
+            assert keeping.cancelled()
+    finally:
+        child.kill()
+        child.wait()
