@@ -2,8 +2,9 @@
 
 Several gateways, writers that delay, roll back and die between COMMIT and announcement, a Valkey that is restarted,
 paused, flushed and cut, PostgreSQL backends that are terminated, gateways that vanish, subscribers with random filters
-and slow sinks that drop and come back elsewhere with their last cursor. Afterwards what each of them received is compared
-with the table, filtered by SQL (not by the code under test): 0 lost, 0 twice, 0 disordered, 0 that were never committed.
+and slow sinks that drop and come back elsewhere with their last cursor. Afterwards what each of them received is
+compared with the table, filtered by SQL (not by the code under test): nothing lost, nothing twice, nothing disordered,
+nothing that was never committed.
 
 SENDORA_PROPERTY_SECONDS (default 20) runs it longer, SENDORA_PROPERTY_SEED repeats a run's choices.
 """
