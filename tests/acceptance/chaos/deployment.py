@@ -1,0 +1,265 @@
+"""A whole deployment that a test owns and may break: PostgreSQL, Valkey, gateways and a worker, each a process.
+
+Every part is killed, stopped and started by itself, and what is broken when is written down (`weather`), so that a
+test can tell what a promise covers. Everything ends with the test's process, however that ends. Parts are started on
+the main thread: a child is ended with the thread that started it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import asyncpg
+
+import processes
+from db.migrate import migrate
+from embedded import EmbeddedPostgres, EmbeddedValkey
+from first_start import NewKeys, make_project
+from tests.acceptance.chaos.weather import Weather
+from tests.acceptance.running import clean_environment, free_port
+
+START_SECONDS = 40.0
+"""A gateway needs two; a busy machine, and a PostgreSQL that is started at the same time, many more."""
+POSTGRES_START_SECONDS = 60.0
+ONE_TRY_SECONDS = 1.0
+LOGGED_ERRORS = re.compile(rb'"level": ?"(?:error|critical)"|Traceback')
+
+
+class Part:
+    """One process of ours: a gateway or a worker. `name` is what the weather calls it."""
+
+    def __init__(self, name: str, command: list[str], directory: Path, environment: dict[str, str]) -> None:
+        self.name = name
+        self.log = directory / f"{name.replace(' ', '-')}.log"
+        self.lock = asyncio.Lock()
+        """Held by whoever is breaking it."""
+        self.starts = 0
+        self._command = command
+        self._environment = environment
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def runs(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def launch(self) -> None:
+        self.starts += 1
+        with self.log.open("ab") as output:
+            self.process = processes.launch(
+                [sys.executable, "cli.py", *self._command],
+                orphan_signal=signal.SIGKILL,
+                output=output,
+                environment=self._environment,
+            )
+
+    def send(self, number: signal.Signals) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(number)
+
+    def end(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal that ends it, and wait until it has."""
+        if self.process is not None:
+            self.send(signal.SIGCONT)
+            processes.end(self.process, number, 10)
+            self.process = None
+
+    def resident_bytes(self) -> int:
+        """What it takes of the machine's memory; 0 when it does not run."""
+        if not self.runs or self.process is None:
+            return 0
+        try:
+            return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        except OSError:
+            return 0
+
+    def logged_errors(self) -> list[str]:
+        """Lines that say something went wrong here, rather than with somebody else."""
+        if not self.log.exists():
+            return []
+        return [line.decode()[:2000] for line in self.log.read_bytes().splitlines() if LOGGED_ERRORS.search(line)]
+
+
+class Gateway(Part):
+    """A gateway on a port of its own."""
+
+    def __init__(self, number: int, directory: Path, environment: dict[str, str]) -> None:
+        self.number = number
+        self.port = free_port()
+        super().__init__(f"gateway {number}", ["serve", "--port", str(self.port)], directory, environment)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/graphql"
+
+    async def until_listening(self, *, ready: bool = False, seconds: float = START_SECONDS) -> None:
+        """Start it as often as needed, as a supervisor would: without PostgreSQL it ends at once."""
+        deadline = time.monotonic() + seconds
+        while not await self._answers("/readyz" if ready else "/healthz"):
+            assert time.monotonic() < deadline, f"{self.name} does not start: {self.log.read_text()[-2000:]}"
+            if not self.runs:
+                self.launch()
+            await asyncio.sleep(0.1)
+
+    async def _answers(self, path: str) -> bool:
+        try:
+            async with asyncio.timeout(ONE_TRY_SECONDS):
+                reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                try:
+                    writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+                    return (await reader.readline()).startswith(b"HTTP/1.1 200")
+                finally:
+                    writer.transport.abort()
+        except (OSError, TimeoutError):
+            return False
+
+
+class Deployment:
+    """PostgreSQL, Valkey, gateways and a worker. `open` and `close` belong to one event loop's life each."""
+
+    def __init__(self, directory: Path, *, gateways: int = 2) -> None:
+        self.weather = Weather()
+        self.postgres = EmbeddedPostgres(directory / "servers")
+        self.redis = EmbeddedValkey(directory / "servers")
+        self.secret_key = secrets.token_hex(32)
+        self.keys: NewKeys
+        environment = clean_environment(
+            DATABASE_URL=self.postgres.url, REDIS_URL=self.redis.url, SENDORA_SECRET_KEY=self.secret_key
+        )
+        self.gateways = [Gateway(number, directory, environment) for number in range(gateways)]
+        self.worker = Part("worker", ["worker"], directory, environment)
+        self.postgres_lock = asyncio.Lock()
+        self.redis_lock = asyncio.Lock()
+
+    @property
+    def parts(self) -> list[Part]:
+        return [*self.gateways, self.worker]
+
+    def open_servers(self) -> None:
+        """PostgreSQL, migrated and with a project, and Valkey."""
+        self.postgres.start()
+        self.redis.start()
+
+    async def make_project(self) -> None:
+        await migrate(self.postgres.url)
+        self.keys = await make_project(self.postgres.url, region="us", name="Chaos", organization="Chaos")
+
+    async def open(self) -> None:
+        """Everything, and ready."""
+        self.open_servers()
+        await self.make_project()
+        for part in self.parts:
+            part.launch()
+        for gateway in self.gateways:
+            await gateway.until_listening(ready=True)
+
+    def close(self) -> None:
+        for part in self.parts:
+            part.end()
+        self.redis.stop()
+        self.postgres.stop()
+
+    # PostgreSQL
+
+    async def terminate_backends(self) -> int:
+        """End every connection of every gateway and worker, as an administrator would. How many there were."""
+        connection = await asyncpg.connect(self.postgres.url, timeout=5)
+        try:
+            with self.weather.spell("postgres"):
+                ended = await connection.fetch(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE application_name = 'sendora' AND pid <> pg_backend_pid()"
+                )
+            return len(ended)
+        finally:
+            await connection.close(timeout=5)
+
+    async def crash_postgres(self, *, away: float) -> None:
+        """kill -9 of the postmaster, and a start that has to recover."""
+        with self.weather.spell("postgres"):
+            assert self.postgres.process is not None
+            self.postgres.process.kill()
+            self.postgres.process.wait()
+            await asyncio.sleep(away)
+            await self._start_postgres()
+
+    async def _start_postgres(self) -> None:
+        deadline = time.monotonic() + POSTGRES_START_SECONDS
+        self.postgres.prepare()
+        while not self.postgres.is_ready():
+            assert time.monotonic() < deadline, self.postgres.failure()
+            if self.postgres.process is None or self.postgres.process.poll() is not None:
+                self.postgres.launch()
+            await asyncio.sleep(0.05)
+
+    # Redis
+
+    async def crash_redis(self, *, away: float) -> None:
+        """kill -9, and a start without anything it knew."""
+        with self.weather.spell("redis"):
+            self.kill_redis()
+            await asyncio.sleep(away)
+            await self.start_redis()
+
+    def kill_redis(self) -> None:
+        assert self.redis.process is not None
+        self.redis.process.kill()
+        self.redis.process.wait()
+
+    async def start_redis(self) -> None:
+        self.redis.launch()
+        while not self.redis.is_ready():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+    async def pause_redis(self, seconds: float) -> None:
+        """SIGSTOP: it takes connections and bytes, and answers nothing."""
+        assert self.redis.process is not None
+        with self.weather.spell("redis"):
+            self.redis.process.send_signal(signal.SIGSTOP)
+            try:
+                await asyncio.sleep(seconds)
+            finally:
+                self.redis.process.send_signal(signal.SIGCONT)
+
+    async def tell_redis(self, *words: str) -> None:
+        reader, writer = await asyncio.open_unix_connection(self.redis.url.removeprefix("unix://"))
+        try:
+            writer.write(" ".join(words).encode() + b"\r\n")
+            await reader.readline()
+        finally:
+            writer.close()
+
+    # Gateways
+
+    async def crash_gateway(self, gateway: Gateway, *, away: float, number: signal.Signals = signal.SIGKILL) -> None:
+        """End it and start it again."""
+        with self.weather.spell(gateway.name):
+            gateway.send(number)
+            await asyncio.sleep(away)
+            await asyncio.to_thread(gateway.end)
+            await gateway.until_listening()
+
+    async def pause_gateway(self, gateway: Gateway, seconds: float) -> None:
+        """SIGSTOP: its sockets stay open, and nothing comes."""
+        with self.weather.spell(gateway.name):
+            gateway.send(signal.SIGSTOP)
+            try:
+                await asyncio.sleep(seconds)
+            finally:
+                gateway.send(signal.SIGCONT)
+
+
+def read_errors(body: bytes) -> list[str]:
+    """The codes of the errors of a GraphQL response; `["no JSON"]` for what is none."""
+    try:
+        return [str(error.get("extensions", {}).get("code")) for error in json.loads(body).get("errors", [])]
+    except (ValueError, AttributeError):
+        return ["no JSON"]
