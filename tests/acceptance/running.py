@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 from uuid import uuid4
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,7 +57,9 @@ def wait_until(condition: Callable[[], object], *, seconds: float, what: str) ->
 
 
 class Running:
-    """One start. `output` is what it has written so far."""
+    """One start. `output` is what it has written so far; `instances` are all starts, for the last clean-up."""
+
+    instances: ClassVar[list[Running]] = []
 
     def __init__(self, data_dir: Path, port: int, **settings: str) -> None:
         self.data_dir = data_dir
@@ -64,6 +67,7 @@ class Running:
         self.mark = uuid4().hex
         self._output = data_dir.with_suffix(f".{self.mark}.log")
         data_dir.parent.mkdir(parents=True, exist_ok=True)
+        self.instances.append(self)
         self.started_at = time.monotonic()
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(

@@ -114,7 +114,8 @@ async def test_serve_takes_an_inherited_socket(database_url: str, redis_url: str
 async def test_a_worker_ends_quietly_when_told(database_url: str, redis_url: str) -> None:
     worker = start("worker", **deployment(database_url, redis_url))
     connection = await asyncpg.connect(database_url)
-    others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'sendora'"  # its pool, not the checks before
+    # its pool, not the checks before
+    others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'sendora'"
     try:
         for _ in range(400):
             if await connection.fetchval(others):

@@ -46,7 +46,8 @@ def started(data_dir: Path) -> Iterator[Running]:
         running.until_welcomed()
         yield running
     finally:
-        running.kill_all()
+        for instance in Running.instances:  # a test that failed may have left its own
+            instance.kill_all()
 
 
 @pytest.fixture
