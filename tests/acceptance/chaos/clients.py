@@ -201,31 +201,49 @@ class EventStream:
 
 @asynccontextmanager
 async def open_event_stream(
+    port: int, key: str, *, event_filter: dict[str, Any] | None, after: str | None, slow: bool = False
+) -> AsyncIterator[EventStream]:
+    """POST for a response of its own. Raises `Ended` where that fails."""
+    request = {"method": "POST", "json": _operation(event_filter, after, slow=slow)}
+    async with _requested(port, {"x-api-key": key}, request, slow=slow) as response:
+        yield EventStream(response)
+
+
+@asynccontextmanager
+async def open_event_source(
     port: int,
     key: str,
     *,
     event_filter: dict[str, Any] | None,
     after: str | None,
-    last_event_id: str | None = None,
+    last_event_id: str | None,
     slow: bool = False,
 ) -> AsyncIterator[EventStream]:
-    """POST for a response of its own. Raises `Ended` where that fails."""
-    headers = {"accept": "text/event-stream", "x-api-key": key}
-    if last_event_id is not None:
-        headers["last-event-id"] = last_event_id
+    """GET, as EventSource does: always of the same URL, with the last `id:` in a header. Raises `Ended`."""
+    operation = _operation(event_filter, after, slow=slow)
+    parameters = {"query": operation["query"], "variables": json.dumps(operation["variables"])}
+    headers = {"x-api-key": key} if last_event_id is None else {"x-api-key": key, "last-event-id": last_event_id}
+    async with _requested(port, headers, {"method": "GET", "params": parameters}, slow=slow) as response:
+        yield EventStream(response)
+
+
+@asynccontextmanager
+async def _requested(
+    port: int, headers: dict[str, str], request: dict[str, Any], *, slow: bool
+) -> AsyncIterator[aiohttp.ClientResponse]:
+    headers["accept"] = "text/event-stream"
     connector = aiohttp.TCPConnector(socket_factory=_small_socket if slow else _plain_socket, force_close=True)
     timeout = aiohttp.ClientTimeout(total=None, connect=OPEN_SECONDS)
-    body = _operation(event_filter, after, slow=slow)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout, read_bufsize=2**16) as session:
         try:
             async with asyncio.timeout(OPEN_SECONDS):
-                response = await session.post(f"http://127.0.0.1:{port}/graphql", json=body, headers=headers)
+                response = await session.request(url=f"http://127.0.0.1:{port}/graphql", headers=headers, **request)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise Ended(type(error).__name__) from None
         try:
             if response.status != 200:
                 raise await _refused(response)
-            yield EventStream(response)
+            yield response
         finally:
             response.close()
 

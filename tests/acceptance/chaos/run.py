@@ -16,6 +16,7 @@ from engine.cursors import CursorCodec
 from tests.acceptance.chaos.deployment import Deployment
 from tests.acceptance.chaos.events import TASTES
 from tests.acceptance.chaos.faults import Faults
+from tests.acceptance.chaos.readers import Reader
 from tests.acceptance.chaos.revocations import Revoker
 from tests.acceptance.chaos.subscribers import Manner, Subscriber
 from tests.acceptance.chaos.writers import Ledger, Writer
@@ -113,6 +114,7 @@ class Chaos:
             async with asyncio.TaskGroup() as until_mended:
                 for writer in writers:
                     until_mended.create_task(writer.write(over))
+                until_mended.create_task(self._make_reader().read(over))
                 until_mended.create_task(faults.inject(over))
                 await asyncio.sleep(seconds)
                 over.set()
@@ -121,22 +123,36 @@ class Chaos:
         looking.cancel()
 
     def _make_subscribers(self) -> list[Subscriber]:
-        codec = CursorCodec(self.deployment.secret_key.encode())
+        codec = self._codec()
         made = []
         for number, (taste, manner) in enumerate(WATCHERS):
             subscriber = Subscriber(
                 self.ledger,
                 self.deployment.gateways,
                 codec,
+                UUID(self.deployment.keys.project_id),
                 self.deployment.keys.secret_key,
                 number=number,
                 chance=random.Random(self.chance.random()),
                 taste=taste,
                 manner=manner,
             )
-            subscriber.project_id = UUID(self.deployment.keys.project_id)
             made.append(subscriber)
         return made
+
+    def _codec(self) -> CursorCodec:
+        """Only to look where a cursor stands."""
+        return CursorCodec(self.deployment.secret_key.encode())
+
+    def _make_reader(self) -> Reader:
+        return Reader(
+            self.ledger,
+            self.deployment.gateways,
+            self._codec(),
+            self.deployment.keys.secret_key,
+            UUID(self.deployment.keys.project_id),
+            random.Random(self.chance.random()),
+        )
 
     def _make_writers(self) -> list[Writer]:
         return [

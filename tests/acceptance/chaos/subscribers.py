@@ -12,10 +12,18 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from uuid import UUID
 
 from engine.cursors import CursorCodec, CursorKind
-from tests.acceptance.chaos.clients import Arrival, Ended, Item, Stream, open_event_stream, open_socket_stream
+from tests.acceptance.chaos.clients import (
+    Arrival,
+    Ended,
+    Item,
+    Stream,
+    open_event_source,
+    open_event_stream,
+    open_socket_stream,
+)
 from tests.acceptance.chaos.deployment import Gateway
 from tests.acceptance.chaos.events import Taste
 from tests.acceptance.chaos.writers import Ledger
@@ -99,6 +107,7 @@ class Subscriber:
         ledger: Ledger,
         gateways: list[Gateway],
         codec: CursorCodec,
+        project_id: UUID,
         key: str,
         *,
         number: int,
@@ -114,11 +123,11 @@ class Subscriber:
         """The seq that it began after; None until the gateway has said so."""
         self.position = 0
         self.cursor: str | None = None
-        self.project_id: Any = None
         self._first_cursor: str | None = None
         self._ledger = ledger
         self._gateways = gateways
         self._codec = codec
+        self._project_id = project_id
         self._key = key
         self._chance = chance
         self._gateway = chance.choice(gateways)
@@ -174,7 +183,7 @@ class Subscriber:
         if self.manner.over_socket:
             return open_socket_stream(port, self._key, event_filter=wanted, after=self.cursor, slow=slow)
         if self.manner.by_last_event_id:
-            return open_event_stream(
+            return open_event_source(
                 port,
                 self._key,
                 event_filter=wanted,
@@ -204,7 +213,7 @@ class Subscriber:
             await asyncio.sleep(self._chance.uniform(*self.manner.pauses))
 
     def _process(self, arrival: Arrival, since: float) -> None:
-        position = int(self._codec.decode(arrival.cursor, project_id=self.project_id, kinds=STREAM_KINDS).key[0])
+        position = position_of(self._codec, arrival.cursor, self._project_id)
         if self.start is None:
             if isinstance(arrival, Item):
                 self._ledger.violations.append(f"{self.name} was not told where it began")
@@ -232,3 +241,8 @@ class Subscriber:
         self.trace.received.append(item.seq)
         if self.manner.is_prompt and self.taste.event_filter is None:
             self.trace.sightings.append(Sighting(item.key, now, self._gateway.number, since))
+
+
+def position_of(codec: CursorCodec, cursor: str, project_id: UUID) -> int:
+    """The seq that a cursor stands at."""
+    return int(codec.decode(cursor, project_id=project_id, kinds=STREAM_KINDS).key[0])
