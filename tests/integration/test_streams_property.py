@@ -44,7 +44,8 @@ GATEWAYS = 3
 PROJECTS = 2
 WRITERS = 5
 SUBSCRIBERS = 30
-SETTLE_SECONDS = 40.0
+SETTLE_SECONDS = 40.0 + 2 * SECONDS
+"""Renderings that wait 2 ms for each item take longer to catch up than the events took to be written."""
 SINK_BOUNDS = (None, None, 1, 5, 40)
 """After how many items a sink is full."""
 
