@@ -13,6 +13,8 @@ import aiohttp
 import pytest
 
 from tests.acceptance.chaos.clients import (
+    STREAM,
+    WHOLE_STREAM,
     Ended,
     Item,
     Position,
@@ -98,7 +100,8 @@ class Client:
 
     def watch(self, gateway: int, *, after: str | None = None, slow: bool = False) -> Any:
         """A stream of everything over a WebSocket."""
-        return open_socket_stream(self.gateways[gateway].port, self.key, event_filter=None, after=after, slow=slow)
+        port, document = self.gateways[gateway].port, WHOLE_STREAM if slow else STREAM
+        return open_socket_stream(port, self.key, event_filter=None, after=after, document=document, slow=slow)
 
 
 class Listener:
@@ -301,7 +304,9 @@ async def test_who_never_reads_holds_up_nobody_and_can_still_read_everything_lat
         # Given 50 who read and two who do not, on one gateway
         silent = await stack.enter_async_context(client.watch(0, slow=True))
         quiet = await stack.enter_async_context(
-            open_event_stream(client.gateways[0].port, client.key, event_filter=None, after=None, slow=True)
+            open_event_stream(
+                client.gateways[0].port, client.key, event_filter=None, after=None, document=WHOLE_STREAM, slow=True
+            )
         )
         streams = [await stack.enter_async_context(client.watch(0)) for _ in range(50)]
         listeners = [await Listener(stream).begun() for stream in streams]

@@ -23,7 +23,9 @@ STREAM = """subscription Watch($filter: EventFilter, $after: Cursor) {
   eventStream(filter: $filter, after: $after) { cursor node { seq key eventType userId } }
 }"""
 WHOLE_STREAM = STREAM.replace("userId", "userId properties context")
-"""What a slow client asks for: large enough to be felt."""
+"""Large enough to be felt where somebody reads slowly."""
+PEOPLE_STREAM = STREAM.replace("userId", "userId profile { userId }")
+"""What cannot be answered from the event alone: each item is waited for."""
 OPERATION = "s"
 OPEN_SECONDS = 8.0
 SMALL_BUFFER_BYTES = 8 * 1024
@@ -40,6 +42,8 @@ class Item:
     event_type: str
     user_id: str | None
     cursor: str
+    error: str | None = None
+    """The code of an error about a part of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,13 @@ class SocketStream:
 
 @asynccontextmanager
 async def open_socket_stream(
-    port: int, key: str, *, event_filter: dict[str, Any] | None, after: str | None, slow: bool = False
+    port: int,
+    key: str,
+    *,
+    event_filter: dict[str, Any] | None,
+    after: str | None,
+    document: str = STREAM,
+    slow: bool = False,
 ) -> AsyncIterator[SocketStream]:
     """Connect, say who asks, subscribe. Raises `Ended` where that fails."""
     own = await _connected_socket(port, small=slow)
@@ -127,7 +137,7 @@ async def open_socket_stream(
         own.close()
         raise Ended(type(error).__name__) from None
     try:
-        await _introduce(client, key, _operation(event_filter, after, slow=slow))
+        await _introduce(client, key, _operation(document, event_filter, after))
         yield SocketStream(client)
     finally:
         with suppress(Exception):
@@ -201,10 +211,16 @@ class EventStream:
 
 @asynccontextmanager
 async def open_event_stream(
-    port: int, key: str, *, event_filter: dict[str, Any] | None, after: str | None, slow: bool = False
+    port: int,
+    key: str,
+    *,
+    event_filter: dict[str, Any] | None,
+    after: str | None,
+    document: str = STREAM,
+    slow: bool = False,
 ) -> AsyncIterator[EventStream]:
     """POST for a response of its own. Raises `Ended` where that fails."""
-    request = {"method": "POST", "json": _operation(event_filter, after, slow=slow)}
+    request = {"method": "POST", "json": _operation(document, event_filter, after)}
     async with _requested(port, {"x-api-key": key}, request, slow=slow) as response:
         yield EventStream(response)
 
@@ -217,10 +233,11 @@ async def open_event_source(
     event_filter: dict[str, Any] | None,
     after: str | None,
     last_event_id: str | None,
+    document: str = STREAM,
     slow: bool = False,
 ) -> AsyncIterator[EventStream]:
     """GET, as EventSource does: always of the same URL, with the last `id:` in a header. Raises `Ended`."""
-    operation = _operation(event_filter, after, slow=slow)
+    operation = _operation(document, event_filter, after)
     parameters = {"query": operation["query"], "variables": json.dumps(operation["variables"])}
     headers = {"x-api-key": key} if last_event_id is None else {"x-api-key": key, "last-event-id": last_event_id}
     async with _requested(port, headers, {"method": "GET", "params": parameters}, slow=slow) as response:
@@ -255,18 +272,21 @@ async def _refused(response: aiohttp.ClientResponse) -> Ended:
         return Ended(f"{response.status} without a code")
 
 
-def _operation(event_filter: dict[str, Any] | None, after: str | None, *, slow: bool) -> dict[str, Any]:
-    variables = {"filter": event_filter, "after": after}
-    return {"query": WHOLE_STREAM if slow else STREAM, "variables": variables}
+def _operation(document: str, event_filter: dict[str, Any] | None, after: str | None) -> dict[str, Any]:
+    return {"query": document, "variables": {"filter": event_filter, "after": after}}
 
 
 def item_of(payload: dict[str, Any]) -> Item:
-    """The item of a response. Raises `Ended` where there are errors instead."""
-    if "errors" in payload:
-        raise ended_by(payload["errors"])
+    """The item of a response. Raises `Ended` where there is none."""
+    errors = payload.get("errors", [])
+    if errors and not (payload.get("data") or {}).get("eventStream"):
+        raise ended_by(errors)
     edge = payload["data"]["eventStream"]
     node = edge["node"]
-    return Item(node["seq"], node["key"], node["eventType"], node["userId"], edge["cursor"])
+    error = ended_by(errors).code if errors else None
+    if not errors and "profile" in node and (node["profile"] or {}).get("userId") != node["userId"]:
+        raise Ended("somebody else's profile", str(node))
+    return Item(node["seq"], node["key"], node["eventType"], node["userId"], edge["cursor"], error)
 
 
 def ended_by(errors: list[dict[str, Any]]) -> Ended:

@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import asyncpg
@@ -26,6 +27,7 @@ from embedded import EmbeddedPostgres, EmbeddedValkey
 from first_start import NewKeys, make_project
 from tests.acceptance.chaos.weather import Weather
 from tests.acceptance.running import clean_environment, free_port
+from tests.acceptance.running import processes as running_processes
 
 START_SECONDS = 40.0
 """A gateway needs two; a busy machine, and a PostgreSQL that is started at the same time, many more."""
@@ -182,6 +184,31 @@ class Deployment:
         finally:
             await connection.close(timeout=5)
 
+    async def cancel_statements(self) -> int:
+        """Cancel whatever runs for a gateway or worker. How many there were."""
+        connection = await asyncpg.connect(self.postgres.url, timeout=5)
+        try:
+            with self.weather.spell("postgres"):
+                ended = await connection.fetch(
+                    "SELECT pg_cancel_backend(pid) FROM pg_stat_activity"
+                    " WHERE application_name = 'sendora' AND state = 'active'"
+                )
+            return len(ended)
+        finally:
+            await connection.close(timeout=5)
+
+    async def pause_postgres(self, seconds: float) -> None:
+        """SIGSTOP of all its processes, whatever locks they hold."""
+        assert self.postgres.process is not None
+        paused = [self.postgres.process.pid]
+        paused += [pid for pid, parent, _ in running_processes() if parent == self.postgres.process.pid]
+        with self.weather.spell("postgres"):
+            _send(paused, signal.SIGSTOP)
+            try:
+                await asyncio.sleep(seconds)
+            finally:
+                _send(paused, signal.SIGCONT)
+
     async def crash_postgres(self, *, away: float) -> None:
         """kill -9 of the postmaster, and a start that has to recover."""
         with self.weather.spell("postgres"):
@@ -255,6 +282,12 @@ class Deployment:
                 await asyncio.sleep(seconds)
             finally:
                 gateway.send(signal.SIGCONT)
+
+
+def _send(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def read_errors(body: bytes) -> list[str]:

@@ -60,6 +60,8 @@ def random_event(chance: random.Random, key: str) -> dict[str, Any]:
     user = chance.choice(USERS)
     if user is not None:
         event["userId"] = user
+    if user is not None and chance.random() < 0.1:
+        event["traits"] = {chance.choice(["plan", "city"]): chance.randrange(5)}
     if chance.random() < 0.05:
         event["context"] = {"padding": "x" * LARGE}
     return event

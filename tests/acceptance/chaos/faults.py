@@ -48,7 +48,7 @@ class Faults:
             self.lose_announcements,
         ]
         gateways = [self.crash_gateway, self.crash_gateway, self.pause_gateway, self.stop_gateway]
-        postgres = [self.terminate_backends, self.terminate_backends, self.crash_postgres]
+        postgres = [self.terminate_backends, self.cancel_statements, self.pause_postgres, self.crash_postgres]
         async with asyncio.TaskGroup() as tasks:
             for faults, pause in (
                 (redis, (0.5, 3.0)),
@@ -142,11 +142,22 @@ class Faults:
     # PostgreSQL
 
     async def terminate_backends(self) -> None:
+        await self._end_in_postgres("backends terminated", self._deployment.terminate_backends)
+
+    async def cancel_statements(self) -> None:
+        await self._end_in_postgres("statements cancelled", self._deployment.cancel_statements)
+
+    async def _end_in_postgres(self, what: str, end: Callable[[], Awaitable[int]]) -> None:
         async with self._deployment.postgres_lock:
             try:
-                self._count("backends terminated", await self._deployment.terminate_backends())
+                self._count(what, await end())
             except (asyncpg.PostgresError, OSError, TimeoutError) as error:
-                self._count(f"backends not reached ({type(error).__name__})")
+                self._count(f"postgres not reached ({type(error).__name__})")
+
+    async def pause_postgres(self) -> None:
+        async with self._deployment.postgres_lock:
+            self._count("postgres paused")
+            await self._deployment.pause_postgres(self._chance.uniform(0.5, 3))
 
     async def crash_postgres(self) -> None:
         async with self._deployment.postgres_lock:

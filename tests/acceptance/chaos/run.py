@@ -13,6 +13,7 @@ from uuid import UUID
 import asyncpg
 
 from engine.cursors import CursorCodec
+from tests.acceptance.chaos.clients import PEOPLE_STREAM, WHOLE_STREAM
 from tests.acceptance.chaos.deployment import Deployment
 from tests.acceptance.chaos.events import TASTES
 from tests.acceptance.chaos.faults import Faults
@@ -36,20 +37,22 @@ WATCHERS = (
     (EVERYTHING, EVENTS),
     (EVERYTHING, EVENT_SOURCE),
     (EVERYTHING, Manner(True, stays=(15, 40))),
-    (EVERYTHING, Manner(True, item_seconds=0.002, stays=(3, 12))),
-    (EVERYTHING, Manner(False, pauses=(1, 5), stays=(4, 15))),
-    (EVERYTHING, Manner(True, pauses=(1, 5), stays=(4, 15))),
+    (EVERYTHING, Manner(True, document=WHOLE_STREAM, item_seconds=0.002, stays=(3, 12))),
+    (EVERYTHING, Manner(False, document=WHOLE_STREAM, pauses=(1, 5), stays=(4, 15))),
+    (EVERYTHING, Manner(True, document=WHOLE_STREAM, pauses=(1, 5), stays=(4, 15))),
+    (EVERYTHING, Manner(True, document=PEOPLE_STREAM, stays=(3, 12))),
     (ONE_USER, SOCKET),
+    (ONE_USER, Manner(False, document=PEOPLE_STREAM)),
     (BY_WILDCARD, EVENT_SOURCE),
     (BY_SUFFIX, EVENTS),
     (MODULE_AND_USER, SOCKET),
-    (LARGE_AMOUNTS, Manner(True, pauses=(0.5, 2), stays=(2, 8))),
+    (LARGE_AMOUNTS, Manner(True, document=WHOLE_STREAM, pauses=(0.5, 2), stays=(2, 8))),
     (LARGE_AMOUNTS, EVENT_SOURCE),
     (RARE, Manner(True, stays=(10, 40))),
     (RARE, Manner(False, by_last_event_id=True, stays=(10, 40))),
     (NOBODY, Manner(True, stays=(5, 20))),
 )
-WRITERS = ((1, (0.0, 0.06)), (1, (0.0, 0.06)), (1, (0.0, 0.1)), (6, (0.02, 0.2)), (60, (0.2, 1.5)))
+WRITERS = (*[(1, (0.0, 0.1))] * 5, (6, (0.02, 0.2)), (60, (0.2, 1.5)))
 """The largest batch of each (1: `track`), and how long it waits between two: about 150 events a second in all."""
 
 

@@ -16,6 +16,7 @@ from uuid import UUID
 
 from engine.cursors import CursorCodec, CursorKind
 from tests.acceptance.chaos.clients import (
+    STREAM,
     Arrival,
     Ended,
     Item,
@@ -67,6 +68,7 @@ class Manner:
     over_socket: bool
     by_last_event_id: bool = False
     """Over server-sent events: whether it resumes as EventSource does, asking the same again."""
+    document: str = STREAM
     stays: tuple[float, float] = (0.5, 6.0)
     """Least and most seconds before it breaks its connection off."""
     item_seconds: float = 0.0
@@ -117,7 +119,7 @@ class Subscriber:
     ) -> None:
         self.taste = taste
         self.manner = manner
-        self.name = f"subscriber {number} ({taste.name}, {manner})"
+        self.name = f"subscriber {number} ({taste.name})"
         self.trace = Trace()
         self.start: int | None = None
         """The seq that it began after; None until the gateway has said so."""
@@ -178,10 +180,12 @@ class Subscriber:
             self._stream = None
 
     def _open(self) -> AbstractAsyncContextManager[Stream]:
-        slow = not self.manner.is_prompt
         port, wanted = self._gateway.port, self.taste.event_filter
+        slow, document = not self.manner.is_prompt, self.manner.document
         if self.manner.over_socket:
-            return open_socket_stream(port, self._key, event_filter=wanted, after=self.cursor, slow=slow)
+            return open_socket_stream(
+                port, self._key, event_filter=wanted, after=self.cursor, document=document, slow=slow
+            )
         if self.manner.by_last_event_id:
             return open_event_source(
                 port,
@@ -189,9 +193,10 @@ class Subscriber:
                 event_filter=wanted,
                 after=self._first_cursor,
                 last_event_id=self.cursor,
+                document=document,
                 slow=slow,
             )
-        return open_event_stream(port, self._key, event_filter=wanted, after=self.cursor, slow=slow)
+        return open_event_stream(port, self._key, event_filter=wanted, after=self.cursor, document=document, slow=slow)
 
     async def _read(self, stream: Stream, is_enough: Callable[[], bool]) -> None:
         self._stream = stream
@@ -235,6 +240,10 @@ class Subscriber:
         self.trace.last_at = now
         if item.seq != position or item.seq <= self.position:
             self._ledger.violations.append(f"{self.name} at {self.position} got {item.seq} with cursor {position}")
+        if item.error is not None:
+            self._ledger.counts[f"item: {item.error}"] += 1
+            if item.error not in HARMLESS:
+                self._ledger.violations.append(f"{self.name} got an item with {item.error}")
         sent = self._ledger.sent.get(item.key)
         if sent is None or (sent["eventType"], sent.get("userId")) != (item.event_type, item.user_id):
             self._ledger.violations.append(f"{self.name} got {item}, and {sent} was sent")
