@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
@@ -41,10 +42,17 @@ def migrated_template(postgres_server: EmbeddedPostgres) -> str:
 @pytest.fixture
 async def database_url(postgres_server: EmbeddedPostgres, migrated_template: str) -> AsyncIterator[str]:
     """The URL of a fresh, migrated database."""
-    name = f"test_{next(_numbers)}"
-    await _execute(postgres_server, f"CREATE DATABASE {name} TEMPLATE {migrated_template} STRATEGY FILE_COPY")
-    yield postgres_server.url_of(name)
-    await _execute(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
+    async with _fresh_database(postgres_server, migrated_template) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def module_database_url(postgres_server: EmbeddedPostgres, migrated_template: str) -> Iterator[str]:
+    """The URL of a fresh, migrated database that all tests of a module share."""
+    with asyncio.Runner() as runner:
+        fresh = _fresh_database(postgres_server, migrated_template)
+        yield runner.run(fresh.__aenter__())
+        runner.run(fresh.__aexit__(None, None, None))
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +77,14 @@ def own_redis(tmp_path: Path) -> Iterator[EmbeddedValkey]:
     server.start()
     yield server
     server.stop()
+
+
+@asynccontextmanager
+async def _fresh_database(server: EmbeddedPostgres, template: str) -> AsyncIterator[str]:
+    name = f"test_{next(_numbers)}"
+    await _execute(server, f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
+    yield server.url_of(name)
+    await _execute(server, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 async def _execute(server: EmbeddedPostgres, statement: str) -> None:

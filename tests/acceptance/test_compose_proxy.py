@@ -20,7 +20,7 @@ from uuid import uuid4
 import pytest
 from websockets.sync.client import connect
 
-from embedded import EmbeddedPostgres, EmbeddedValkey
+from embedded import EmbeddedValkey
 from tests.acceptance.running import ROOT, clean_environment, free_port, run_command, wait_until
 
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/bin")
@@ -68,17 +68,19 @@ class Proxy:
 
 @pytest.fixture(scope="module")
 def proxy(
-    postgres_server: EmbeddedPostgres,
-    migrated_template: str,
+    module_database_url: str,
     redis_server: EmbeddedValkey,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Proxy]:
     """nginx with the committed configuration; only the addresses are those of this machine."""
     folder = tmp_path_factory.mktemp("proxy")
     ports = [free_port(), free_port()]
-    database = postgres_server.url_of(migrated_template)
-    made = run_command("create-project", "Behind a proxy", DATABASE_URL=database)
-    settings = {"DATABASE_URL": database, "REDIS_URL": redis_server.url, "SENDORA_SECRET_KEY": "0123456789abcdef" * 2}
+    made = run_command("create-project", "Behind a proxy", DATABASE_URL=module_database_url)
+    settings = {
+        "DATABASE_URL": module_database_url,
+        "REDIS_URL": redis_server.url,
+        "SENDORA_SECRET_KEY": "0123456789abcdef" * 2,
+    }
     gateways = [
         subprocess.Popen(
             [sys.executable, "cli.py", "serve"], cwd=ROOT, env=clean_environment(PORT=str(port), **settings)
