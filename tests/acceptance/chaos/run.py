@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass, field
 from statistics import quantiles
@@ -39,7 +40,7 @@ WATCHERS = (
     (EVERYTHING, Manner(True, stays=(15, 40))),
     (EVERYTHING, Manner(True, document=WHOLE_STREAM, item_seconds=0.002, stays=(3, 12))),
     (EVERYTHING, Manner(False, document=WHOLE_STREAM, pauses=(1, 5), stays=(4, 15))),
-    (EVERYTHING, Manner(True, document=WHOLE_STREAM, pauses=(1, 5), stays=(4, 15))),
+    (EVERYTHING, Manner(True, document=WHOLE_STREAM, pauses=(1, 5), stays=(16, 45))),
     (EVERYTHING, Manner(True, document=PEOPLE_STREAM, stays=(3, 12))),
     (ONE_USER, SOCKET),
     (ONE_USER, Manner(False, document=PEOPLE_STREAM)),
@@ -232,6 +233,9 @@ class Chaos:
             self.ledger.violations.append(f"{subscriber.name} stands at {subscriber.position} of {self.head}")
         await subscriber.stay(0.5)
         received = subscriber.trace.received
+        for position, number in subscriber.trace.claims:
+            if bisect_right(expected, position) != number:
+                self.ledger.violations.append(f"{subscriber.name} was told {position} when it had {number} items")
         if received == expected:
             return
         lost = sorted(set(expected) - set(received))

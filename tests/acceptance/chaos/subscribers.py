@@ -96,6 +96,8 @@ class Trace:
     """What one subscriber saw of the world."""
 
     received: list[int] = field(default_factory=list)
+    claims: list[tuple[int, int]] = field(default_factory=list)
+    """Positions that came without an item, each with how many items had come: all that there are up to it."""
     sightings: list[Sighting] = field(default_factory=list)
     last_at: float = 0.0
     longest_silence: float = 0.0
@@ -228,6 +230,7 @@ class Subscriber:
             self._note(arrival, position, since)
         else:
             self._ledger.counts["positions"] += 1
+            self.trace.claims.append((position, len(self.trace.received)))
             if position < self.position:
                 self._ledger.violations.append(f"{self.name} was put back from {self.position} to {position}")
         self.position = position
