@@ -30,6 +30,7 @@ COPY *.py ./
 COPY db ./db
 COPY engine ./engine
 COPY importer ./importer
+COPY launch ./launch
 COPY resolvers ./resolvers
 COPY schema ./schema
 COPY transport ./transport

@@ -19,14 +19,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from db.database import Database
 from db.failures import is_passing, is_statement_timeout
-from engine.broadcast import Broadcast
 from engine.cursors import CursorCodec
 from engine.errors import GatewayError, TimedOut, Unavailable
-from engine.hub import Hub
 from engine.identity import Identities, Viewer
+from engine.live.broadcast import Broadcast
+from engine.live.hub import Hub
+from engine.live.revocations import Revocations
+from engine.live.streams import EventStreams
 from engine.log import EventLog
-from engine.revocations import Revocations
-from engine.streams import EventStreams
 from resolvers.context import Context, Services
 from schema import build_schema
 from schema.decoders import DECODERS
@@ -34,14 +34,14 @@ from settings import Settings, SettingsError
 from telemetry import Metrics
 from transport.application import InputDecoder, PublicError
 from transport.endpoint import GraphQLEndpoint
-from transport.execution import GraphQLService
+from transport.execution.service import GraphQLService
 from transport.explorer import Explorer, ExplorerPage, wants_page
-from transport.forwarding import Homes
-from transport.http import GraphQLHTTP
+from transport.http.front import GraphQLHTTP
+from transport.http.statuses import StatusProfile
 from transport.origins import read_origins
-from transport.sse import EventStreamTransport
-from transport.statuses import StatusProfile
-from transport.websocket import WebSocketEndpoint, WebSocketPolicy
+from transport.sse.endpoint import EventStreamTransport
+from transport.sse.forwarding import Homes
+from transport.websocket.endpoint import WebSocketEndpoint, WebSocketPolicy
 
 GRAPHQL_PATH = "/graphql"
 API_KEY = "x-api-key"

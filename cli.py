@@ -41,8 +41,8 @@ Supervised = Annotated[
 @app.command()
 def run() -> None:
     """Everything on this machine; PostgreSQL and Redis too, unless DATABASE_URL and REDIS_URL name others."""
+    from launch.supervisor import run as run_supervisor
     from settings import read_settings
-    from supervisor import run as run_supervisor
 
     run_supervisor(read_settings())
 
@@ -58,7 +58,7 @@ def serve(
     import uvicorn
 
     from app import create_app
-    from transport.server_http import serve_config
+    from transport.http.server import serve_config
 
     private = _private_socket()
     asgi_app = create_app(settings, private_address="{}:{}".format(*private.getsockname()))
@@ -93,7 +93,7 @@ def worker(supervised: Supervised = False) -> None:
 def migrate() -> None:
     """Bring the database of DATABASE_URL up to date."""
     from db.migrate import migrate as apply_migrations
-    from servers import check_postgres
+    from launch.servers import check_postgres
 
     url = _database_url()
     asyncio.run(check_postgres(url))
@@ -109,7 +109,7 @@ def create_project(
     """Make an organization with one project, and print its first keys, which are shown only this once."""
     import msgspec
 
-    from first_start import make_project
+    from launch.first_start import make_project
     from settings import read_settings
 
     url = _database_url()
@@ -158,8 +158,8 @@ def _sentence(error: Exception) -> str | None:
     module = type(error).__module__
     if (module, type(error).__name__) in {
         ("settings", "SettingsError"),
-        ("data_folder", "StartError"),
-        ("embedded", "EmbeddedError"),
+        ("launch.data_folder", "StartError"),
+        ("launch.embedded", "EmbeddedError"),
         ("db.migrate", "MigrationError"),
     }:
         return str(error)
@@ -197,7 +197,7 @@ async def _advance_epochs(url: str) -> int:
 async def _run_worker(settings: Settings) -> None:
     """Until SIGTERM or SIGINT: the step at hand is finished, then everything is closed."""
     from db.database import Database
-    from engine.broadcast import Broadcast
+    from engine.live.broadcast import Broadcast
     from engine.workers.relay import Relay
 
     stop = asyncio.Event()
@@ -222,14 +222,14 @@ def _given(value: SecretStr | None) -> str:
 def _may_begin(supervised: bool) -> bool:
     if not supervised:
         return True
-    from processes import wait_for_go
+    from launch.processes import wait_for_go
 
     return wait_for_go()
 
 
 def _read_deployment_settings(*, supervised: bool) -> Settings:
     """Settings of a process that is one of several: the servers and the secret come from outside."""
-    from data_folder import StartError
+    from launch.data_folder import StartError
     from settings import read_settings
     from telemetry import configure_logging
 
@@ -246,7 +246,7 @@ def _read_deployment_settings(*, supervised: bool) -> Settings:
 
 
 def _database_url() -> str:
-    from data_folder import StartError
+    from launch.data_folder import StartError
     from settings import read_settings
 
     url = read_settings().database_url
@@ -257,9 +257,9 @@ def _database_url() -> str:
 
 async def _check_database(url: str) -> None:
     """Raises `StartError` unless a PostgreSQL answers there that has been migrated."""
-    from data_folder import StartError
     from db.migrate import read_missing
-    from servers import check_postgres
+    from launch.data_folder import StartError
+    from launch.servers import check_postgres
 
     await check_postgres(url)
     missing = await read_missing(url)
@@ -268,7 +268,7 @@ async def _check_database(url: str) -> None:
 
 
 def _private_socket() -> socket.socket:
-    """Where the other gateways that accept from the same port reach this one: see `transport/forwarding.py`."""
+    """Where the other gateways that accept from the same port reach this one: see `transport/sse/forwarding.py`."""
     private = socket.socket()
     private.bind(("127.0.0.1", 0))
     return private
@@ -277,7 +277,7 @@ def _private_socket() -> socket.socket:
 def _listening_socket(settings: Settings, fd: int | None, port: int | None) -> socket.socket:
     if fd is not None:
         return socket.socket(fileno=os.dup(fd))
-    from supervisor import listen
+    from launch.supervisor import listen
 
     return listen(settings.host, port or settings.port)
 

@@ -23,7 +23,7 @@ LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2
 
 
 class HubStats(Protocol):
-    """What the hub counts; `engine.hub.HubStats` is it."""
+    """What the hub counts; `engine.live.hub.HubStats` is it."""
 
     @property
     def streams(self) -> int: ...

@@ -30,9 +30,9 @@ from db.heads import read_head
 from db.migrate import migrate
 from db.projects import insert_organization, insert_project
 from db.records import Lane, NewEvent
-from embedded import EmbeddedPostgres
 from engine.events import EventDraft
 from engine.log import EventLog
+from launch.embedded import EmbeddedPostgres
 
 PEOPLE = 200
 TYPES = ("order.placed", "product.viewed", "cart.updated", "page.viewed", "search.performed")

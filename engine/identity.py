@@ -2,7 +2,7 @@
 
 Guarantees: a token of another region is refused without a look-up; a revoked key is refused as soon as the log of
 revocations has told of it, and at most `KEY_MAX_AGE` later without that log; nothing but its hash is kept of a token.
-Leaves to others: what a viewer may do (resolvers.permissions), ending what a revoked key has open (engine.revocations).
+Leaves to others: what a viewer may do (resolvers.permissions), ending what one has open (engine.live.revocations).
 Never stops: it holds no task and no connection.
 """
 
@@ -78,7 +78,7 @@ class Viewer(msgspec.Struct, frozen=True):
 
 
 class RevocationLog(Protocol):
-    """What is known of revoked keys; `engine.revocations.Revocations` is one."""
+    """What is known of revoked keys; `engine.live.revocations.Revocations` is one."""
 
     def revoked(self, api_key_id: UUID) -> bool: ...
 

@@ -2,7 +2,7 @@
 
 Guarantees: a token leaves this module once, when it is made, and only its hash is stored; a revocation and the event
 that tells every gateway of it are one transaction. Leaves to others: who may (resolvers.permissions), and acting on a
-revocation (engine.revocations).
+revocation (engine.live.revocations).
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from data_folder import Keys
 from importer.errors import ImportMistakeError
 from importer.sender import Endpoint
+from launch.data_folder import Keys
 from settings import read_settings
 
 GRAPHQL_PATH = "/graphql"

@@ -18,8 +18,8 @@ from db.records import HeadRecord, Lane
 from engine.announcements import Announcement
 from engine.cursors import CursorCodec
 from engine.identity import Viewer
+from engine.live.streams import EventStreams
 from engine.log import EventLog
-from engine.streams import EventStreams
 from resolvers.loaders import Loaders
 
 

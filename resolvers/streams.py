@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from uuid import UUID
 
-from engine.cohorts import StreamItem
 from engine.identity import Role
-from engine.streams import EventSource
+from engine.live.cohorts import StreamItem
+from engine.live.streams import EventSource
 from resolvers.context import Context
 from resolvers.filters import STREAM_ROOTS, EventFilterArguments, read_event_filter
 from resolvers.permissions import require

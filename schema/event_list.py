@@ -8,7 +8,7 @@ from uuid import UUID
 
 import strawberry
 
-from engine.cohorts import StreamItem
+from engine.live.cohorts import StreamItem
 from resolvers.events import ListedEvents
 from resolvers.paging import Counter
 from schema.descriptions import described_enum

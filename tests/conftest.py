@@ -11,7 +11,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from embedded import EmbeddedPostgres, EmbeddedValkey
+from launch.embedded import EmbeddedPostgres, EmbeddedValkey
 
 TEMPLATE = "template_migrated"
 _numbers = itertools.count(1)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from transport.http import header_map
-from transport.negotiation import EVERYTHING, MediaType, choose_media_type
+from transport.http.front import header_map
+from transport.http.negotiation import EVERYTHING, MediaType, choose_media_type
 
 STREAM_METHODS = ("PUT", "DELETE")
 """Of the single connection mode of GraphQL over SSE: reserve a stream, stop an operation on it."""

@@ -24,7 +24,7 @@ from starlette.datastructures import Headers
 from starlette.responses import FileResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from transport.negotiation import MediaRange, MediaType, parse_accept
+from transport.http.negotiation import MediaRange, MediaType, parse_accept
 
 BUILD = Path(__file__).parent / "static" / "explorer"
 """Where `web/explorer` puts its build."""

@@ -16,7 +16,7 @@ from graphql import ExecutionResult, GraphQLError, OperationType
 
 from transport.application import LiveSource, Membership, Session
 from transport.errors import code_of
-from transport.execution import GraphQLService, Prepared
+from transport.execution.service import GraphQLService, Prepared
 
 Stream = LiveSource | AsyncIterator[bytes]
 

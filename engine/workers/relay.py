@@ -19,7 +19,7 @@ from db.heads import read_changed_heads, read_clock
 from db.records import HeadRecord, Lane
 from engine.announcements import Announcement
 from engine.backoff import Backoff
-from engine.broadcast import Broadcast
+from engine.live.broadcast import Broadcast
 
 INTERVAL = 1.0
 """Seconds between readings: one statement over an index, whatever the number of projects."""

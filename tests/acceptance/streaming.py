@@ -18,13 +18,13 @@ from graphql import GraphQLSchema, build_schema
 
 from transport.application import Application, InputDecoder, Membership, PublicError, Rendering, Session, Sink
 from transport.endpoint import GraphQLEndpoint
-from transport.execution import GraphQLService
-from transport.forwarding import Homes
-from transport.http import GraphQLHTTP
-from transport.server_http import serve_config
-from transport.sse import EventStreamTransport
-from transport.sse_streams import StreamPolicy
-from transport.websocket import WebSocketEndpoint, WebSocketPolicy
+from transport.execution.service import GraphQLService
+from transport.http.front import GraphQLHTTP
+from transport.http.server import serve_config
+from transport.sse.endpoint import EventStreamTransport
+from transport.sse.forwarding import Homes
+from transport.sse.streams import StreamPolicy
+from transport.websocket.endpoint import WebSocketEndpoint, WebSocketPolicy
 
 KEY = "sk_test_right"
 OTHER_KEY = "sk_test_other"

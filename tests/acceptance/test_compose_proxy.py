@@ -20,7 +20,7 @@ from uuid import uuid4
 import pytest
 from websockets.sync.client import connect
 
-from embedded import EmbeddedValkey
+from launch.embedded import EmbeddedValkey
 from tests.acceptance.running import ROOT, clean_environment, free_port, run_command, wait_until
 
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/bin")

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from tests.acceptance.streaming import KEY, OTHER_KEY, MemoryApplication, Server, eventually, graphql_endpoint, started
-from transport.forwarding import Homes
+from transport.sse.forwarding import Homes
 
 SECRET = b"0123456789abcdef0123456789abcdef"
 TOKEN = "x-graphql-event-stream-token"

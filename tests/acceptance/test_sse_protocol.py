@@ -14,8 +14,8 @@ import aiohttp
 import pytest
 
 from tests.acceptance.streaming import KEY, OTHER_KEY, MemoryApplication, Server, eventually, graphql_endpoint, started
-from transport.reservations import ReservationPolicy
-from transport.sse_streams import StreamPolicy
+from transport.sse.reservations import ReservationPolicy
+from transport.sse.streams import StreamPolicy
 
 STREAM = {"accept": "text/event-stream"}
 LIVE = "subscription { log { value } }"

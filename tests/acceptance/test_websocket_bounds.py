@@ -28,9 +28,9 @@ from tests.acceptance.socket_client import (
     subscribe,
 )
 from tests.acceptance.streaming import KEY, OTHER_KEY, MemoryApplication, Server, eventually, started
-from transport.execution import GraphQLService
-from transport.server_websocket import HIGH_WATER_BYTES, MAX_MESSAGE_BYTES
-from transport.websocket import WebSocketEndpoint, WebSocketPolicy
+from transport.execution.service import GraphQLService
+from transport.websocket.endpoint import WebSocketEndpoint, WebSocketPolicy
+from transport.websocket.server import HIGH_WATER_BYTES, MAX_MESSAGE_BYTES
 
 LIVE = "subscription { log { value } }"
 QUICK = timedelta(milliseconds=150)

@@ -24,9 +24,9 @@ from tests.acceptance.socket_client import (
     subscribe,
 )
 from tests.acceptance.streaming import KEY, OTHER_KEY, MemoryApplication, Server, eventually, started
-from transport.execution import GraphQLService
+from transport.execution.service import GraphQLService
 from transport.origins import read_origins
-from transport.websocket import WebSocketEndpoint, WebSocketPolicy
+from transport.websocket.endpoint import WebSocketEndpoint, WebSocketPolicy
 
 NESTED = json.loads("[" * 500 + "]" * 500)
 

@@ -15,18 +15,18 @@ from graphql import ExecutionResult
 from app import GatewayApplication, GatewaySession
 from db.database import Database
 from engine.announcements import Announcement
-from engine.broadcast import Broadcast
 from engine.cursors import CursorCodec
-from engine.hub import Hub
 from engine.identity import ApiKeyKind, Identities, Role, Viewer
+from engine.live.broadcast import Broadcast
+from engine.live.hub import Hub
+from engine.live.revocations import Revocations
+from engine.live.streams import EventStreams
 from engine.log import EventLog
 from engine.provisioning import create_api_key, create_organization, create_project
-from engine.revocations import Revocations
-from engine.streams import EventStreams
 from resolvers.context import Services
 from schema import build_schema
 from transport.application import LiveSource, Membership
-from transport.execution import GraphQLRequest, GraphQLService
+from transport.execution.service import GraphQLRequest, GraphQLService
 
 REGION = "us"
 NOBODY = "redis://127.0.0.1:1"

@@ -16,11 +16,11 @@ from db.events import append_events, read_events_by_seq
 from db.filters import EVERYTHING, EventFilter
 from db.records import EventRecord, Lane, NewEvent
 from engine.announcements import Announcement
-from engine.broadcast import Broadcast
-from engine.cohorts import Member, StreamItem
 from engine.cursors import CursorCodec
-from engine.hub import Hub
-from engine.streams import EventStreams
+from engine.live.broadcast import Broadcast
+from engine.live.cohorts import Member, StreamItem
+from engine.live.hub import Hub
+from engine.live.streams import EventStreams
 from tests.integration.log_support import new_event
 
 CODEC = CursorCodec(b"a secret that all gateways of this test share")

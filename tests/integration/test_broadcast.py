@@ -14,9 +14,9 @@ import pytest
 import redis.asyncio
 
 from db.records import Lane
-from embedded import EmbeddedValkey
 from engine.announcements import Announcement, channel_of, decode
-from engine.broadcast import QUEUE_MESSAGES, Broadcast, Gap, Mailbox, Message
+from engine.live.broadcast import QUEUE_MESSAGES, Broadcast, Gap, Mailbox, Message
+from launch.embedded import EmbeddedValkey
 from tests.integration.stream_support import until
 
 CHANNEL = "news"

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from db.database import Database
-from embedded import EmbeddedPostgres
+from launch.embedded import EmbeddedPostgres
 from tests.integration.log_support import open_database
 
 

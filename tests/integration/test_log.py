@@ -16,11 +16,11 @@ import pytest
 from db.database import Database
 from db.heads import read_head
 from db.records import EventRecord, Lane
-from embedded import EmbeddedPostgres
 from engine.announcements import Announcement
 from engine.errors import NotFound, RateLimited, Unavailable, UserError
 from engine.events import EventDraft
 from engine.log import EventLog, Outcome, Rejected, Stored
+from launch.embedded import EmbeddedPostgres
 from tests.integration.log_support import keys_by_seq, make_project, open_database, wait_until_blocked, whole_log
 from tests.integration.postgres_proxy import open_proxy
 

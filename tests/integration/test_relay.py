@@ -9,10 +9,10 @@ import pytest
 from redis.exceptions import RedisError
 
 from db.records import Lane
-from embedded import EmbeddedValkey
 from engine.announcements import Announcement, channel_of, decode
-from engine.broadcast import Broadcast, Mailbox
+from engine.live.broadcast import Broadcast, Mailbox
 from engine.workers.relay import Relay
+from launch.embedded import EmbeddedValkey
 from tests.integration.log_support import make_project
 from tests.integration.stream_support import RecordingSink, open_gateway, until
 

@@ -12,8 +12,8 @@ import msgspec
 
 from db.heads import advance_epoch
 from db.records import SYSTEM_PROJECT
-from embedded import EmbeddedValkey
-from engine.revocations import Revocations
+from engine.live.revocations import Revocations
+from launch.embedded import EmbeddedValkey
 from tests.integration.log_support import new_event
 from tests.integration.stream_support import Gateway, open_gateway, until
 

@@ -15,13 +15,13 @@ import asyncpg
 import pytest
 import redis
 
-import processes
-from embedded import EmbeddedPostgres, EmbeddedValkey
+from launch import processes
+from launch.embedded import EmbeddedPostgres, EmbeddedValkey
 
 HOLDER = """\
 import sys, time
 from pathlib import Path
-from embedded import EmbeddedPostgres, EmbeddedValkey
+from launch.embedded import EmbeddedPostgres, EmbeddedValkey
 postgres, valkey = EmbeddedPostgres(Path(sys.argv[1])), EmbeddedValkey(Path(sys.argv[1]))
 postgres.start(); valkey.start()
 print(postgres.process.pid, valkey.process.pid, flush=True)
@@ -210,7 +210,7 @@ def test_root_becomes_nobody_where_a_container_forbids_user_namespaces(
     def refuse() -> None:
         raise OSError(1, "Operation not permitted")
 
-    monkeypatch.setattr("embedded._user_namespace_entry", lambda: refuse)
+    monkeypatch.setattr("launch.embedded._user_namespace_entry", lambda: refuse)
     for folder in (tmp_path, *list(tmp_path.parents)[:2]):
         folder.chmod(0o755)
     postgres = EmbeddedPostgres(tmp_path / "data")

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from data_folder import StartError
-from servers import check_postgres, check_redis, place_of
+from launch.data_folder import StartError
+from launch.servers import check_postgres, check_redis, place_of
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -119,7 +119,7 @@ async def test_a_postgres_that_refuses_is_told_without_the_credentials(code: str
 
 
 async def test_a_postgres_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("servers.CONNECT_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr("launch.servers.CONNECT_TIMEOUT_SECONDS", 0.2)
 
     async def silent(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
         await reader.read()

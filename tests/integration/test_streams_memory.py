@@ -6,7 +6,7 @@ import asyncio
 import gc
 import tracemalloc
 
-from engine.streams import RING_ITEMS
+from engine.live.streams import RING_ITEMS
 from tests.integration.log_support import make_project
 from tests.integration.stream_support import RecordingSink, Rendering, open_gateway, until
 

@@ -29,12 +29,12 @@ from db.database import Database
 from db.events import append_events, read_event_page, read_events_by_seq
 from db.filters import EVERYTHING, Condition, EventFilter
 from db.records import EventRecord, Lane, NewEvent
-from embedded import EmbeddedValkey
 from engine.announcements import Announcement
-from engine.broadcast import Broadcast
 from engine.cursors import Cursor, CursorKind
 from engine.errors import Unavailable
+from engine.live.broadcast import Broadcast
 from engine.workers.relay import Relay
+from launch.embedded import EmbeddedValkey
 from tests.integration.log_support import make_project, new_event
 from tests.integration.stream_support import CODEC, Gateway, RecordingSink, Rendering
 

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from db.migrate import LOCK_KEY, MigrationError, make_migration, migrate, read_migrations, split_statements
-from embedded import EmbeddedPostgres
+from launch.embedded import EmbeddedPostgres
 
 _numbers = itertools.count(1)
 

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from db.migrate import migrate
-from embedded import EmbeddedPostgres
+from launch.embedded import EmbeddedPostgres
 
 CATALOGS = {
     "columns": """

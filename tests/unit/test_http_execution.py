@@ -16,8 +16,8 @@ from graphql import ExecutionResult, GraphQLError, GraphQLSchema, OperationType,
 
 from transport.application import InputDecoder, LiveSource, Membership, PublicError, Rendering, Sink
 from transport.errors import RequestError
-from transport.execution import GraphQLRequest, GraphQLService, Prepared, read_request
-from transport.limits import Limits
+from transport.execution.limits import Limits
+from transport.execution.service import GraphQLRequest, GraphQLService, Prepared, read_request
 
 SDL = """
 type Query {

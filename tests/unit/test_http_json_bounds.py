@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transport.errors import RequestError
-from transport.json_bounds import MAX_DEPTH, check_json
+from transport.execution.json_bounds import MAX_DEPTH, check_json
 
 AWKWARD = st.text(st.sampled_from('{}[]"\\,:0123456789eE+-. ux\u0000\ud800\udc00é€😀'), max_size=30)
 NUMBERS = st.one_of(

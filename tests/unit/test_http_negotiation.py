@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transport.endpoint import GraphQLEndpoint
-from transport.negotiation import EVERYTHING, MediaType, choose_media_type, is_json
-from transport.statuses import StatusProfile, retry_after, status_of_errors, status_of_result
+from transport.http.negotiation import EVERYTHING, MediaType, choose_media_type, is_json
+from transport.http.statuses import StatusProfile, retry_after, status_of_errors, status_of_result
 
 NEW, OLD, STREAM = MediaType.GRAPHQL_RESPONSE, MediaType.JSON, MediaType.EVENT_STREAM
 AUDITS, DRAFT = StatusProfile.AUDITS, StatusProfile.DRAFT

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transport.errors import RequestError
-from transport.requests import GraphQLRequest, read_parameters, read_request
+from transport.execution.requests import GraphQLRequest, read_parameters, read_request
 
 
 def variables_of(request: GraphQLRequest) -> object:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from db.records import EventPage, EventRecord, HeadRecord, Lane
 from engine.announcements import Announcement
-from engine.feed import MAX_EARLY, Feed, Need
-from engine.ring import Ring, RingQuota
+from engine.live.feed import MAX_EARLY, Feed, Need
+from engine.live.ring import Ring, RingQuota
 
 PROJECT = UUID(int=7)
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

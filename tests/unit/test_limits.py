@@ -12,7 +12,7 @@ from graphql.language import SelectionSetNode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transport.limits import LimitExceededError, Limits, check_document, check_literals
+from transport.execution.limits import LimitExceededError, Limits, check_document, check_literals
 
 GENEROUS = Limits(
     operations=10**9,

@@ -8,9 +8,9 @@ import subprocess
 
 import pytest
 
-from data_folder import StartError
-from keeper import LONGEST_PAUSE_SECONDS, Exits, Keeper, Printer, describe_exit, pause_before_restart
-from supervisor import listen
+from launch.data_folder import StartError
+from launch.keeper import LONGEST_PAUSE_SECONDS, Exits, Keeper, Printer, describe_exit, pause_before_restart
+from launch.supervisor import listen
 
 
 def test_a_child_that_had_been_up_for_long_is_started_again_at_once() -> None:

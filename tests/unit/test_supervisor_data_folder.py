@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data_folder import DataFolder, Keys, StartError
+from launch.data_folder import DataFolder, Keys, StartError
 
 KEYS = Keys("p1", "sk_1", "pk_1", "http://127.0.0.1:8000", "postgresql://postgres@/sendora", "redis://127.0.0.1:7000/0")
 

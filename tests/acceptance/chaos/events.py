@@ -14,6 +14,7 @@ USERS = ("ann", "bob", "eve", None)
 MODULES = ("shop", "analytics")
 LARGE = 20_000
 """Characters of the padding of some events: enough of them fill a gateway's buffer for a client that is slow."""
+LARGE_SHARE = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,6 @@ def random_event(chance: random.Random, key: str) -> dict[str, Any]:
         event["userId"] = user
     if user is not None and chance.random() < 0.1:
         event["traits"] = {chance.choice(["plan", "city"]): chance.randrange(5)}
-    if chance.random() < 0.05:
+    if chance.random() < LARGE_SHARE:
         event["context"] = {"padding": "x" * LARGE}
     return event

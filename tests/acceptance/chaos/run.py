@@ -39,8 +39,8 @@ WATCHERS = (
     (EVERYTHING, EVENT_SOURCE),
     (EVERYTHING, Manner(True, stays=(15, 40))),
     (EVERYTHING, Manner(True, document=WHOLE_STREAM, item_seconds=0.002, stays=(3, 12))),
-    (EVERYTHING, Manner(False, document=WHOLE_STREAM, pauses=(1, 5), stays=(4, 15))),
-    (EVERYTHING, Manner(True, document=WHOLE_STREAM, pauses=(1, 5), stays=(16, 45))),
+    (EVERYTHING, Manner(False, document=WHOLE_STREAM, pauses=(2, 7), stays=(6, 20))),
+    (EVERYTHING, Manner(True, document=WHOLE_STREAM, pauses=(2, 7), stays=(16, 45))),
     (EVERYTHING, Manner(True, document=PEOPLE_STREAM, stays=(3, 12))),
     (ONE_USER, SOCKET),
     (ONE_USER, Manner(False, document=PEOPLE_STREAM)),
@@ -53,8 +53,9 @@ WATCHERS = (
     (RARE, Manner(False, by_last_event_id=True, stays=(10, 40))),
     (NOBODY, Manner(True, stays=(5, 20))),
 )
-WRITERS = (*[(1, (0.0, 0.1))] * 5, (6, (0.02, 0.2)), (60, (0.2, 1.5)))
-"""The largest batch of each (1: `track`), and how long it waits between two: about 150 events a second in all."""
+WRITERS = (*[(1, (0.0, 0.1))] * 5, (6, (0.02, 0.3)), (60, (0.3, 2.0)), (400, (2.0, 6.0)))
+"""The largest batch of each (1: `track`), and how long it waits between two: about 200 events a second
+in all. The largest are announced without their events, and fill more than one page."""
 
 
 @dataclass(frozen=True, slots=True)

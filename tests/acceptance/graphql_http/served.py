@@ -19,12 +19,12 @@ from graphql import GraphQLResolveInfo, GraphQLSchema, build_schema
 
 from transport.application import PublicError
 from transport.endpoint import GraphQLEndpoint
-from transport.execution import GraphQLService
-from transport.http import GraphQLHTTP
-from transport.limits import Limits
-from transport.server_http import HTTPProtocol, serve_config
-from transport.statuses import StatusProfile
-from transport.websocket import WebSocketEndpoint
+from transport.execution.limits import Limits
+from transport.execution.service import GraphQLService
+from transport.http.front import GraphQLHTTP
+from transport.http.server import HTTPProtocol, serve_config
+from transport.http.statuses import StatusProfile
+from transport.websocket.endpoint import WebSocketEndpoint
 
 
 class ImpatientProtocol(HTTPProtocol):

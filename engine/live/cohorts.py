@@ -1,0 +1,385 @@
+"""Cohorts: all subscribers of a project who get the same bytes for the same items.
+
+Guarantees: an item is matched once per cohort, executed and encoded once per (audience, rendering), and its bytes go to
+every member in order: in the same turn of the loop where rendering needs no waiting, else as soon as it is done.
+A member whose sink is full leaves the live cohort at its own position and costs nothing until it catches up
+(streams). Leaves to others: where items come from (feed) and catching up.
+Stops with its last member; it has no task while rendering is synchronous.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import Any, Protocol
+from uuid import UUID
+
+import msgspec
+
+from db.filters import EventFilter
+from db.records import EventRecord
+from engine.cursors import Cursor, CursorCodec, CursorKind
+from engine.errors import CursorExpired
+from engine.filters import FilterIndex, filter_key
+from engine.live.feed import RECORD_OVERHEAD, Feed
+from engine.live.hub import StreamCounters
+from engine.live.ring import Ring, RingQuota
+
+MAX_RENDERING = 256
+"""Items of a cohort that may wait for their rendering; beyond it its members catch up from the log instead."""
+
+LOG_REPLACED = "The log was replaced since this position (a restore): start again, without a cursor."
+
+_logger = logging.getLogger(__name__)
+
+
+class StreamItem(msgspec.Struct, frozen=True):
+    """What a stream carries: an event and the position after it."""
+
+    event: EventRecord
+    cursor: str
+
+
+class Rendering(Protocol):
+    """See `transport.application.Rendering`."""
+
+    key: Hashable
+
+    def __call__(self, payload: object, /) -> bytes | Awaitable[bytes]: ...
+
+
+class Sink(Protocol):
+    """See `transport.application.Sink`."""
+
+    def deliver(self, payload: bytes, cursor: str) -> bool: ...
+
+    async def drained(self) -> None: ...
+
+    def announce(self, cursor: str) -> None: ...
+
+    def fail(self, error: BaseException) -> None: ...
+
+    def complete(self) -> None: ...
+
+
+class Output:
+    """One way of turning items into bytes, shared by every cohort of this (audience, rendering)."""
+
+    __slots__ = ("cohorts", "convert", "key", "rendering")
+
+    def __init__(self, key: Hashable, rendering: Rendering, convert: Callable[[StreamItem], object]) -> None:
+        self.key = key
+        self.rendering = rendering
+        self.convert = convert
+        self.cohorts = 0
+
+
+class Item:
+    """One event for one output: rendered when first asked for, and then only once."""
+
+    __slots__ = ("_rendering", "cursor", "event", "output", "payload", "seq")
+
+    def __init__(self, event: EventRecord, cursor: str, output: Output) -> None:
+        self.event = event
+        self.seq = event.seq
+        self.cursor = cursor
+        self.output = output
+        self.payload: bytes | None = None
+        self._rendering: asyncio.Future[bytes] | None = None
+
+    def render(self) -> bytes | asyncio.Future[bytes]:
+        """The bytes; where they have to be waited for, one future for all who ask (shield it)."""
+        if self.payload is not None:
+            return self.payload
+        if self._rendering is None:
+            result = self.output.rendering(self.output.convert(StreamItem(self.event, self.cursor)))
+            if isinstance(result, bytes):
+                self.payload = result
+                return result
+            self._rendering = asyncio.ensure_future(result)
+            self._rendering.add_done_callback(self._keep)
+        return self._rendering
+
+    def _keep(self, done: asyncio.Future[bytes]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            self.payload = done.result()
+            self._rendering = None
+
+
+class Member:
+    """One subscriber: live in its cohort, or catching up at a position of its own. A `Membership` for the transport."""
+
+    __slots__ = ("_release", "catching_up", "cohort", "deliver", "left", "live", "position", "sink")
+
+    def __init__(self, cohort: Cohort, sink: Sink, *, position: int, release: Callable[[Member], None]) -> None:
+        self.cohort = cohort
+        self.sink = sink
+        self.deliver: Callable[[bytes, str], bool] = sink.deliver
+        self.position = position
+        self.live = False
+        self.left = False
+        self.catching_up: asyncio.Task[None] | None = None
+        self._release = release
+
+    @property
+    def cursor(self) -> str:
+        """Everything up to here has been handed to the sink or was not for it."""
+        return self.cohort.project.cursor_at(self.reached)
+
+    @property
+    def reached(self) -> int:
+        """The position itself."""
+        return max(self.position, self.cohort.position) if self.live else self.position
+
+    def leave(self) -> None:
+        """Stop: the sink is not touched afterwards."""
+        if self.left:
+            return
+        self.cohort.detach(self, self.reached)
+        self.left = True
+        self.deliver = _deliver_nothing
+        if self.catching_up is not None:
+            self.catching_up.cancel()
+        self._release(self)
+
+    def fail(self, error: BaseException) -> None:
+        """End with an error."""
+        if not self.left:
+            self.leave()
+            self.sink.fail(error)
+
+
+def _deliver_nothing(_payload: bytes, _cursor: str) -> bool:
+    return True
+
+
+class Cohort:
+    """Members who share audience, rendering and filter."""
+
+    def __init__(self, project: ProjectStreams, key: Hashable, output: Output, event_filter: EventFilter) -> None:
+        self.project = project
+        self.key = key
+        self.output = output
+        self.event_filter = event_filter
+        self.filter_key = filter_key(event_filter)
+        self.size = 0
+        self.ring: Ring[Item] = Ring(project.quota, floor=project.position)
+        self._live: dict[Member, None] = {}
+        self._snapshot: tuple[Member, ...] | None = ()
+        self._waiting: deque[Item] = deque()
+        self._drainer: asyncio.Task[None] | None = None
+
+    @property
+    def position(self) -> int:
+        """What every live member has been given, or was not for it."""
+        return self._waiting[0].seq - 1 if self._waiting else self.project.position
+
+    def attach(self, member: Member) -> None:
+        """Make a member live that has reached the cohort's position (or is already past it)."""
+        member.live = True
+        self._live[member] = None
+        self._snapshot = None
+
+    def detach(self, member: Member, position: int) -> None:
+        """Take a member out of the live ones; it stands at `position` then."""
+        if member.live:
+            member.position = position
+            member.live = False
+            del self._live[member]
+            self._snapshot = None
+
+    def advance(self, item: Item) -> None:
+        """The next item that the filter matches."""
+        self.ring.append(item.seq, item, RECORD_OVERHEAD + 3 * len(item.event.properties))
+        if not self._live:
+            return
+        try:
+            payload = item.render()
+        except Exception as error:
+            self._fail(error)
+            return
+        if isinstance(payload, bytes) and not self._waiting:
+            self._send(item.seq, payload, item.cursor)
+        else:
+            self._wait_for(item)
+
+    def fail_all(self, error: BaseException) -> None:
+        """End every live member with an error."""
+        for member in tuple(self._live):
+            member.fail(error)
+
+    def close(self) -> None:
+        """The last member has left."""
+        self._waiting.clear()
+        if self._drainer is not None:
+            self._drainer.cancel()
+        self.ring.close()
+
+    def _send(self, seq: int, payload: bytes, cursor: str) -> None:
+        """The hot loop: this runs once per subscriber and item."""
+        members = self._snapshot
+        if members is None:
+            members = self._snapshot = tuple(self._live)
+        full = [member for member in members if seq > member.position and not member.deliver(payload, cursor)]
+        self.project.counters.delivered += len(members)
+        for member in full:
+            if not member.left:
+                self.detach(member, seq)
+                self.project.catch_up(member)
+
+    def _wait_for(self, item: Item) -> None:
+        self._waiting.append(item)
+        if len(self._waiting) > MAX_RENDERING:
+            self._shed()
+        elif self._drainer is None or self._drainer.done():
+            self._drainer = asyncio.create_task(self._drain(), name="cohort-rendering")
+
+    async def _drain(self) -> None:
+        while self._waiting:
+            item = self._waiting[0]
+            try:
+                payload = item.render()
+                if not isinstance(payload, bytes):
+                    payload = await asyncio.shield(payload)
+            except Exception as error:
+                self._fail(error)
+                return
+            if self._waiting and self._waiting[0] is item:
+                self._send(item.seq, payload, item.cursor)
+                if self._waiting and self._waiting[0] is item:
+                    self._waiting.popleft()
+
+    def _shed(self) -> None:
+        """Rendering cannot keep up: hold nothing, and let each member read on from where it is."""
+        position = self.position
+        members = tuple(self._live)
+        for member in members:
+            self.detach(member, max(member.position, position))
+        self._waiting.clear()
+        for member in members:
+            self.project.catch_up(member)
+
+    def _fail(self, error: Exception) -> None:
+        _logger.error("cohort.rendering_failed", exc_info=error)
+        self._waiting.clear()
+        self.fail_all(error)
+
+
+class ProjectStreams:
+    """Everybody who streams one project here: the feed's follower. Exists while it has members."""
+
+    def __init__(
+        self,
+        feed: Feed,
+        *,
+        cursors: CursorCodec,
+        quota: RingQuota,
+        counters: StreamCounters,
+        catch_up: Callable[[Member], None],
+    ) -> None:
+        self.feed = feed
+        self.position = feed.last
+        self.quota = quota
+        self.counters = counters
+        self.catch_up = catch_up
+        self.members: set[Member] = set()
+        self._cursors = cursors
+        self._cursor_memo: tuple[int, int, str] = (-1, -1, "")
+        self._cohorts: dict[Hashable, Cohort] = {}
+        self._outputs: dict[Hashable, Output] = {}
+        self._index: FilterIndex[Cohort] = FilterIndex()
+        feed.followers.append(self)
+
+    @property
+    def project_id(self) -> UUID:
+        """The project."""
+        return self.feed.project_id
+
+    def cohort(
+        self,
+        *,
+        audience: Hashable,
+        rendering: Rendering,
+        event_filter: EventFilter,
+        convert: Callable[[StreamItem], object],
+    ) -> Cohort:
+        """The cohort of these, made where it is new. Raises `ValueError` for a filter that an event cannot decide."""
+        output_key = (audience, rendering.key)
+        key = (output_key, filter_key(event_filter))
+        cohort = self._cohorts.get(key)
+        if cohort is None:
+            output = self._outputs.get(output_key) or Output(output_key, rendering, convert)
+            cohort = Cohort(self, key, output, event_filter)
+            self._index.add(cohort, event_filter)
+            self._cohorts[key] = cohort
+            self._outputs[output_key] = output
+            output.cohorts += 1
+            self.counters.cohorts += 1
+        return cohort
+
+    def add(self, member: Member) -> None:
+        """A member has joined; it is attached, or catches up, by whoever made it."""
+        self.members.add(member)
+        member.cohort.size += 1
+
+    def remove(self, member: Member) -> None:
+        """A member has left. Its cohort goes with its last one."""
+        self.members.discard(member)
+        member.cohort.size -= 1
+        if member.cohort.size == 0:
+            self._remove_cohort(member.cohort)
+
+    def close(self) -> None:
+        """The last member has left."""
+        self.feed.followers.remove(self)
+
+    def cursor_at(self, position: int) -> str:
+        """The signed position, computed once for all who stand there."""
+        epoch = self.feed.epoch
+        if self._cursor_memo[:2] != (epoch, position):
+            cursor = Cursor(CursorKind.EVENTS, self.project_id, epoch, (position,))
+            self._cursor_memo = (epoch, position, self._cursors.encode(cursor))
+        return self._cursor_memo[2]
+
+    def advance(self, events: Sequence[EventRecord], reached: int) -> None:
+        """See `Follower`."""
+        for event in events:
+            try:
+                cohorts = self._index.match(event)
+            except Exception as error:
+                _logger.error("streams.matching_failed", exc_info=error)
+                self._fail_all(error)
+                cohorts = []
+            if cohorts:
+                self._offer(event, cohorts)
+            self.position = event.seq
+        self.position = reached
+
+    def expire(self) -> None:
+        """See `Follower`."""
+        self.position = self.feed.last
+        self._fail_all(CursorExpired(LOG_REPLACED))
+
+    def _fail_all(self, error: Exception) -> None:
+        for member in tuple(self.members):
+            member.fail(error)
+
+    def _remove_cohort(self, cohort: Cohort) -> None:
+        del self._cohorts[cohort.key]
+        self._index.remove(cohort, cohort.event_filter)
+        cohort.close()
+        self.counters.cohorts -= 1
+        cohort.output.cohorts -= 1
+        if cohort.output.cohorts == 0:
+            del self._outputs[cohort.output.key]
+
+    def _offer(self, event: EventRecord, cohorts: list[Cohort]) -> None:
+        cursor = self.cursor_at(event.seq)
+        items: dict[Any, Item] = {}
+        for cohort in cohorts:
+            item = items.get(cohort.output)
+            if item is None:
+                item = items[cohort.output] = Item(event, cursor, cohort.output)
+            cohort.advance(item)

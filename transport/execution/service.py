@@ -1,0 +1,209 @@
+"""Requests in, results out: what HTTP, WebSocket and SSE all do with a GraphQL request.
+
+`GraphQLService.prepare` answers everything that can be answered without the product: which document, whether it is
+within the limits, valid and unambiguous, what its variables are. Nothing has run when it returns. `execute` and
+`subscribe` then run it, in the time the limits allow, and mask what the client must not read.
+
+Left to others: who speaks (the session is handed in), how bytes come and go, and how a live source shares its work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from graphql import ExecutionResult, GraphQLError, OperationType, create_source_event_stream
+from graphql.execution.values import VariableValues
+
+from transport.application import Application, LiveSource, Rendering, Session
+from transport.errors import BAD_USER_INPUT, TIMEOUT, ErrorReporter, RequestError, coded
+from transport.execution.documents import Documents, InvalidDocumentError, PersistedQueries
+from transport.execution.limits import Limits
+from transport.execution.plan import OperationPlan
+from transport.execution.planned_executor import PlannedExecutor
+from transport.execution.requests import GraphQLRequest, read_request
+
+__all__ = [
+    "GraphQLRequest",
+    "GraphQLService",
+    "Prepared",
+    "RequestError",
+    "read_request",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An operation that may run: parsed, limited, validated, chosen, its variables coerced."""
+
+    plan: OperationPlan
+    variable_values: VariableValues
+
+    @property
+    def kind(self) -> OperationType:
+        """Query, mutation or subscription."""
+        return self.plan.kind
+
+    @property
+    def operation_name(self) -> str | None:
+        """The name of the operation in its document."""
+        return self.plan.name
+
+    @property
+    def rendering_key(self) -> Hashable:
+        """Equal for operations that give the same bytes for the same item of a live source."""
+        return self.plan.rendering_key(self.variable_values)
+
+
+class GraphQLService:
+    """One schema, served. Holds the caches of documents and persisted queries, and nothing of any client."""
+
+    def __init__(
+        self,
+        application: Application,
+        limits: Limits | None = None,
+        *,
+        introspection: bool = True,
+        suggestions: bool = False,
+    ) -> None:
+        self.limits = limits or Limits()
+        self._application = application
+        self._documents = Documents(
+            application.schema, self.limits, introspection=introspection, suggestions=suggestions
+        )
+        self._persisted = PersistedQueries()
+        self._reporter = ErrorReporter(application.describe_error)
+
+    async def prepare(self, request: GraphQLRequest) -> Prepared | list[GraphQLError]:
+        """Check the request and choose its operation. Errors are worded for the client, each with its code."""
+        try:
+            text = self._persisted.query(request.query, request.extensions)
+            plan = self._documents.get(text).operation(request.operation_name)
+            values = plan.coerced(request.variables, self._application.decoders)
+        except InvalidDocumentError as refusal:
+            return refusal.errors
+        except RequestError as error:
+            return [error.as_graphql_error()]
+        if isinstance(values, list):
+            return [coded(error, BAD_USER_INPUT) for error in values]
+        return Prepared(plan, values)
+
+    async def execute(self, prepared: Prepared, session: Session) -> ExecutionResult:
+        """Run a query or mutation. Errors are masked; past the time limit the result is one error, TIMEOUT."""
+        limit = self.limits.execution_time.total_seconds()
+        try:
+            outcome = PlannedExecutor.of(prepared.plan, prepared.variable_values, session.context()).run()
+            if isinstance(outcome, ExecutionResult):
+                return self._masked(outcome)
+            async with asyncio.timeout(limit):
+                return self._masked(await outcome)
+        except TimeoutError:
+            return ExecutionResult(None, [_timed_out(limit)])
+        except Exception as error:
+            return ExecutionResult(None, [self._reporter.shown(error)])
+
+    async def subscribe(
+        self, prepared: Prepared, session: Session
+    ) -> LiveSource | AsyncIterator[bytes] | ExecutionResult:
+        """Start a subscription.
+
+        Gives the live source to join, or an iterator of encoded responses, or the errors for which there is neither.
+        """
+        limit = self.limits.subscribe_time.total_seconds()
+        try:
+            executor = PlannedExecutor.of(prepared.plan, prepared.variable_values, session.context())
+            async with asyncio.timeout(limit):
+                source = create_source_event_stream(executor)
+                if inspect.isawaitable(source):
+                    source = await source
+        except TimeoutError:
+            return ExecutionResult(None, [_timed_out(limit)])
+        except Exception as error:
+            return ExecutionResult(None, [self._reporter.shown(error)])
+        if isinstance(source, ExecutionResult):
+            return self._masked(source)
+        if isinstance(source, LiveSource):
+            return source
+        return self._responses(prepared, session, source)
+
+    def rendering(self, prepared: Prepared, session: Session) -> Rendering:
+        """How the items of a live source become bytes for this operation."""
+        return _Rendering(self, prepared, session)
+
+    def encode(self, result: ExecutionResult | Sequence[GraphQLError]) -> bytes:
+        """The JSON of the GraphQL response. Without `data` for errors of the request."""
+        if not isinstance(result, ExecutionResult):
+            return _dumps({"errors": [error.formatted for error in result]})
+        if result.errors is None and not result.extensions:
+            return _dumps({"data": result.data})
+        response: dict[str, Any] = {}
+        if result.errors:
+            response["errors"] = [error.formatted for error in result.errors]
+        response["data"] = result.data
+        if result.extensions:
+            response["extensions"] = result.extensions
+        return _dumps(response)
+
+    def error_list(self, error: BaseException) -> list[Any]:
+        """The `errors` of a response to a request that failed like this: masked and formatted."""
+        return self._reporter.formatted(error)
+
+    def error(self, error: BaseException) -> GraphQLError:
+        """The error as the client may see it."""
+        return self._reporter.shown(error)
+
+    def _masked(self, result: ExecutionResult) -> ExecutionResult:
+        if result.errors is None:
+            return result
+        shown = [self._reporter.shown(error) for error in result.errors]
+        return ExecutionResult(result.data, shown, result.extensions)
+
+    async def _responses(self, prepared: Prepared, session: Session, source: Any) -> AsyncIterator[bytes]:
+        render = _Rendering(self, prepared, session)
+        iterator = aiter(source)
+        try:
+            async for item in iterator:
+                response = render(item)
+                yield response if isinstance(response, bytes) else await response
+        except Exception as error:
+            yield self.encode([self._reporter.shown(error)])
+        finally:
+            close = getattr(iterator, "aclose", None)
+            if close is not None:
+                await close()
+
+
+class _Rendering:
+    """Executes one prepared subscription for one item after another."""
+
+    __slots__ = ("_masked", "_service", "_session", "_template", "key")
+
+    def __init__(self, service: GraphQLService, prepared: Prepared, session: Session) -> None:
+        self.key = prepared.rendering_key
+        self._service = service
+        self._session = session
+        self._template = PlannedExecutor.of(prepared.plan, prepared.variable_values, None)
+
+    def __call__(self, payload: object, /) -> bytes | Awaitable[bytes]:
+        outcome = self._template.for_item(payload, self._session.context()).run()
+        if isinstance(outcome, ExecutionResult):
+            return self._encoded(outcome)
+        return self._awaited(outcome)
+
+    async def _awaited(self, outcome: Awaitable[ExecutionResult]) -> bytes:
+        return self._encoded(await outcome)
+
+    def _encoded(self, result: ExecutionResult) -> bytes:
+        return self._service.encode(self._service._masked(result))
+
+
+def _timed_out(seconds: float) -> GraphQLError:
+    return GraphQLError(f"The operation took longer than {seconds:g} seconds.", extensions={"code": TIMEOUT})
+
+
+def _dumps(value: object) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)

@@ -1,0 +1,1 @@
+"""GraphQL over HTTP: negotiation, status codes, and the connections beneath."""

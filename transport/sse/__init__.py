@@ -1,0 +1,1 @@
+"""GraphQL over server-sent events: both modes of the graphql-sse protocol."""
