@@ -365,3 +365,26 @@ async def test_a_revoked_key_ends_its_streams_on_every_gateway_and_no_others(
             await listener.until(key)
             await listener.stop()
         assert [listener.keys for listener in others] == [[key]] * 2
+
+
+async def test_a_client_that_goes_while_its_key_is_looked_up_leaves_no_error_behind(
+    deployment: Deployment, client: Client
+) -> None:
+    # Given a key that no gateway knows yet, and a database that takes its time
+    token = (await client.ask(CREATE, {}))["createApiKey"]["token"]
+    gateway = client.gateways[0]
+    errors = len(gateway.logged_errors())
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(deployment.pause_postgres(0.5))
+        await asyncio.sleep(0.1)
+        # When clients ask for a stream and go before they are answered
+        for open_stream in (open_socket_stream, open_event_stream) * 3:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.05), open_stream(gateway.port, token, event_filter=None, after=None):
+                    pytest.fail("answered without the database")
+    # Then others are served, and nothing is logged as an error
+    async with client.watch(0) as stream:
+        listener = await Listener(stream).begun()
+        await listener.until(await client.track())
+        await listener.stop()
+    assert gateway.logged_errors()[errors:] == []

@@ -37,7 +37,8 @@ class StreamingProtocol(HttpToolsProtocol):
     def declare_endless(self) -> None:
         """The response in progress has no end of its own: the server does not wait for it when it stops."""
         self._is_endless = True
-        self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=LOW_WATER_BYTES)
+        if not self.transport.is_closing():  # uvloop refuses to set them once the client has gone
+            self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=LOW_WATER_BYTES)
 
     def push_chunk(self, data: bytes) -> bool:
         """Write a piece of the body. False: it was taken, but the buffer is past its bound, so await `drained` first.
