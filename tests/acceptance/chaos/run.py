@@ -54,8 +54,8 @@ WATCHERS = (
     (NOBODY, Manner(True, stays=(5, 20))),
 )
 WRITERS = (*[(1, (0.0, 0.1))] * 5, (6, (0.02, 0.3)), (60, (0.3, 2.0)), (400, (2.0, 6.0)))
-"""The largest batch of each (1: `track`), and how long it waits between two: about 200 events a second
-in all. The largest are announced without their events, and fill more than one page."""
+"""The largest batch of each (1: `track`), and how long it waits between two: about 200 events a second in
+all. The largest are announced without their events, and fill more than one page."""
 
 
 @dataclass(frozen=True, slots=True)

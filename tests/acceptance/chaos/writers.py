@@ -12,6 +12,7 @@ import random
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Any
 
 import aiohttp
@@ -25,6 +26,7 @@ TRACK = """mutation Track($event: EventInput!) {
 TRACK_BATCH = """mutation TrackBatch($events: [EventInput!]!) {
   trackBatch(input: {events: $events}) { accepted duplicates rejected dropped userErrors { code message path } }
 }"""
+JSON = {"content-type": "application/json"}
 TRY_AGAIN = frozenset({"UNAVAILABLE", "RATE_LIMITED", "TIMEOUT"})
 """Codes that tell a client to come back with the same ids."""
 PATIENCE_SECONDS = (1.0, 12.0)
@@ -103,7 +105,7 @@ class Writer:
         try:
             async with (
                 asyncio.timeout(self._chance.uniform(*PATIENCE_SECONDS)),
-                session.post(gateway.url, json=body) as response,
+                session.post(gateway.url, data=BytesIO(json.dumps(body).encode()), headers=JSON) as response,
             ):
                 answer = await response.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
