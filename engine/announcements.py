@@ -37,9 +37,10 @@ def channel_of(project_id: UUID) -> str:
 
 def encode(announcement: Announcement) -> bytes:
     """JSON, without the items where they would pass `MAX_ANNOUNCEMENT_BYTES`."""
-    message = _encoder.encode(announcement)
-    if len(message) <= MAX_ANNOUNCEMENT_BYTES:
-        return message
+    if sum(len(event.properties) + len(event.context) for event in announcement.events) <= MAX_ANNOUNCEMENT_BYTES:
+        message = _encoder.encode(announcement)
+        if len(message) <= MAX_ANNOUNCEMENT_BYTES:
+            return message
     return _encoder.encode(msgspec.structs.replace(announcement, events=()))
 
 

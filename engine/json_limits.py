@@ -50,7 +50,12 @@ class _Object(list[tuple[str, object]]):
 
 def is_suspect(text: bytes) -> bool:
     """Whether a text (or several, joined) may hold a character or a number that is refused. Depth is not looked at."""
-    return b"\\u" in text or _LONG_NUMBER in text.translate(_TO_DIGIT_ZERO) or _EXPONENT.search(text) is not None
+    if b"\\u" in text:
+        return True
+    zeros = text.translate(_TO_DIGIT_ZERO)
+    if _LONG_NUMBER in zeros:
+        return True
+    return (b"0e" in zeros or b"0E" in zeros) and _EXPONENT.search(text) is not None
 
 
 def find_problem(text: bytes, *, most_bytes: int) -> Problem | None:

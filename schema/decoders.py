@@ -10,19 +10,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
 from resolvers.tracking import Claim, EventBatch
 from schema.instants import Instant, in_utc
-from schema.submission import make_draft
+from schema.scalars import is_plain_json
+from schema.submission import EMPTY, json_text, make_draft
 
 
 class InputDecoder(Protocol):
     """Raises `ValueError` for whatever it does not like."""
 
     def __call__(self, raw: bytes, /) -> object: ...
+
+
+ABSENT = msgspec.Raw(b"null")
+"""JSON that is not there is as good as a null."""
+NULL = b"null"
 
 
 class _Event(msgspec.Struct, rename="camel", forbid_unknown_fields=True, gc=False):
@@ -37,9 +43,9 @@ class _Event(msgspec.Struct, rename="camel", forbid_unknown_fields=True, gc=Fals
     user_id: str | None = None
     anonymous_id: str | None = None
     signature: str | None = None
-    properties: Any = None
-    context: Any = None
-    traits: Any = None
+    properties: msgspec.Raw = ABSENT
+    context: msgspec.Raw = ABSENT
+    traits: msgspec.Raw = ABSENT
 
 
 class _Batch(msgspec.Struct, forbid_unknown_fields=True):
@@ -49,14 +55,18 @@ class _Batch(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _decode = msgspec.json.Decoder(_Batch).decode
+_decode_any = msgspec.json.Decoder().decode
 
 
 def decode_track_batch(raw: bytes, /) -> EventBatch:
     """A TrackBatchInput."""
     try:
-        events = _decode(raw).events
+        return _batch(_decode(raw).events)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def _batch(events: list[_Event]) -> EventBatch:
     return EventBatch(
         tuple(
             [
@@ -67,9 +77,9 @@ def decode_track_batch(raw: bytes, /) -> EventBatch:
                     _utc(event.timestamp),
                     event.user_id,
                     event.anonymous_id,
-                    event.properties,
-                    event.context,
-                    event.traits,
+                    _text(event.properties) or EMPTY,
+                    _text(event.context) or EMPTY,
+                    _text(event.traits),
                 )
                 for event in events
             ]
@@ -82,6 +92,14 @@ def decode_track_batch(raw: bytes, /) -> EventBatch:
             ]
         ),
     )
+
+
+def _text(json: msgspec.Raw) -> bytes | None:
+    """The client's own text where it is plain; else written anew from its value, as ordinary coercion does."""
+    text = bytes(json)
+    if text == NULL:
+        return None
+    return text if is_plain_json(text) else json_text(_decode_any(text))
 
 
 def _utc(instant: datetime | None) -> datetime | None:

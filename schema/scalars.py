@@ -31,6 +31,8 @@ from schema.instants import parse_instant
 
 MAX_JSON_DEPTH = 64
 """Levels of objects and arrays in one JSON value. Events in the wild nest 5; readers of ours and of others recurse."""
+MAX_PLAIN_JSON_BYTES = 16 * 1024
+"""A quarter of an event's limit: blanks and escapes can make no difference."""
 MIN_JSON_INTEGER, MAX_JSON_INTEGER = -(2**63), 2**64 - 1
 """What 64 bits hold, with a sign or without."""
 BEYOND_64_BITS = "JSON cannot hold an integer beyond 64 bits: send it as a string."
@@ -62,6 +64,14 @@ def check_json_text(text: bytes, value: object) -> None:
     """The same for a value whose compact text is at hand, which shows at once that most values are in order."""
     if text.count(b"{") + text.count(b"[") > MAX_JSON_DEPTH or _MANY_DIGITS in text.translate(_TO_ZEROS):
         check_json(value)
+
+
+def is_plain_json(text: bytes) -> bool:
+    """Whether a JSON text is so small and ordinary that nothing in it can be refused, written anew or not."""
+    if len(text) > MAX_PLAIN_JSON_BYTES or text.count(b"{") + text.count(b"[") > MAX_JSON_DEPTH:
+        return False
+    zeros = text.translate(_TO_ZEROS)
+    return _MANY_DIGITS not in zeros and b"0e" not in zeros and b"0E" not in zeros
 
 
 def _children(value: object) -> list[object]:
