@@ -126,7 +126,11 @@ class Process:
     """Everything one gateway process holds, opened in order and closed in reverse."""
 
     def __init__(self, settings: Settings) -> None:
-        self.database = Database(_required(settings.database_url), max_size=settings.database_pool_size)
+        self.database = Database(
+            _required(settings.database_url),
+            max_size=settings.database_pool_size,
+            application_name="sendora-gateway",
+        )
         self.broadcast = Broadcast(_required(settings.redis_url))
         self.hub = Hub(self.database, self.broadcast)
         self.revocations = Revocations(self.hub, self.database)

@@ -203,7 +203,9 @@ async def _run_worker(settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    database = Database(_given(settings.database_url), min_size=1, max_size=WORKER_POOL_SIZE)
+    database = Database(
+        _given(settings.database_url), min_size=1, max_size=WORKER_POOL_SIZE, application_name="sendora-worker"
+    )
     broadcast = Broadcast(_given(settings.redis_url))
     async with contextlib.AsyncExitStack() as stack:
         await database.connect()

@@ -39,7 +39,10 @@ CLIENT_MARGIN = timedelta(seconds=5)
 
 
 class Database:
-    """A pool of connections to one PostgreSQL. `url` is whatever libpq reads, unix sockets and their port included."""
+    """A pool of connections to one PostgreSQL. `url` is whatever libpq reads, unix sockets and their port included.
+
+    `application_name` is what operators see in `pg_stat_activity`.
+    """
 
     def __init__(
         self,
@@ -47,6 +50,7 @@ class Database:
         *,
         min_size: int = 2,
         max_size: int = 8,
+        application_name: str = "sendora",
         acquire_timeout: timedelta = ACQUIRE_TIMEOUT,
         statement_timeout: timedelta = STATEMENT_TIMEOUT,
     ) -> None:
@@ -66,7 +70,7 @@ class Database:
             timeout=CONNECT_TIMEOUT.total_seconds(),
             command_timeout=(statement_timeout + CLIENT_MARGIN).total_seconds(),
             reset=_keep_session,
-            server_settings=_server_settings(statement_timeout),
+            server_settings=_server_settings(application_name, statement_timeout),
         )
 
     async def connect(self) -> None:
@@ -99,9 +103,9 @@ async def _keep_session(_connection: asyncpg.Connection) -> None:
     """Instead of `RESET ALL` and its like, see above."""
 
 
-def _server_settings(statement_timeout: timedelta) -> dict[str, str]:
+def _server_settings(application_name: str, statement_timeout: timedelta) -> dict[str, str]:
     return {
-        "application_name": "sendora",
+        "application_name": application_name,
         "timezone": "UTC",
         # What a single statement in autocommit gets; the append relies on it.
         "default_transaction_isolation": "read committed",

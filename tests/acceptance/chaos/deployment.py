@@ -182,7 +182,7 @@ class Deployment:
             with self.weather.spell("postgres"):
                 ended = await connection.fetch(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                    " WHERE application_name = 'sendora' AND pid <> pg_backend_pid()"
+                    " WHERE application_name LIKE 'sendora%' AND pid <> pg_backend_pid()"
                 )
             return len(ended)
         finally:
@@ -195,11 +195,39 @@ class Deployment:
             with self.weather.spell("postgres"):
                 ended = await connection.fetch(
                     "SELECT pg_cancel_backend(pid) FROM pg_stat_activity"
-                    " WHERE application_name = 'sendora' AND state = 'active'"
+                    " WHERE application_name LIKE 'sendora%' AND state = 'active'"
                 )
             return len(ended)
         finally:
             await connection.close(timeout=5)
+
+    async def kill_backend(self) -> int:
+        """kill -9 of a connection's process, one at work if there is any: PostgreSQL drops the others and recovers."""
+        connection = await asyncpg.connect(self.postgres.url, timeout=5)
+        try:
+            with self.weather.spell("postgres"):
+                pid = await connection.fetchval(
+                    "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'sendora%' ORDER BY state LIMIT 1"
+                )
+                if pid is None:
+                    return 0
+                _send([pid], signal.SIGKILL)
+                await self._until_postgres_answers()
+            return 1
+        finally:
+            connection.terminate()
+
+    async def _until_postgres_answers(self) -> None:
+        deadline = time.monotonic() + POSTGRES_START_SECONDS
+        while True:
+            await asyncio.sleep(0.1)
+            try:
+                connection = await asyncpg.connect(self.postgres.url, timeout=5)
+            except (asyncpg.PostgresError, OSError, TimeoutError):
+                assert time.monotonic() < deadline, self.postgres.failure()
+            else:
+                await connection.close()
+                return
 
     async def pause_postgres(self, seconds: float) -> None:
         """SIGSTOP of all its processes, whatever locks they hold."""
