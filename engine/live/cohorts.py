@@ -23,7 +23,7 @@ from db.records import EventRecord
 from engine.cursors import Cursor, CursorCodec, CursorKind
 from engine.errors import CursorExpired
 from engine.filters import FilterIndex, filter_key
-from engine.live.feed import RECORD_OVERHEAD, Feed
+from engine.live.feed import RENDERED_COPIES, Feed, record_bytes
 from engine.live.hub import StreamCounters
 from engine.live.ring import Ring, RingQuota
 
@@ -192,7 +192,7 @@ class Cohort:
 
     def advance(self, item: Item) -> None:
         """The next item that the filter matches."""
-        self.ring.append(item.seq, item, RECORD_OVERHEAD + 3 * len(item.event.properties))
+        self.ring.append(item.seq, item, record_bytes(item.event, copies=RENDERED_COPIES))
         if not self._live:
             return
         try:

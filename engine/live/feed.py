@@ -24,6 +24,8 @@ MAX_EARLY = 64
 """Announcements kept while one before them is missing; beyond it the log is read instead."""
 RECORD_OVERHEAD = 400
 """Bytes that a record takes besides its JSON, about."""
+RENDERED_COPIES = 3
+"""How often a record's JSON is held once it has been rendered, at worst: itself, and escaped in a response."""
 
 _logger = logging.getLogger(__name__)
 
@@ -127,7 +129,7 @@ class Feed:
             events = [event for event in events if event.seq > self.last]
         self.last = reached
         for event in events:
-            self.ring.append(event.seq, event, RECORD_OVERHEAD + len(event.properties) + len(event.context))
+            self.ring.append(event.seq, event, record_bytes(event))
         for follower in list(self.followers):
             follower.advance(events, reached)
 
@@ -139,3 +141,8 @@ class Feed:
             early = self._early.pop(first)
             if early.last > self.last:
                 self._deliver(early.events, early.last)
+
+
+def record_bytes(event: EventRecord, *, copies: int = 1) -> int:
+    """About what an event takes in memory; `copies` is how often its JSON is held."""
+    return RECORD_OVERHEAD + copies * (len(event.properties) + len(event.context))

@@ -23,7 +23,7 @@ from db.records import EventRecord, HeadRecord
 from engine.conditions import EventView
 from engine.filters import compile_filter
 from engine.live.cohorts import Cohort, Item, Output
-from engine.live.feed import RECORD_OVERHEAD
+from engine.live.feed import RENDERED_COPIES, record_bytes
 from engine.tasks import end_tasks
 
 CATCH_UP_QUERIES = 4
@@ -50,7 +50,7 @@ class Page:
         self.head = head
         self.events = events
         self.read_at = monotonic()
-        self.bytes = 1_000 + sum(RECORD_OVERHEAD + 3 * len(event.properties) for event in events)
+        self.bytes = 1_000 + sum(record_bytes(event, copies=RENDERED_COPIES) for event in events)
         self._items: dict[Hashable, tuple[Item, ...]] = {}
 
     def holds(self, position: int) -> bool:

@@ -88,7 +88,7 @@ class Client:
     async def track_large(self, number: int) -> list[str]:
         """Large events in one batch; their ids."""
         padding = {"padding": "x" * LARGE}
-        events = [
+        events: list[dict[str, Any]] = [
             {"id": f"single-{next(_numbers)}", "eventType": "page.viewed", "userId": "ann", "context": padding}
             for _ in range(number)
         ]
@@ -130,6 +130,10 @@ class Listener:
         """Returns once this event has come."""
         await eventually(lambda: key in self.came_at or self.end is not None, seconds=seconds, what=key)
         assert key in self.came_at, self.end
+
+    async def until_ended(self) -> None:
+        """Returns once the stream is over."""
+        await eventually(lambda: self.end is not None, seconds=5, what="the end of the stream")
 
     def latest(self, acknowledged_at: dict[str, float]) -> float:
         """By how much the event that came latest came after it was acknowledged."""
@@ -236,7 +240,7 @@ async def test_a_client_of_a_killed_gateway_goes_on_at_the_other_one(deployment:
         # When its gateway is killed, and events are tracked before it is back
         deployment.gateways[0].end()
         missed = await paced(lambda: client.track(gateway=1), times=3, pause=0)
-        await eventually(lambda: listener.end is not None, seconds=2, what="the end of the stream")
+        await listener.until_ended()
 
     async with client.watch(1, after=listener.cursor) as stream:
         resumed = await Listener(stream).begun()
@@ -333,6 +337,37 @@ async def test_who_never_reads_holds_up_nobody_and_can_still_read_everything_lat
     assert [listener.keys for listener in late] == [keys, keys]
 
 
+async def test_large_contexts_do_not_grow_what_a_gateway_keeps_for_who_is_a_little_behind(
+    deployment: Deployment, client: Client
+) -> None:
+    async with AsyncExitStack() as stack:
+        # Given clients who each ask in other words, so that nothing is shared between them
+        port = client.gateways[0].port
+        streams = [
+            open_socket_stream(
+                port,
+                client.key,
+                event_filter=None,
+                after=None,
+                document=WHOLE_STREAM.replace("Watch", f"Watch{number}"),
+            )
+            for number in range(16)
+        ]
+        listeners = [await Listener(await stack.enter_async_context(stream)).begun() for stream in streams]
+        before = client.gateways[0].resident_bytes()
+        # When 12 MB of events come, nearly all of it in their context
+        keys: list[str] = []
+        for _ in range(30):
+            keys += await client.track_large(20)
+        for listener in listeners:
+            await listener.until(keys[-1], seconds=20)
+            await listener.stop()
+        grown = client.gateways[0].resident_bytes() - before
+
+    assert [listener.keys for listener in listeners] == [keys] * 16
+    assert grown < MAX_GROWTH_BYTES
+
+
 @pytest.mark.parametrize("redis_is_away", [False, True])
 async def test_a_revoked_key_ends_its_streams_on_every_gateway_and_no_others(
     deployment: Deployment, client: Client, redis_is_away: bool
@@ -351,7 +386,7 @@ async def test_a_revoked_key_ends_its_streams_on_every_gateway_and_no_others(
         await client.ask(REVOKE, {"id": made["apiKey"]["id"]})
         revoked_at = time.monotonic()
         for listener in doomed:
-            await eventually(lambda each=listener: each.end is not None, seconds=5, what="the end of a revoked stream")
+            await listener.until_ended()
         # Then its streams have ended, everywhere and in time, and it opens none any more
         assert [str(listener.end.code) for listener in doomed if listener.end] == ["4403", "UNAUTHENTICATED"] * 2
         assert max(listener.ended_at - revoked_at for listener in doomed) < 1 + PROMPT_SECONDS / 2
