@@ -24,8 +24,8 @@ MAX_GATEWAY_BYTES = 400 * 1024 * 1024
 """A gateway takes about 120 MB when it has started; its rings, buffers and queues are bounded."""
 LATE_SECONDS = 2.5
 """Two seconds are promised while Redis is away; the rest is for a machine that does other things too."""
-REVOKED_SECONDS = 2.0
-"""One is promised."""
+PROMPT_SECONDS = 1.5
+"""One second is promised for the end of a revoked key's streams while Redis is well, and much less for the rest."""
 
 
 async def test_whatever_fails_each_subscriber_receives_exactly_the_table(tmp_path: Path) -> None:
@@ -44,7 +44,5 @@ async def test_whatever_fails_each_subscriber_receives_exactly_the_table(tmp_pat
     assert report.counts["fault: gateway killed"] + report.counts["fault: gateway stopped"] > 0
     assert report.received > 100
     assert report.largest_gateway_bytes < MAX_GATEWAY_BYTES
-    for name, lateness in report.late.items():
-        assert lateness.p95 < LATE_SECONDS, name
-    for name, delay in report.revoked.items():
-        assert delay.p95 < REVOKED_SECONDS, name
+    for name, spread in (report.late | report.revoked).items():
+        assert spread.p95 < (LATE_SECONDS if name.endswith("without Redis") else PROMPT_SECONDS), name

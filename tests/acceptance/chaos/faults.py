@@ -48,7 +48,8 @@ class Faults:
             self.lose_announcements,
         ]
         gateways = [self.crash_gateway, self.crash_gateway, self.pause_gateway, self.stop_gateway]
-        postgres = [self.terminate_backends, self.cancel_statements, self.pause_postgres, self.crash_postgres]
+        postgres = [self.terminate_backends, self.cancel_statements, self.pause_postgres]
+        postgres += [self.kill_backend, self.crash_postgres]
         async with asyncio.TaskGroup() as tasks:
             for faults, pause in (
                 (redis, (0.5, 3.0)),
@@ -153,6 +154,9 @@ class Faults:
                 self._count(what, await end())
             except (asyncpg.PostgresError, OSError, TimeoutError) as error:
                 self._count(f"postgres not reached ({type(error).__name__})")
+
+    async def kill_backend(self) -> None:
+        await self._end_in_postgres("backends killed", self._deployment.kill_backend)
 
     async def pause_postgres(self) -> None:
         async with self._deployment.postgres_lock:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 from bisect import bisect_right
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from statistics import quantiles
 from uuid import UUID
@@ -270,7 +270,7 @@ class Chaos:
             f"broken for seconds: {self.deployment.weather.seconds()}",
             f"gateways at most {self.largest_gateway_bytes / 2**20:.0f} MiB",
             *(f"{name}: {spread}" for name, spread in {**late, **revoked}.items()),
-            *(f"{name}: {count}" for name, count in sorted(self.ledger.counts.items())),
+            *_grouped(self.ledger.counts),
             f"violations {len(self.ledger.violations)}, errors logged {len(logged)}",
         ]
         return Report(
@@ -303,3 +303,12 @@ class Chaos:
             return
         redis_was_well = weather.was_clear({"redis"}, since, until, aftermath=REDIS_AFTERMATH_SECONDS)
         found[what if redis_was_well else f"{what} without Redis"].append(until - since)
+
+
+def _grouped(counts: Counter[str]) -> list[str]:
+    """A line for each kind: `fault: redis killed 4, redis paused 2`."""
+    groups: defaultdict[str, list[str]] = defaultdict(list)
+    for name, number in sorted(counts.items()):
+        kind, _, what = name.rpartition(": ")
+        groups[kind or "clients"].append(f"{what} {number}")
+    return [f"{kind}: {', '.join(each)}" for kind, each in groups.items()]
