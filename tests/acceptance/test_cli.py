@@ -115,7 +115,10 @@ async def test_a_worker_ends_quietly_when_told(database_url: str, redis_url: str
     worker = start("worker", **deployment(database_url, redis_url))
     connection = await asyncpg.connect(database_url)
     # its pool, not the checks before
-    others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'sendora%'"
+    others = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name LIKE 'sendora%'"
+    )
     try:
         for _ in range(400):
             if await connection.fetchval(others):
