@@ -20,8 +20,8 @@ from tests.acceptance.chaos.run import Chaos
 
 SECONDS = float(os.environ.get("SENDORA_CHAOS_SECONDS", "20"))
 SEED = int(os.environ.get("SENDORA_CHAOS_SEED", secrets.randbits(32)))
-MAX_GATEWAY_BYTES = 400 * 1024 * 1024
-"""A gateway takes about 120 MB when it has started; its rings, buffers and queues are bounded."""
+MAX_GATEWAY_BYTES = 256 * 1024 * 1024
+"""A gateway takes about 100 MB when it has started; its rings, buffers and queues are bounded."""
 LATE_SECONDS = 2.5
 """Two seconds are promised while Redis is away; the rest is for a machine that does other things too."""
 PROMPT_SECONDS = 1.5
