@@ -6,6 +6,8 @@ nothing about the operation inside a subscribe message beyond the types of its m
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
 import msgspec
@@ -69,6 +71,7 @@ class _SubscribePayload(msgspec.Struct):
     extensions: dict[str, msgspec.Raw] | None = None
 
 
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_payload = msgspec.json.Decoder(_SubscribePayload).decode
 
@@ -80,7 +83,10 @@ def read_message(text: str) -> Message:
     except msgspec.ValidationError:
         raise InvalidMessage("A message must be a JSON object") from None
     except (msgspec.DecodeError, RecursionError, UnicodeError):
-        raise InvalidMessage("A message must be well-formed JSON, and not nested too deep") from None
+        message = _with_half_a_surrogate_pair(text)
+        if message is None:
+            raise InvalidMessage("A message must be well-formed JSON, and not nested too deep") from None
+        return message
     kind = _value(envelope.type, "type")
     if not isinstance(kind, str):
         raise InvalidMessage("A message must have a 'type' that is a string")
@@ -163,6 +169,24 @@ def _subscribe_payload(raw: msgspec.Raw) -> bytes:
     if payload.query is None and "persistedQuery" not in (payload.extensions or {}):
         raise InvalidMessage("The 'query' of a 'subscribe' message must be a string")
     return bytes(raw)
+
+
+def _with_half_a_surrogate_pair(text: str) -> Subscribe | None:
+    """A subscribe message that is well-formed but for half of a surrogate pair somewhere in its payload.
+
+    A client's program makes one when it cuts a text in the middle of an emoji. RFC 8259 §8.2 lets it be JSON, so it is
+    the operation's fault, not the socket's: whoever reads the payload as a request refuses it.
+    """
+    if not _SURROGATE_ESCAPE.search(text):
+        return None
+    try:
+        message = json.loads(text)
+        identifier, payload = message["id"], message["payload"]
+        if message["type"] == "subscribe" and isinstance(payload, dict) and identifier and identifier.encode():
+            return Subscribe(identifier, json.dumps(payload).encode())
+    except (ValueError, RecursionError, TypeError, LookupError, AttributeError):
+        pass
+    return None
 
 
 def _wrong_member(detail: str) -> str:
