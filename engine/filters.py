@@ -15,6 +15,7 @@ import msgspec
 from db.filters import EventFilter
 from db.records import EventRecord
 from engine.conditions import EventView, compile_conditions
+from engine.wildcards import fits, split_pattern
 
 EventMatcher: TypeAlias = Callable[[EventView], bool]
 Place: TypeAlias = tuple[str, str | None]
@@ -160,25 +161,8 @@ def _type_test(names: tuple[str, ...]) -> EventMatcher:
     exact = frozenset(name for name in names if "*" not in name)
     if len(exact) == len(set(names)):
         return lambda view: view.event.event_type in exact
-    globs = [tuple(name.split("*")) for name in names if "*" in name]
-    return lambda view: view.event.event_type in exact or any(_fits(view.event.event_type, glob) for glob in globs)
-
-
-def _fits(name: str, glob: tuple[str, ...]) -> bool:
-    """Whether the parts of a wildcard pattern occur in order, the first at the start and the last at the end.
-
-    Not a regular expression: with many wildcards one can be made to backtrack for ever.
-    """
-    first, *middle, last = glob
-    if len(name) < len(first) + len(last) or not (name.startswith(first) and name.endswith(last)):
-        return False
-    position, end = len(first), len(name) - len(last)
-    for part in middle:
-        found = name.find(part, position, end)
-        if found < 0:
-            return False
-        position = found + len(part)
-    return True
+    globs = [split_pattern(name) for name in names if "*" in name]
+    return lambda view: view.event.event_type in exact or any(fits(view.event.event_type, glob) for glob in globs)
 
 
 def _ordered(values: tuple[str, ...] | None) -> tuple[str, ...] | None:

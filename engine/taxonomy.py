@@ -12,6 +12,8 @@ from types import MappingProxyType
 
 import msgspec
 
+from engine.wildcards import fits, split_pattern
+
 
 class CanonicalType(msgspec.Struct, frozen=True):
     """One canonical event type. `event_type` is `object.past_tense_verb`, `module` the part of the product."""
@@ -119,26 +121,10 @@ def expand_names(patterns: Iterable[str]) -> tuple[str, ...]:
 
 @lru_cache(maxsize=4096)
 def _expand(pattern: str) -> tuple[str, ...]:
+    parts = split_pattern(pattern)
     added: list[str] = []
     for names in _SYNONYMS:
-        matched = {name for name in names if _matches(pattern, name)}
+        matched = {name for name in names if fits(name, parts)}
         if matched:
             added.extend(sorted(names - matched))
     return (pattern, *added)
-
-
-def _matches(pattern: str, name: str) -> bool:
-    """Whether a name fits a pattern in which `*` stands for any text. Linear: no backtracking, whatever the pattern."""
-    head, *rest = pattern.split("*")
-    if not rest:
-        return pattern == name
-    *middle, tail = rest
-    if len(name) < len(head) + len(tail) or not (name.startswith(head) and name.endswith(tail)):
-        return False
-    position, end = len(head), len(name) - len(tail)
-    for part in middle:
-        found = name.find(part, position, end)
-        if found < 0:
-            return False
-        position = found + len(part)
-    return True

@@ -116,8 +116,7 @@ async def test_a_worker_ends_quietly_when_told(database_url: str, redis_url: str
     connection = await asyncpg.connect(database_url)
     # its pool, not the checks before
     others = (
-        "SELECT count(*) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND application_name LIKE 'sendora%'"
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'sendora%'"
     )
     try:
         for _ in range(400):
