@@ -49,6 +49,8 @@ checkpoint_timeout = 15min
 max_connections = 100
 timezone = 'UTC'
 log_timezone = 'UTC'
+# without DETAIL, which quotes the row that a constraint refused: people's data
+log_error_verbosity = terse
 """
 
 _VALKEY_CONFIG = """\
