@@ -251,19 +251,14 @@ class Supervisor:
             await asyncio.sleep(0.05)
             if time.monotonic() > patience:
                 patience = float("inf")
-                self._printer.line("launch.supervisor", "no gateway answers yet; still trying.")
+                self._printer.line("supervisor", "no gateway answers yet; still trying.")
 
     async def _end_everything(self) -> None:
         for task in tuple(self._keeping):
             task.cancel()
         await asyncio.gather(*self._keeping, return_exceptions=True)
-        await _end(self._clients, ((signal.SIGTERM, CLIENTS_GRACE_SECONDS), (signal.SIGKILL, KILL_SECONDS)))
-        gently = (
-            (signal.SIGINT, SERVICES_GRACE_SECONDS),
-            (signal.SIGQUIT, KILL_SECONDS),
-            (signal.SIGKILL, KILL_SECONDS),
-        )
-        await _end(self._services, gently)
+        await _end(self._clients, CLIENT_STOP)
+        await _end(self._services, SERVICE_STOP)
 
     def _kill_everything(self) -> None:
         for keeper in self._clients:
