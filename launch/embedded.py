@@ -182,16 +182,13 @@ class EmbeddedPostgres:
         run_as.own(unfinished)
         command: list[str | Path] = [
             self._binaries / "initdb",
-            "-D",
-            unfinished,
-            "-U",
-            "postgres",
+            *("-D", unfinished),
+            *("-U", "postgres"),
+            *("-E", "UTF8"),
+            "--locale=C.UTF-8" if sys.platform == "linux" else "--locale=C",
             "--auth=trust",
-            "-E",
-            "UTF8",
+            "--no-sync",
         ]
-        command += ["--auth=trust", "-E", "UTF8", "--no-sync"]
-        command += ["--locale=C.UTF-8" if sys.platform == "linux" else "--locale=C"]
         process = processes.launch(
             command,
             orphan_signal=signal.SIGKILL,
