@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from importer.command import register as register_import
-
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
@@ -133,9 +131,6 @@ def schema() -> None:
     from schema import print_sdl
 
     typer.echo(print_sdl(), nl=False)
-
-
-register_import(app)
 
 
 def main() -> None:
