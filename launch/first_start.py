@@ -58,12 +58,11 @@ async def prepare_database(settings: Settings, folder: DataFolder, *, database_u
 
 async def _is_known(connection: asyncpg.Connection, keys: Keys) -> bool:
     """Whether both keys are those of their project here. A revoked one counts: it was revoked on purpose."""
-    import hashlib
-
     from db.api_keys import find_api_key
+    from engine.identity import hash_token
 
     for token in (keys.secret_key, keys.publishable_key):
-        found = await find_api_key(connection, token_hash=hashlib.sha256(token.encode()).digest())
+        found = await find_api_key(connection, token_hash=hash_token(token))
         if found is None or str(found.project_id) != keys.project_id:
             return False
     return True
