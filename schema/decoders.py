@@ -7,10 +7,9 @@ lets through is judged by the engine.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from types import MappingProxyType
-from typing import Protocol
 
 import msgspec
 
@@ -18,13 +17,6 @@ from resolvers.tracking import Claim, EventBatch
 from schema.instants import Instant, in_utc
 from schema.scalars import is_plain_json
 from schema.submission import EMPTY, json_text, make_draft
-
-
-class InputDecoder(Protocol):
-    """Raises `ValueError` for whatever it does not like."""
-
-    def __call__(self, raw: bytes, /) -> object: ...
-
 
 ABSENT = msgspec.Raw(b"null")
 """JSON that is not there is as good as a null."""
@@ -106,5 +98,5 @@ def _utc(instant: datetime | None) -> datetime | None:
     return None if instant is None else in_utc(instant)
 
 
-DECODERS: Mapping[str, InputDecoder] = MappingProxyType({"TrackBatchInput": decode_track_batch})
-"""By name of GraphQL input type."""
+DECODERS: Mapping[str, Callable[[bytes], object]] = MappingProxyType({"TrackBatchInput": decode_track_batch})
+"""By name of GraphQL input type. Each raises `ValueError` for whatever it does not like."""
