@@ -38,7 +38,9 @@ class EventInput:
         default="analytics", description="The part of the product that it is of. Up to 64 letters, digits, _ and -."
     )
     event_type: str = strawberry.field(
-        description="Dotted object.past_tense_verb, e.g. order.placed. Up to 200 letters, digits, _, - and $."
+        description=(
+            "Dotted object.past_tense_verb, e.g. order.placed. 1 to 200 bytes; no control characters, no *, no blanks around it."
+        )
     )
     timestamp: datetime | None = strawberry.field(
         default=strawberry.UNSET, description="When it happened, 1970 to 2099; now when absent."
