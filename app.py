@@ -27,6 +27,7 @@ from engine.live.hub import Hub
 from engine.live.revocations import Revocations
 from engine.live.streams import EventStreams
 from engine.log import EventLog
+from engine.reading import POOL_SIZE, Readers
 from resolvers.context import Context, Services
 from schema import build_schema
 from schema.decoders import DECODERS
@@ -131,6 +132,9 @@ class Process:
             max_size=settings.database_pool_size,
             application_name="sendora-gateway",
         )
+        self.reading_database = Database(
+            _required(settings.database_url), min_size=0, max_size=POOL_SIZE, application_name="sendora-gateway"
+        )
         self.broadcast = Broadcast(_required(settings.redis_url))
         self.hub = Hub(self.database, self.broadcast)
         self.revocations = Revocations(self.hub, self.database)
@@ -140,6 +144,7 @@ class Process:
         self.streams = EventStreams(self.hub, self.database, self.cursors)
         self.services = Services(
             database=self.database,
+            readers=Readers(self.reading_database),
             log=self.log,
             streams=self.streams,
             cursors=self.cursors,
@@ -154,6 +159,8 @@ class Process:
         async with AsyncExitStack() as stack:
             await self.database.connect()
             stack.push_async_callback(self.database.disconnect)
+            await self.reading_database.connect()
+            stack.push_async_callback(self.reading_database.disconnect)
             await self.broadcast.connect()
             stack.push_async_callback(self.broadcast.disconnect)
             await self.hub.start()

@@ -8,8 +8,10 @@ having asked for a permission a resolver has no project to look in.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from db.database import Database
@@ -20,14 +22,22 @@ from engine.cursors import CursorCodec
 from engine.identity import Viewer
 from engine.live.streams import EventStreams
 from engine.log import EventLog
+from engine.reading import Readers
 from resolvers.loaders import Loaders
+
+if TYPE_CHECKING:
+    import asyncpg
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What every operation of this process shares. `announce` never blocks; `region` is `us` or `eu`."""
+    """What every operation of this process shares. `announce` never blocks; `region` is `us` or `eu`.
+
+    `database` is for look-ups by key, `readers` for whatever may take long.
+    """
 
     database: Database
+    readers: Readers
     log: EventLog
     streams: EventStreams
     cursors: CursorCodec
@@ -38,13 +48,14 @@ class Services:
 class Context:
     """One operation's, or one streamed item's. Cheap to make: everything in it is made when it is first used."""
 
-    __slots__ = ("_heads", "_loaders", "_viewer", "selects_head", "services")
+    __slots__ = ("_heads", "_loaders", "_turn", "_viewer", "selects_head", "services")
 
     def __init__(self, services: Services, viewer: Viewer | None) -> None:
         self.services = services
         self._viewer = viewer
         self.selects_head: bool | None = None
         self._loaders: Loaders | None = None
+        self._turn: asyncio.Lock | None = None
         self._heads: dict[UUID, asyncio.Task[Mapping[Lane, HeadRecord]]] = {}
 
     @property
@@ -53,6 +64,14 @@ class Context:
         if self._loaders is None:
             self._loaders = Loaders(self.services.database)
         return self._loaders
+
+    @asynccontextmanager
+    async def reading(self, project_id: UUID) -> AsyncIterator[asyncpg.Connection]:
+        """A connection for a list or a count. One at a time: fifty lists in one document take one place, not all."""
+        if self._turn is None:
+            self._turn = asyncio.Lock()
+        async with self._turn, self.services.readers.connection(project_id) as connection:
+            yield connection
 
     async def heads(self, project_id: UUID) -> Mapping[Lane, HeadRecord]:
         """Where the lanes of a project stood when this operation first asked."""

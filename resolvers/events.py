@@ -80,7 +80,7 @@ async def list_event_types(
     after = None if window.after is None else (str(window.after.key[0]), str(window.after.key[1]))
     check_text(module, "module")
     check_text(search, "search")
-    async with ctx.services.database.connection() as connection:
+    async with ctx.reading(viewer.project_id) as connection:
         seen = await read_event_type_list(
             connection, project_id=viewer.project_id, limit=window.limit, after=after, module=module, search=search
         )
@@ -120,7 +120,7 @@ async def _list(
     after, before = check_position(window.after, head), check_position(window.before, head)
     if not newest_first and after is not None and after + 1 < head.first_seq:
         raise CursorExpired("This cursor is older than the log's retention: read the list from its start.")
-    async with ctx.services.database.connection() as connection:
+    async with ctx.reading(project_id) as connection:
         found = await read_event_list(
             connection,
             project_id=project_id,
@@ -137,7 +137,7 @@ async def _list(
 
 
 async def _count(ctx: Context, project_id: UUID, event_filter: EventFilter) -> CappedCount:
-    async with ctx.services.database.connection() as connection:
+    async with ctx.reading(project_id) as connection:
         return await count_events(connection, project_id=project_id, event_filter=event_filter)
 
 

@@ -47,7 +47,7 @@ async def list_profiles(
     window = read_window(arguments, codec, project_id=project_id, kind=CursorKind.PROFILES)
     conditions = read_conditions(where, roots=PROFILE_ROOTS, path=("where",))
     check_text(search, "search")
-    async with ctx.services.database.connection() as connection:
+    async with ctx.reading(project_id) as connection:
         found = await read_profile_list(
             connection,
             project_id=project_id,
@@ -64,7 +64,7 @@ async def list_profiles(
 
 
 async def _count(ctx: Context, project_id: UUID, where: tuple[Condition, ...], search: str | None) -> CappedCount:
-    async with ctx.services.database.connection() as connection:
+    async with ctx.reading(project_id) as connection:
         return await count_profiles(connection, project_id=project_id, where=where, search=search)
 
 

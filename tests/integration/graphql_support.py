@@ -23,6 +23,7 @@ from engine.live.revocations import Revocations
 from engine.live.streams import EventStreams
 from engine.log import EventLog
 from engine.provisioning import create_api_key, create_organization, create_project
+from engine.reading import Readers
 from resolvers.context import Services
 from schema import build_schema
 from transport.application import LiveSource, Membership
@@ -196,6 +197,6 @@ async def open_gateway(database_url: str, redis_url: str | None = None) -> Async
         stack.push_async_callback(streams.stop)
         revocations = Revocations(hub, database)
         identities = Identities(database, region=REGION, revocations=revocations)
-        services = Services(database, log, streams, cursors, tell, REGION)
+        services = Services(database, Readers(database), log, streams, cursors, tell, REGION)
         application = GatewayApplication(build_schema()._schema, services, identities, revocations)
         yield Gateway(services, identities, revocations, GraphQLService(application), announced)
