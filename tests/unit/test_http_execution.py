@@ -29,7 +29,7 @@ type Query {
   missing: Int!
   slow: String
 }
-type Item { number: Int! twice(add: Int = 0): Int! fails: Int! }
+type Item { number: Int! twice(add: Int = 0): Int! fails: Int! slow: String }
 input Point { x: Int! y: Int = 7 }
 type Mutation { first: Int! second: Int! place(point: Point!, label: String, points: [Point!]): String }
 type Subscription { live(after: Int): Item plain(to: Int!): Item breaks: Item refused: Item }
@@ -122,7 +122,7 @@ def small_schema() -> GraphQLSchema:
             "missing": lambda *_: None,
             "slow": slow,
         },
-        "Item": {"twice": lambda item, _info, add: item["number"] * 2 + add, "fails": crash},
+        "Item": {"twice": lambda item, _info, add: item["number"] * 2 + add, "fails": crash, "slow": slow},
         "Mutation": {"first": noted, "second": noted, "place": place},
     }
     for type_name, fields in resolvers.items():
@@ -404,6 +404,20 @@ async def test_an_ordinary_source_is_executed_item_by_item() -> None:
     assert await items(service(), "subscription { plain(to: 3) { number } }") == [
         {"data": {"plain": {"number": number}}} for number in range(3)
     ]
+
+
+async def test_an_item_that_takes_too_long_is_a_timeout_and_the_stream_goes_on() -> None:
+    to = service(limits=Limits(execution_time=timedelta(milliseconds=20)))
+    timed_out = {
+        "errors": [{"message": "The operation took longer than 0.02 seconds.", "extensions": {"code": "TIMEOUT"}}],
+        "data": None,
+    }
+
+    assert await items(to, "subscription { plain(to: 2) { number slow } }") == [timed_out, timed_out]
+    live = to.rendering(await prepared(to, "subscription { live { slow } }"), CountingSession())
+    response = live({"live": {"number": 1}})
+    assert not isinstance(response, bytes)
+    assert orjson.loads(await response) == timed_out
 
 
 async def test_what_a_source_raises_is_masked_and_ends_it() -> None:

@@ -195,7 +195,16 @@ class _Rendering:
         return self._awaited(outcome)
 
     async def _awaited(self, outcome: Awaitable[ExecutionResult]) -> bytes:
-        return self._encoded(await outcome)
+        """Within the time limit, because everybody who shares the rendering waits for it; then the errors are TIMEOUT.
+
+        The stream goes on with the next item.
+        """
+        limit = self._service.limits.execution_time.total_seconds()
+        try:
+            async with asyncio.timeout(limit):
+                return self._encoded(await outcome)
+        except TimeoutError:
+            return self._service.encode(ExecutionResult(None, [_timed_out(limit)]))
 
     def _encoded(self, result: ExecutionResult) -> bytes:
         return self._service.encode(self._service._masked(result))
