@@ -39,7 +39,8 @@ class EventInput:
     )
     event_type: str = strawberry.field(
         description=(
-            "Dotted object.past_tense_verb, e.g. order.placed. 1 to 200 bytes; no control characters, no *, no blanks around it."
+            "Dotted object.past_tense_verb, e.g. order.placed."
+            " 1 to 200 bytes; no control characters, no *, no blanks around it."
         )
     )
     timestamp: datetime | None = strawberry.field(
