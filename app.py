@@ -37,23 +37,18 @@ from transport.application import InputDecoder, PublicError
 from transport.endpoint import GraphQLEndpoint
 from transport.execution.service import GraphQLService
 from transport.explorer import Explorer, ExplorerPage, wants_page
-from transport.http.front import GraphQLHTTP
+from transport.http.front import PREFLIGHTED_HEADERS, GraphQLHTTP
 from transport.http.statuses import StatusProfile
 from transport.origins import read_origins
-from transport.sse.endpoint import EventStreamTransport
+from transport.sse.endpoint import TOKEN_HEADER, EventStreamTransport
 from transport.sse.forwarding import Homes
 from transport.websocket.endpoint import WebSocketEndpoint, WebSocketPolicy
 
 GRAPHQL_PATH = "/graphql"
 API_KEY = "x-api-key"
 """The name of the header, and of the entry in the payload of `connection_init`. Never in a query string."""
-CROSS_ORIGIN_HEADERS = (
-    "content-type",
-    API_KEY,
-    "last-event-id",
-    "x-graphql-event-stream-token",
-    "graphql-require-preflight",
-)
+CROSS_ORIGIN_HEADERS = ("content-type", "last-event-id", TOKEN_HEADER, *PREFLIGHTED_HEADERS)
+"""What a page of an allowed origin may send: whatever counts as proof of a preflight has to get through one."""
 PREFLIGHT_SECONDS = 600
 """How long a browser may remember that it may send these."""
 EXPLORER_PAGE = ExplorerPage(
