@@ -35,7 +35,8 @@ export async function play(client) {
   report.queryAfterwards = await client.query(scenario.query);
   await client.close();
   clearTimeout(patience);
-  console.log(JSON.stringify(report));
+  // graphql-sse in single connection mode sometimes (one run in twenty) leaves its last GET open after dispose().
+  process.stdout.write(`${JSON.stringify(report)}\n`, () => process.exit(0));
 }
 
 function followed(client) {
