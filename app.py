@@ -6,6 +6,7 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from graphql import GraphQLSchema
@@ -177,15 +178,15 @@ class Process:
         return self.broadcast.connected
 
 
-def create_app(settings: Settings, *, private_address: str | None = None) -> ASGIApp:
+def create_app(settings: Settings, *, private_path: Path | None = None) -> ASGIApp:
     """The ASGI application of one gateway. Opens nothing before its lifespan begins.
 
-    `private_address` is where the other gateways of this machine reach this one and no other, as `host:port`.
+    `private_path` is the Unix socket on which the other gateways of this machine reach this one and no other.
     """
     process = Process(settings)
     metrics = Metrics(process.hub.stats, lambda: process.broadcast.connected)
     explorer = Explorer(EXPLORER_PAGE)
-    homes = Homes(private_address, _required(settings.secret_key).encode()) if private_address else None
+    homes = Homes(private_path, _required(settings.secret_key).encode()) if private_path else None
     endpoint = _across_origins(_graphql_endpoint(process.application, explorer, settings, metrics, homes), settings)
     others = _other_routes(process, metrics)
 

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -57,19 +58,20 @@ def serve(
 
     from app import create_app
     from transport.http.server import serve_config
+    from transport.sse.forwarding import private_socket
 
-    private = _private_socket()
-    asgi_app = create_app(settings, private_address="{}:{}".format(*private.getsockname()))
-    if not _may_begin(supervised):
-        return
-    if not supervised:
-        asyncio.run(_check_database(_given(settings.database_url)))
-    with private, _listening_socket(settings, fd, port) as listener:
-        config = serve_config(asgi_app, timeout_graceful_shutdown=STREAMS_GRACE_SECONDS)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            # uvicorn handles both while it serves, and sends them again when all is closed: that is no failure
-            signal.signal(number, lambda *_: None)
-        uvicorn.Server(config).run(sockets=[listener, private])
+    with private_socket() as private:
+        asgi_app = create_app(settings, private_path=Path(private.getsockname()))
+        if not _may_begin(supervised):
+            return
+        if not supervised:
+            asyncio.run(_check_database(_given(settings.database_url)))
+        with _listening_socket(settings, fd, port) as listener:
+            config = serve_config(asgi_app, timeout_graceful_shutdown=STREAMS_GRACE_SECONDS)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                # uvicorn handles both while it serves, and sends them again when all is closed: that is no failure
+                signal.signal(number, lambda *_: None)
+            uvicorn.Server(config).run(sockets=[listener, private])
 
 
 @app.command()
@@ -262,13 +264,6 @@ async def _check_database(url: str) -> None:
     missing = await read_missing(url)
     if missing:
         raise StartError(f"The database is {len(missing)} migrations behind: run `migrate` first.")
-
-
-def _private_socket() -> socket.socket:
-    """Where the other gateways that accept from the same port reach this one: see `transport/sse/forwarding.py`."""
-    private = socket.socket()
-    private.bind(("127.0.0.1", 0))
-    return private
 
 
 def _listening_socket(settings: Settings, fd: int | None, port: int | None) -> socket.socket:

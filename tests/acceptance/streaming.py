@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -367,10 +368,12 @@ def graphql_endpoint(
 
 
 @asynccontextmanager
-async def started(app: ASGIApp, application: MemoryApplication, **config: Any) -> AsyncIterator[Server]:
-    """Serve `app` on a free port of the loopback until the block ends."""
+async def started(
+    app: ASGIApp, application: MemoryApplication, *, sockets: list[socket.socket] | None = None, **config: Any
+) -> AsyncIterator[Server]:
+    """Serve `app` on a free port of the loopback until the block ends, or on `sockets`, whose first has a port."""
     server = uvicorn.Server(serve_config(app, **{"host": "127.0.0.1", "port": 0, "lifespan": "off", **config}))
-    serving = asyncio.get_running_loop().create_task(server.serve())
+    serving = asyncio.get_running_loop().create_task(server.serve(sockets))
     try:
         await eventually(lambda: server.started)
         yield Server(application, server, server.servers[0].sockets[0].getsockname()[1])

@@ -2,39 +2,52 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import shutil
 import socket
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
 from tests.acceptance.streaming import KEY, OTHER_KEY, MemoryApplication, Server, eventually, graphql_endpoint, started
-from transport.sse.forwarding import Homes
+from transport.sse.forwarding import Homes, private_socket
 
 SECRET = b"0123456789abcdef0123456789abcdef"
 TOKEN = "x-graphql-event-stream-token"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+@dataclass(frozen=True)
+class Process:
+    """A server with a private socket, as `cli.py serve` has one."""
+
+    server: Server
+    homes: Homes
+    private: Path
+
+
+@asynccontextmanager
+async def serving(application: MemoryApplication) -> AsyncIterator[Process]:
+    with private_socket() as private, socket.create_server(("127.0.0.1", 0)) as public:
+        path = Path(private.getsockname())
+        homes = Homes(path, SECRET)
+        app = graphql_endpoint(application, homes=homes)
+        async with started(app, application, sockets=[public, private]) as server:
+            yield Process(server, homes, path)
 
 
 @pytest.fixture
 async def two() -> AsyncIterator[tuple[Server, Server]]:
     """Two servers on one log, which know each other by their tokens only."""
-    async with AsyncExitStack() as stack:
-        application = MemoryApplication()
-        servers = []
-        for port in (free_port(), free_port()):
-            app = graphql_endpoint(application, homes=Homes(f"127.0.0.1:{port}", SECRET))
-            servers.append(await stack.enter_async_context(started(app, application, port=port)))
-        yield servers[0], servers[1]
+    application = MemoryApplication()
+    async with serving(application) as one, serving(application) as other:
+        yield one.server, other.server
 
 
 @pytest.fixture
@@ -110,11 +123,99 @@ async def test_a_process_that_is_gone_has_no_reservations(
     assert await submit(client, other, token, "{hello}") == 404
 
 
+@dataclass
+class Stranger:
+    """Somebody else's program, where a process used to be. `received` is what it was sent."""
+
+    connected: int = 0
+    received: bytes = b""
+
+    async def listen(self, path: Path) -> asyncio.Server:
+        return await asyncio.start_unix_server(self._take, path)
+
+    async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connected += 1
+        self.received += await reader.read()
+        writer.close()
+
+
+def open_to_all(folder: Path) -> None:
+    folder.chmod(0o755)
+
+
+def of_another_user(folder: Path) -> None:
+    os.chown(folder, 65534, 65534)
+
+
+def behind_a_link(folder: Path) -> None:
+    elsewhere = folder.rename(folder.with_suffix(".elsewhere"))
+    folder.symlink_to(elsewhere)
+
+
+@pytest.mark.parametrize(
+    "disguise",
+    [
+        open_to_all,
+        behind_a_link,
+        pytest.param(of_another_user, marks=pytest.mark.skipif(os.geteuid() != 0, reason="needs root")),
+    ],
+)
+async def test_whoever_takes_the_place_of_a_dead_process_is_sent_nothing(
+    client: aiohttp.ClientSession, disguise: Callable[[Path], None]
+) -> None:
+    application = MemoryApplication()
+    async with serving(application) as other:
+        async with serving(application) as holder:
+            token = await reserve(client, holder.server)
+            assert await submit(client, other.server, token, "{hello}") == 202
+        assert not holder.private.parent.exists()
+        assert await submit(client, other.server, token, "{hello}") == 404
+
+        stranger = Stranger()
+        holder.private.parent.mkdir(mode=0o700)
+        async with await stranger.listen(holder.private):
+            disguise(holder.private.parent)
+            try:
+                assert await submit(client, other.server, token, "{hello}") == 404
+                await eventually(lambda: stranger.connected == 1)
+                assert stranger.received == b""
+            finally:
+                _remove(holder.private.parent)
+
+
+async def test_a_process_that_was_killed_leaves_a_socket_that_nobody_answers(client: aiohttp.ClientSession) -> None:
+    application = MemoryApplication()
+    with private_socket() as left:
+        path = Path(left.getsockname())
+        assert path.parent.stat().st_mode & 0o777 == 0o700
+        async with serving(application) as other:
+            assert await submit(client, other.server, Homes(path, SECRET).issue(), "{hello}") == 404
+    assert not path.parent.exists()
+
+
+def test_the_path_of_a_private_socket_fits_however_deep_temporary_files_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    with private_socket() as private:
+        assert len(private.getsockname()) < 104
+
+
+def _remove(folder: Path) -> None:
+    if folder.is_symlink():
+        shutil.rmtree(folder.readlink())
+        folder.unlink()
+    else:
+        shutil.rmtree(folder)
+
+
 @pytest.mark.parametrize(
     "forge",
     [
         lambda token: token[:-1] + ("A" if token[-1] != "A" else "B"),
-        lambda token: "MTI3LjAuMC4xOjIy" + token[token.index(".") :],  # 127.0.0.1:22
+        lambda token: "Li4" + token[token.index(".") :],  # the folder ..
         lambda token: token + "x",
         lambda token: token.rpartition(".")[0],
         lambda token: ".." + token,
@@ -127,6 +228,6 @@ async def test_a_forged_token_makes_nobody_connect_anywhere(
     holder, other = two
     token = await reserve(client, holder)
     forged = forge(token)
-    assert Homes("127.0.0.1:1", SECRET).elsewhere(forged) is None
+    assert Homes(Path("/run/another/gateway.sock"), SECRET).elsewhere(forged) is None
     async with client.get(other.url, params={"token": forged}, headers={"accept": "text/event-stream"}) as response:
         assert response.status == 404

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import orjson
 from graphql import GraphQLError, OperationType
@@ -127,7 +128,7 @@ class EventStreamTransport:
         except RequestError as error:
             await exchange.refuse(status_of_request_error(error, self._profile), [error.as_graphql_error()])
 
-    async def _forward(self, exchange: _Exchange, scope: Scope, home: str) -> None:
+    async def _forward(self, exchange: _Exchange, scope: Scope, home: Path) -> None:
         body = await read_body(exchange.headers, exchange.channel.receive, self._service.limits.body_bytes)
         try:
             await forward(scope, body, exchange.channel, home)

@@ -1,13 +1,17 @@
 """Several processes on one port: a request about a reservation reaches the process that holds it.
 
 Processes that accept from one socket cannot choose their clients, so the requests of one reservation
-(`reservations.py`) arrive anywhere. Its token names the private address of the process that made it, under a
-signature that all of them share: nobody else can make a process connect anywhere. A process that gets another's token
-passes the request on to that address and the response back, unchanged. The private address is a second listening socket
-of the same application on the loopback, so a request that is passed on is trusted no more than one that came directly.
+(`reservations.py`) arrive anywhere. Its token names the private socket of the process that made it, under a signature
+that all of them share: nobody else can make a process connect anywhere. A process that gets another's token passes the
+request on to that socket and the response back, unchanged. The private socket is a second listening socket of the same
+application, so a request that is passed on is trusted no more than one that came directly.
 
-A process that has died cannot be reached: its reservations died with it, and the client is told so. Across machines it
-is the proxy that has to choose (by the client's address, or by the token).
+What is passed on carries its client's credentials, so it must not reach anybody else. A port would not do: when its
+process has died, any program may be given it. A private socket is a file in a folder with a new name, which its user
+alone may enter, and nothing is sent before that has been found to be so still: somebody else may have made a folder of
+that name since. A process that has died has no reservations any more, and the client is told so.
+
+Across machines, and between containers, it is the proxy that has to choose (by the client's address, or by the token).
 """
 
 from __future__ import annotations
@@ -15,9 +19,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import os
 import secrets
+import socket
+import stat
+import tempfile
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httptools
@@ -27,7 +37,14 @@ from transport.sse.event_stream import Channel
 TOKEN_BYTES = 32
 
 CONNECT_TIMEOUT = 2.0
-"""Seconds, over the loopback."""
+"""Seconds, to a process of this machine."""
+
+SOCKET_NAME = "gateway.sock"
+
+MAX_FOLDER_LENGTH = 70
+"""Bytes. The path of a Unix socket ends at 104 to 108, and our own part of it takes 30 of them."""
+
+SHORT_FOLDER = "/tmp"  # noqa: S108, what is made in it has a name nobody can foresee, and is closed to others
 
 PIECE_BYTES = 65536
 
@@ -42,38 +59,60 @@ class Unreachable(Exception):
     """The process that holds the reservation is not there any more."""
 
 
-class Homes:
-    """Tokens that say which process issued them. `own` is this one's private address, `host:port`."""
+@contextmanager
+def private_socket() -> Iterator[socket.socket]:
+    """A bound Unix socket, not listening yet, that only this user's processes can reach. Gone after the block.
 
-    def __init__(self, own: str, secret: bytes) -> None:
+    A process that is killed leaves the file behind; connections to it are refused.
+    """
+    usual = tempfile.gettempdir()
+    folder = usual if len(usual.encode()) <= MAX_FOLDER_LENGTH else SHORT_FOLDER
+    with (
+        tempfile.TemporaryDirectory(prefix="sendora-", dir=folder) as private,  # made with mode 0700
+        socket.socket(socket.AF_UNIX) as bound,
+    ):
+        bound.bind(str(Path(private) / SOCKET_NAME))
+        yield bound
+
+
+class Homes:
+    """Tokens that say which process issued them. `own` is the path of this one's private socket.
+
+    A token holds the name of the socket's folder only: what surrounds it is the same for all processes of a machine,
+    and none of the client's business.
+    """
+
+    def __init__(self, own: Path, secret: bytes) -> None:
         self._own = own
         self._key = hashlib.blake2b(secret, digest_size=32, person=b"sendora-homes").digest()
 
     def issue(self) -> str:
         """A new token of this process: 256 random bits among others."""
-        body = f"{_text(self._own.encode())}.{secrets.token_urlsafe(TOKEN_BYTES)}"
+        body = f"{_text(self._own.parent.name.encode())}.{secrets.token_urlsafe(TOKEN_BYTES)}"
         return f"{body}.{self._tag(body)}"
 
-    def elsewhere(self, token: str) -> str | None:
-        """The private address of the other process that issued this token; None if it is ours or nobody's."""
+    def elsewhere(self, token: str) -> Path | None:
+        """The private socket of the other process that issued this token; None if it is ours or nobody's."""
         body, _, tag = token.rpartition(".")
         if not body or not hmac.compare_digest(self._tag(body).encode(), tag.encode("utf-8", "replace")):
             return None
         home = urlsafe_b64decode(body.partition(".")[0] + "==").decode()
-        return None if home == self._own else home
+        return None if home == self._own.parent.name else self._own.parent.parent / home / self._own.name
 
     def _tag(self, body: str) -> str:
         return _text(hashlib.blake2b(body.encode("utf-8", "replace"), digest_size=16, key=self._key).digest())
 
 
-async def forward(scope: MutableMapping[str, Any], body: bytes, channel: Channel, address: str) -> None:
+async def forward(scope: MutableMapping[str, Any], body: bytes, channel: Channel, home: Path) -> None:
     """Pass a request on, and its response back until either side ends it. Raises `Unreachable`."""
-    host, _, port = address.rpartition(":")
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
-            reader, writer = await asyncio.open_connection(host, int(port))
+            reader, writer = await asyncio.open_unix_connection(home)
     except (OSError, TimeoutError):
         raise Unreachable from None
+    if not _is_private(home.parent):  # looked at once connected: a folder of ours never takes a stranger's place
+        writer.transport.abort()
+        raise Unreachable
     watching = asyncio.get_running_loop().create_task(_watch(channel, writer))
     try:
         writer.write(_request(scope, body))
@@ -81,6 +120,15 @@ async def forward(scope: MutableMapping[str, Any], body: bytes, channel: Channel
     finally:
         watching.cancel()
         writer.transport.abort()
+
+
+def _is_private(folder: Path) -> bool:
+    """Whether it is a folder of this user's, which no other may enter."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
 
 
 def _request(scope: MutableMapping[str, Any], body: bytes) -> bytes:
