@@ -88,9 +88,11 @@ async def many_filters(server: Server, subscribers: int, events: int) -> tuple[f
         await publish(server, 100_000, events, users, callers=64)
         await wait_until_received(opened, events)
         rates.append(events / (time.perf_counter() - started))
-        for subscriber in opened:
+        for subscriber, wanted in zip(opened, variables, strict=True):
             if subscriber.seqs != sorted(set(subscriber.seqs)):
                 raise BenchmarkError(f"{server.name}: repeated or out of order")
+            if "user" in wanted and not subscriber.users <= {wanted["user"]}:
+                raise BenchmarkError(f"{server.name}: an event reached somebody who had not asked for it")
             subscriber.close()
         await asyncio.sleep(0.5)
     return rates[0], rates[1]

@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 60.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 _SEQ = re.compile(rb'"seq":(\d+)')
+_USER = re.compile(rb'"userId":"([^"]*)"')
 _SHORT = Struct(">H")
 _LONG = Struct(">Q")
 
@@ -133,7 +134,7 @@ def peers() -> dict[str, list[str | Path]]:
 class Subscriber(asyncio.Protocol):
     """One graphql-transport-ws subscription on a raw socket; cheap enough for thousands in one client process.
 
-    Keeps the `seq` of each item, and its arrival time when `timed`.
+    Keeps the `seq` of each item, whose it was, and its arrival time when `timed`.
     """
 
     def __init__(self, server: Server, query: str, variables: dict[str, object], *, timed: bool = False) -> None:
@@ -143,6 +144,7 @@ class Subscriber(asyncio.Protocol):
         self._upgraded = False
         self._timed = timed
         self.seqs: list[int] = []
+        self.users: set[str] = set()
         self.arrivals: list[float] = []
         self.acknowledged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.transport: asyncio.Transport | None = None
@@ -199,6 +201,8 @@ class Subscriber(asyncio.Protocol):
             self._fail(f"closed by the server: {payload!r}")
         elif (seq := _SEQ.search(payload)) is not None:
             self.seqs.append(int(seq[1]))
+            if (user := _USER.search(payload)) is not None:
+                self.users.add(user[1].decode())
             if self._timed:
                 self.arrivals.append(time.perf_counter())
         else:

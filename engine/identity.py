@@ -26,13 +26,15 @@ from db.database import Database
 from db.projects import read_project
 from db.records import ApiKeyRecord, ProjectRecord
 from engine.errors import Unauthenticated
-from engine.node_ids import NodeKind, write_node_id
 
 KEY_MAX_AGE = timedelta(seconds=60)
 """How long a look-up is believed: the bound on a lost revocation, and how exact `lastUsedAt` is."""
 
 MAX_CACHED_KEYS = 10_000
 """About 1 KB each. A deployment has some keys per project; a flood of made-up tokens is never cached at all."""
+
+LOOK_UPS_AT_ONCE = 2
+"""A flood of made-up tokens gets these connections of the pool, and no more."""
 
 _TOKEN: Final = re.compile(r"(sk|pk)_([a-z]{2})_(dev|prod)_[A-Za-z0-9_-]{43}")
 
@@ -71,11 +73,6 @@ class Viewer(msgspec.Struct, frozen=True):
     def project_id(self) -> UUID:
         return self.project.project_id
 
-    @property
-    def actor(self) -> str:
-        """The node id of the key, for logs and audits."""
-        return write_node_id(NodeKind.API_KEY, self.api_key.api_key_id)
-
 
 class RevocationLog(Protocol):
     """What is known of revoked keys; `engine.live.revocations.Revocations` is one."""
@@ -108,6 +105,7 @@ class Identities:
         self._clock = clock
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._looking: dict[bytes, asyncio.Task[_Known]] = {}
+        self._look_ups = asyncio.Semaphore(LOOK_UPS_AT_ONCE)
         if revocations is not None:
             revocations.on_revoked_any(self.forget)
 
@@ -164,7 +162,7 @@ class Identities:
 
     async def _look_up(self, token_hash: bytes) -> _Known:
         looked_up_at = self._clock()
-        async with self._database.connection() as connection:
+        async with self._look_ups, self._database.connection() as connection:
             api_key = await find_api_key(connection, token_hash=token_hash)
             if api_key is None:
                 self._known.pop(token_hash, None)
