@@ -332,5 +332,9 @@ def _unavailable() -> Unavailable:
 
 def _refusal(error: Exception) -> UserError:
     if isinstance(error, asyncpg.CheckViolationError) and error.constraint_name == "profiles_traits_size":
-        return UserError("This person's traits, with the times that they were set, would take more than 256 KiB.", "LIMIT_EXCEEDED", ("traits",))
+        return UserError(
+            "This person's traits, with the times that they were set, would take more than 256 KiB.",
+            "LIMIT_EXCEEDED",
+            ("traits",),
+        )
     return UserError("The event holds a value that cannot be stored.", "INVALID", ())
