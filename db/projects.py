@@ -44,11 +44,5 @@ async def list_projects(connection: asyncpg.Connection, *, organization_id: UUID
     return [_record(row) for row in await connection.fetch(_SQL["list_projects"], organization_id)]
 
 
-async def has_projects(connection: asyncpg.Connection) -> bool:
-    """Whether any project besides the system's own was ever made."""
-    found: bool = await connection.fetchval(_SQL["has_projects"])
-    return found
-
-
 def _record(row: Mapping[str, Any]) -> ProjectRecord:
     return ProjectRecord(**row)

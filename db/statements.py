@@ -22,11 +22,5 @@ def statements(family: str) -> Mapping[str, str]:
     return MappingProxyType({name: body.strip().removesuffix(";") for name, body in _pairs(parts[1:])})
 
 
-def families() -> tuple[str, ...]:
-    """The names of all statement files, sorted."""
-    folder = files("db").joinpath("sql")
-    return tuple(sorted(entry.name.removesuffix(".sql") for entry in folder.iterdir() if entry.name.endswith(".sql")))
-
-
 def _pairs(parts: list[str]) -> list[tuple[str, str]]:
     return list(zip(parts[0::2], parts[1::2], strict=True))

@@ -105,11 +105,6 @@ _SYNONYMS: tuple[frozenset[str], ...] = tuple(
 )
 
 
-def canonical_name(event_type: str) -> str:
-    """The canonical name that an alias stands for; every other name as it is."""
-    return ALIASES.get(event_type, event_type)
-
-
 def expand_names(patterns: Iterable[str]) -> tuple[str, ...]:
     """The names and wildcards of a filter, with every other name of what they match added.
 

@@ -66,10 +66,6 @@ class DataFolder:
                 )
             time.sleep(0.05)
 
-    def unlock(self) -> None:
-        """Let the next start in."""
-        os.close(self._lock)
-
     def secret(self) -> str:
         """The deployment's secret, made on first use."""
         path = self.path / "secret"

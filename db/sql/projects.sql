@@ -33,9 +33,3 @@ FROM projects AS p
 JOIN organizations AS o USING (organization_id)
 WHERE p.organization_id = $1
 ORDER BY p.created_at, p.project_id;
-
--- name: has_projects
--- Whether any project besides the system's own was ever made.
-SELECT EXISTS (
-    SELECT FROM projects WHERE project_id <> '00000000-0000-0000-0000-000000000000'
-) AS has_projects;

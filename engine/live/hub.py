@@ -175,12 +175,6 @@ class Hub:
         self._wake.set()
         return await answer
 
-    def purge(self, project_id: UUID) -> None:
-        """Forget recent items of a project, because some have been erased."""
-        watched = self._watched.get(project_id)
-        if watched is not None:
-            watched.feed.ring.restart(watched.feed.last)
-
     def _begin(self, project_id: UUID) -> _Watched:
         watched = _Watched(Feed(project_id, self._quota))
         self._watched[project_id] = watched
