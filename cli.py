@@ -1,4 +1,4 @@
-"""The command line: run · serve · worker · migrate · create-project · bump-epoch · schema · import.
+"""The command line: run · serve · worker · migrate · create-project · bump-epoch · trim · schema · import.
 
 Every command imports what it needs when it runs: `make run` starts several of these processes, and none of them waits
 for the modules of another. An error that an operator can mend is one sentence on standard error and exit code 2.
@@ -15,10 +15,12 @@ import sys
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
 
 import typer
 
 if TYPE_CHECKING:
+    import asyncpg
     from pydantic import SecretStr
 
     from settings import Settings
@@ -29,6 +31,8 @@ STREAMS_GRACE_SECONDS = 2
 """How long a stopping gateway waits for open requests; the supervisor kills after 2.5 s."""
 WORKER_POOL_SIZE = 4
 """The relay needs one connection."""
+LONGEST_RETENTION_DAYS = 36_500
+"""A hundred years: a longer time is a mistake."""
 
 app = typer.Typer(help="Sendora Gateway.", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
@@ -128,6 +132,20 @@ def bump_epoch() -> None:
 
 
 @app.command()
+def trim(
+    older_than_days: Annotated[
+        int, typer.Option(min=1, max=LONGEST_RETENTION_DAYS, help="Remove what was received longer ago than that.")
+    ],
+    project: Annotated[UUID | None, typer.Option(help="Id of the only project to do it to; all if absent.")] = None,
+) -> None:
+    """Remove old events. Cursors from before then expire; profiles and the counts of event types stay."""
+    url = _database_url()
+    asyncio.run(_check_database(url))
+    removed, projects = asyncio.run(_trim(url, older_than_days, project))
+    typer.echo(f"{removed} events of {projects} projects removed")
+
+
+@app.command()
 def schema() -> None:
     """Print the schema (SDL)."""
     from schema import print_sdl
@@ -172,23 +190,59 @@ def _brief(error: Exception) -> str:
 
 
 async def _advance_epochs(url: str) -> int:
-    """Every project of the database, in one transaction."""
-    from datetime import UTC, datetime
+    """Every project of the database, in one transaction; how many, the system's own not counted.
 
+    That one too: its new epoch is what makes running gateways read again which keys are revoked.
+    """
     import asyncpg
 
-    from db.heads import advance_epoch, read_changed_heads
+    from db.heads import advance_epoch
+    from db.records import SYSTEM_PROJECT
 
     connection = await asyncpg.connect(url)
     try:
         async with connection.transaction():
-            heads = await read_changed_heads(connection, changed_after=datetime.min.replace(tzinfo=UTC))
-            projects = sorted({head.project_id for head in heads})
-            for project_id in projects:
+            projects = await _project_ids(connection)
+            for project_id in sorted([*projects, SYSTEM_PROJECT]):
                 await advance_epoch(connection, project_id=project_id)
     finally:
         await connection.close()
     return len(projects)
+
+
+async def _trim(url: str, days: int, project_id: UUID | None) -> tuple[int, int]:
+    """How many events of how many projects were removed. Revocations, in the system's own project, are never old."""
+    from datetime import timedelta
+
+    from db.database import Database
+    from engine.retention import trim_project
+    from launch.data_folder import StartError
+
+    database = Database(url, min_size=1, max_size=1, application_name="sendora-trim")
+    await database.connect()
+    removed = 0
+    try:
+        async with database.connection() as connection:
+            known = await _project_ids(connection)
+        if project_id is not None and project_id not in known:
+            raise StartError(f"There is no project {project_id}: correct --project.")
+        projects = known if project_id is None else [project_id]
+        for each in projects:
+            removed += await trim_project(database, project_id=each, older_than=timedelta(days=days))
+    finally:
+        await database.disconnect()
+    return removed, len(projects)
+
+
+async def _project_ids(connection: asyncpg.Connection) -> list[UUID]:
+    """All projects but the system's own, in the order in which heads are locked."""
+    from datetime import UTC, datetime
+
+    from db.heads import read_changed_heads
+    from db.records import SYSTEM_PROJECT
+
+    heads = await read_changed_heads(connection, changed_after=datetime.min.replace(tzinfo=UTC))
+    return sorted({head.project_id for head in heads} - {SYSTEM_PROJECT})
 
 
 async def _run_worker(settings: Settings) -> None:

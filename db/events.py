@@ -177,6 +177,17 @@ async def read_events_by_key(
     return _events(await connection.fetch(_SQL["read_events_by_key"], project_id, keys))
 
 
+async def find_first_since(
+    connection: asyncpg.Connection, *, project_id: UUID, first: int, end: int, received_since: datetime
+) -> int:
+    """Of the events with `first` ≤ seq < `end`, the seq of the first that was received then or later; else `end`.
+
+    Looks at every one of them: keep the range short.
+    """
+    seq: int = await connection.fetchval(_SQL["find_first_since"], project_id, first, end, received_since)
+    return seq
+
+
 async def trim_events(connection: asyncpg.Connection, *, project_id: UUID, first_seq: int) -> int:
     """Delete the events below `first_seq` and move the lane's floor there, in the caller's transaction.
 

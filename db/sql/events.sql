@@ -19,6 +19,12 @@ FROM events
 WHERE project_id = $1 AND key = ANY($2)
 ORDER BY seq;
 
+-- name: find_first_since
+-- Of the events from a seq up to another, the seq of the first that came at or after an instant, else that other seq.
+SELECT coalesce(min(seq), $3) AS seq
+FROM events
+WHERE project_id = $1 AND seq >= $2 AND seq < $3 AND received_at >= $4;
+
 -- name: lock_events_head
 -- Locks a project's events head and says where it stands.
 SELECT head, first_seq

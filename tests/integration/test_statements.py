@@ -45,6 +45,7 @@ OTHER_COLUMNS = {
     # What is not held follows from previous_head.
     "events.append_events": ["epoch", "received_at", "previous_head", "held_keys", "held_seqs", "held_mine"],
     "events.delete_events_before": [],
+    "events.find_first_since": ["seq"],
     "events.lock_events_head": ["head", "first_seq"],
     "events.move_first_seq": [],
     "heads.advance_epoch": ["epoch"],
