@@ -18,9 +18,13 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> M
 
 @pytest.fixture(scope="session")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """One gateway with all it needs, as `make run` starts it. Tests that break something start one of their own."""
+    """One gateway with all it needs, as `make run` starts it, which no test may bring to an error of its own making.
+
+    Tests that break something start one of their own.
+    """
     running = Running(tmp_path_factory.mktemp("gateway") / "data", free_port())
     running.until_welcomed(60)
     yield Gateway.of(running)
     running.process.terminate()
     assert running.process.wait(20) == 0
+    assert not [line for line in running.output.splitlines() if '"level": "error"' in line or "Traceback" in line]
