@@ -33,7 +33,7 @@ from resolvers.context import Context, Services
 from schema import build_schema
 from schema.decoders import DECODERS
 from settings import Settings, SettingsError
-from telemetry import Metrics
+from telemetry import Metrics, Readings
 from transport.application import InputDecoder, PublicError
 from transport.endpoint import GraphQLEndpoint
 from transport.execution.service import GraphQLService
@@ -184,7 +184,14 @@ def create_app(settings: Settings, *, private_path: Path | None = None) -> ASGIA
     `private_path` is the Unix socket on which the other gateways of this machine reach this one and no other.
     """
     process = Process(settings)
-    metrics = Metrics(process.hub.stats, lambda: process.broadcast.connected)
+    metrics = Metrics(
+        Readings(
+            hub=process.hub.stats,
+            log=process.log.stats,
+            redis_connected=lambda: process.broadcast.connected,
+            dropped_announcements=lambda: process.broadcast.dropped_announcements,
+        )
+    )
     explorer = Explorer(EXPLORER_PAGE)
     homes = Homes(private_path, _required(settings.secret_key).encode()) if private_path else None
     endpoint = _across_origins(_graphql_endpoint(process.application, explorer, settings, metrics, homes), settings)

@@ -1,20 +1,22 @@
 """Logs and metrics of one process, configured once. Every other module only uses `logging` and what is handed to it.
 
 A log line is a constant event name with fields (`extra={…}`): JSON when it is read by machines, plain on a terminal.
-Metrics are Prometheus text; those of the hub are read from its counters when somebody scrapes, never pushed.
+Metrics are Prometheus text; what the hub and the log count is read when somebody scrapes, never pushed.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Protocol, TextIO
 from uuid import UUID
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -39,6 +41,29 @@ class HubStats(Protocol):
     def lag(self) -> int: ...
     @property
     def heads(self) -> Mapping[UUID, int]: ...
+
+
+class LogStats(Protocol):
+    """What the event log counts; `engine.log.LogStats` is it."""
+
+    @property
+    def commits(self) -> int: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def retries(self) -> int: ...
+    @property
+    def waiting_bytes(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """Where the numbers are that somebody else counts. Each is called when the metrics are scraped."""
+
+    hub: Callable[[], HubStats]
+    log: Callable[[], LogStats]
+    redis_connected: Callable[[], bool]
+    dropped_announcements: Callable[[], int]
 
 
 def configure_logging(level: str, *, machine_readable: bool | None = None) -> None:
@@ -85,8 +110,11 @@ def _last_line(stream: TextIO, exception: structlog.typing.ExcInfo) -> None:
 class Metrics:
     """The metrics of one gateway, in a registry of their own."""
 
-    def __init__(self, hub_stats: Callable[[], HubStats], connected: Callable[[], bool]) -> None:
+    def __init__(self, readings: Readings) -> None:
         self._registry = CollectorRegistry()
+        Gauge("sendora_process_info", "1, and which process this is.", ["pid"], registry=self._registry).labels(
+            os.getpid()
+        ).set(1)
         self._requests = Counter(
             "sendora_requests",
             "GraphQL operations answered, by transport, kind of operation and outcome.",
@@ -100,7 +128,7 @@ class Metrics:
             buckets=LATENCY_BUCKETS,
             registry=self._registry,
         )
-        self._registry.register(_HubCollector(hub_stats, connected))
+        self._registry.register(_Readout(readings))
 
     def observe(self, transport: str, operation: str, outcome: str, seconds: float) -> None:
         """Count one answered operation."""
@@ -112,21 +140,39 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-class _HubCollector(Collector):
-    def __init__(self, hub_stats: Callable[[], HubStats], connected: Callable[[], bool]) -> None:
-        self._hub_stats = hub_stats
-        self._connected = connected
+class _Readout(Collector):
+    def __init__(self, readings: Readings) -> None:
+        self._readings = readings
 
     def collect(self) -> Iterator[Metric]:
-        stats = self._hub_stats()
+        yield from self._of_hub()
+        yield from self._of_log()
+        connected = float(self._readings.redis_connected())
+        yield GaugeMetricFamily("sendora_redis_connected", "1 while announcements arrive.", connected)
+        yield CounterMetricFamily(
+            "sendora_dropped_announcements",
+            "Announcements that Redis did not get; the relay makes up for them.",
+            self._readings.dropped_announcements(),
+        )
+
+    def _of_hub(self) -> Iterator[Metric]:
+        stats = self._readings.hub()
         yield GaugeMetricFamily("sendora_streams", "Open subscriptions on live sources.", stats.streams)
         yield GaugeMetricFamily("sendora_cohorts", "Groups of subscribers that share all work.", stats.cohorts)
         yield GaugeMetricFamily("sendora_streams_catching_up", "Streams reading the log.", stats.catching_up)
         yield GaugeMetricFamily("sendora_watched_projects", "Projects with an open stream.", stats.watched_projects)
         yield CounterMetricFamily("sendora_deliveries", "Items handed to subscribers (rate it).", stats.delivered)
         yield GaugeMetricFamily("sendora_hub_lag_events", "Items announced and not yet delivered.", stats.lag)
-        yield GaugeMetricFamily("sendora_redis_connected", "1 while announcements arrive.", float(self._connected()))
         heads = GaugeMetricFamily("sendora_log_head", "Newest seq of watched projects.", labels=["project"])
         for project_id, head in stats.heads.items():
             heads.add_metric([str(project_id)], head)
         yield heads
+
+    def _of_log(self) -> Iterator[Metric]:
+        stats = self._readings.log()
+        yield CounterMetricFamily("sendora_log_commits", "Transactions that appended events.", stats.commits)
+        yield CounterMetricFamily("sendora_log_events", "Events stored, duplicates not counted.", stats.rows)
+        yield CounterMetricFamily("sendora_log_retries", "Tries of a statement of the log repeated.", stats.retries)
+        yield GaugeMetricFamily(
+            "sendora_log_waiting_bytes", "Events accepted and not yet stored, in bytes.", stats.waiting_bytes
+        )

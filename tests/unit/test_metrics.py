@@ -1,0 +1,40 @@
+"""What a scrape shows of what others count."""
+
+from __future__ import annotations
+
+import os
+from uuid import UUID
+
+from engine.live.hub import HubStats
+from engine.log import LogStats
+from telemetry import Metrics, Readings
+
+PROJECT = UUID(int=7)
+
+
+def test_a_scrape_shows_what_hub_log_and_redis_say_now() -> None:
+    hub = HubStats(streams=1, cohorts=2, catching_up=3, watched_projects=4, delivered=5, lag=6, heads={PROJECT: 7})
+    log = LogStats(commits=8, rows=9, retries=10, waiting_bytes=11, busy_projects=12)
+    dropped = iter((13, 14))
+    metrics = Metrics(Readings(lambda: hub, lambda: log, lambda: True, lambda: next(dropped)))
+
+    first, second = metrics.render().decode().splitlines(), metrics.render().decode().splitlines()
+
+    for line in (
+        f'sendora_process_info{{pid="{os.getpid()}"}} 1.0',
+        "sendora_streams 1.0",
+        "sendora_cohorts 2.0",
+        "sendora_streams_catching_up 3.0",
+        "sendora_watched_projects 4.0",
+        "sendora_deliveries_total 5.0",
+        "sendora_hub_lag_events 6.0",
+        f'sendora_log_head{{project="{PROJECT}"}} 7.0',
+        "sendora_log_commits_total 8.0",
+        "sendora_log_events_total 9.0",
+        "sendora_log_retries_total 10.0",
+        "sendora_log_waiting_bytes 11.0",
+        "sendora_redis_connected 1.0",
+        "sendora_dropped_announcements_total 13.0",
+    ):
+        assert line in first
+    assert "sendora_dropped_announcements_total 14.0" in second
