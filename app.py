@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from graphql import GraphQLSchema
 from pydantic import SecretStr
@@ -72,6 +73,10 @@ class GatewaySession:
         self._services = services
         self._revocations = revocations
         self._viewer = viewer
+
+    @property
+    def holder(self) -> UUID | None:
+        return None if self._viewer is None else self._viewer.api_key.api_key_id
 
     def context(self) -> Context:
         return Context(self._services, self._viewer)

@@ -32,6 +32,10 @@ class PublicError(NamedTuple):
 class Session(Protocol):
     """Who speaks on a connection. An HTTP request has one of its own; a WebSocket keeps its first all its life."""
 
+    @property
+    def holder(self) -> Hashable | None:
+        """Whose credentials were accepted: equal for equal ones, and None without any. What is bounded counts by it."""
+
     def context(self) -> object:
         """A fresh context value (loaders included) for one operation or one streamed item."""
 

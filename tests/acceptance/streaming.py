@@ -75,6 +75,10 @@ class MemorySession:
     key: str | None
     callbacks: list[Callable[[str], None]] = field(default_factory=list)
 
+    @property
+    def holder(self) -> str | None:
+        return self.key
+
     def context(self) -> MemorySession:
         return self
 

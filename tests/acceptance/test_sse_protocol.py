@@ -556,7 +556,7 @@ async def test_delete_needs_an_operation_id_and_forgives_an_unknown_one(
 
 
 async def test_reservations_that_are_not_used_lapse_and_are_bounded(application: MemoryApplication) -> None:
-    policy = StreamPolicy(reservations=ReservationPolicy(unused_for=QUICK, max_unused_per_owner=3))
+    policy = StreamPolicy(reservations=ReservationPolicy(unused_for=QUICK, max_unused_per_holder=3))
     async with (
         started(graphql_endpoint(application, streams=policy), application) as server,
         aiohttp.ClientSession(headers={"x-api-key": KEY}) as client,
@@ -572,6 +572,37 @@ async def test_reservations_that_are_not_used_lapse_and_are_bounded(application:
             await asyncio.sleep(2 * QUICK.total_seconds())
             assert connections(server) > 0, "an open one does not lapse"
     assert all(not session.callbacks for session in application.sessions)
+
+
+async def test_opened_responses_count_for_the_key_or_else_for_the_address_that_reserved_them(
+    application: MemoryApplication,
+) -> None:
+    policy = StreamPolicy(reservations=ReservationPolicy(max_per_holder=2))
+
+    def client(number: int, **headers: str) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(local_addr=(f"127.0.0.{number}", 0))
+        return aiohttp.ClientSession(headers=headers, connector=connector, timeout=aiohttp.ClientTimeout(10))
+
+    async with (
+        started(graphql_endpoint(application, streams=policy), application) as server,
+        client(1) as nobody,
+        client(2) as neighbour,
+        client(1, **{"x-api-key": KEY}) as customer,
+        client(2, **{"x-api-key": KEY}) as colleague,
+    ):
+        for one, same in ((nobody, nobody), (customer, colleague)):
+            first = await reserve(one, server)
+            async with opened(one, server, first), opened(same, server, await reserve(same, server)):
+                async with same.put(server.url) as response:
+                    assert (response.status, response.headers["retry-after"]) == (429, "1")
+                    assert (await response.json())["errors"][0]["extensions"]["code"] == "RATE_LIMITED"
+                invented = {"authorization": "Bearer invented"}
+                async with same.put(server.url, headers=invented) as response:
+                    assert response.status == 429, "what nobody has checked makes nobody another"
+                assert await reserve(neighbour, server), "others are not affected"
+            watched = application.sessions[-5:]
+            await eventually(lambda of=tuple(watched): sum(bool(one.callbacks) for one in of) == 1)  # the neighbour's
+            assert await reserve(one, server), "a response that has ended gives its place back"
 
 
 async def test_a_revoked_key_ends_a_shared_response_and_each_operation_in_it(

@@ -55,6 +55,8 @@ class Source:
 class CountingSession:
     """Gives contexts that are numbered."""
 
+    holder = None
+
     def __init__(self) -> None:
         self.contexts = 0
 

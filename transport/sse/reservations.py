@@ -4,9 +4,12 @@ A reservation is made by one request, opened by another, and named by its token 
 bits. Besides knowing it, a request must carry the credentials that made the reservation, except the one that opens it,
 which may carry none (EventSource cannot send headers; the token is its entrance ticket, good for one response at a
 time). A reservation is gone when its response ends, when its credentials are revoked, and when it is not opened within
-`unused_for`. It lives in this process: all requests of one reservation must reach it. Between the processes of one
-machine `forwarding.py` sees to that; a proxy in front of several machines has to choose by the token, or by
-the client's address.
+`unused_for`. Until then it counts for its holder: the key that made it, or without one the client's address, since
+whoever has no key must not be able to use up the places of those who have.
+
+It lives in this process: all requests of one reservation must reach it. Between the processes of one machine
+`forwarding.py` sees to that; a proxy in front of several machines has to choose by the token, or by the client's
+address.
 """
 
 from __future__ import annotations
@@ -15,13 +18,14 @@ import asyncio
 import hashlib
 import secrets
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from datetime import timedelta
 from functools import partial
 
 import msgspec
 
 from transport.application import Session
+from transport.clients import network_of
 from transport.operation import Operation
 from transport.sse.event_stream import EventStream
 from transport.sse.forwarding import TOKEN_BYTES
@@ -33,13 +37,15 @@ MAX_EXECUTING = 8
 
 
 class ReservationPolicy(msgspec.Struct, frozen=True):
-    """Bounds on what clients can reserve without using it."""
+    """Bounds on what clients can reserve."""
 
     unused_for: timedelta = timedelta(seconds=30)
     max_reservations: int = 10_000
     """In this process: about 4 KB each before they are opened."""
-    max_unused_per_owner: int = 100
-    """So that one client cannot use up the places of all."""
+    max_per_holder: int = 1_000
+    """Opened ones included, so that it takes many to use up the places of all."""
+    max_unused_per_holder: int = 100
+    """Not opened yet. An honest client opens each at once."""
 
 
 class TooManyReservations(Exception):
@@ -57,7 +63,7 @@ def owner_of(headers: Mapping[str, str]) -> bytes | None:
 class Reservation:
     """A response that is expected, or open."""
 
-    def __init__(self, token: str, owner: bytes | None, holder: bytes | str | None, session: Session) -> None:
+    def __init__(self, token: str, owner: bytes | None, holder: Hashable, session: Session) -> None:
         self.token = token
         self.owner = owner
         self.holder = holder
@@ -87,7 +93,8 @@ class Reservations:
         self._policy = policy or ReservationPolicy()
         self._issue = issue or partial(secrets.token_urlsafe, TOKEN_BYTES)
         self._reservations: dict[str, Reservation] = {}
-        self._unused: Counter[bytes | str | None] = Counter()
+        self._held: Counter[Hashable] = Counter()
+        self._unused: Counter[Hashable] = Counter()
 
     def __len__(self) -> int:
         return len(self._reservations)
@@ -107,11 +114,12 @@ class Reservations:
 
         Raises `TooManyReservations`.
         """
-        holder = owner or client
-        if len(self) >= self._policy.max_reservations or self._unused[holder] >= self._policy.max_unused_per_owner:
+        holder = network_of(client) if session.holder is None else session.holder
+        if not self._has_place(holder):
             raise TooManyReservations
         reservation = Reservation(self._issue(), owner, holder, session)
         self._reservations[reservation.token] = reservation
+        self._held[holder] += 1
         self._unused[holder] += 1
         reservation.expiry = asyncio.get_running_loop().call_later(
             self._policy.unused_for.total_seconds(), self.drop, reservation
@@ -121,27 +129,41 @@ class Reservations:
 
     def opened(self, reservation: Reservation) -> None:
         """Its response has begun: from now on it lives as long as that."""
-        self._release(reservation)
+        self._used(reservation)
         reservation.is_opened = True
 
     def drop(self, reservation: Reservation) -> None:
         """End it and all of its operations. Safe to call more than once."""
         if self._reservations.pop(reservation.token, None) is None:
             return
-        self._release(reservation)
+        self._used(reservation)
+        _release(self._held, reservation.holder)
         reservation.unwatch()
         for operation in tuple(reservation.operations.values()):
             operation.stop()
         reservation.stream.end()
 
-    def _release(self, reservation: Reservation) -> None:
+    def _has_place(self, holder: Hashable) -> bool:
+        policy = self._policy
+        return (
+            len(self) < policy.max_reservations
+            and self._held[holder] < policy.max_per_holder
+            and self._unused[holder] < policy.max_unused_per_holder
+        )
+
+    def _used(self, reservation: Reservation) -> None:
+        """It is not waiting to be opened any more."""
         if reservation.is_opened:
             return
         if reservation.expiry is not None:
             reservation.expiry.cancel()
-        self._unused[reservation.holder] -= 1
-        if self._unused[reservation.holder] <= 0:
-            del self._unused[reservation.holder]
+        _release(self._unused, reservation.holder)
+
+
+def _release(places: Counter[Hashable], holder: Hashable) -> None:
+    places[holder] -= 1
+    if places[holder] <= 0:
+        del places[holder]
 
 
 def _nothing() -> None:

@@ -92,7 +92,7 @@ class EventStreams:
         try:
             return self._reservations.make(owner, client, session, self._revoke).token
         except TooManyReservations:
-            message = "Too many event streams have been reserved and not been opened."
+            message = "Too many event streams are open, or reserved and not opened."
             raise HTTPRefusedError(429, message, RETRY_AFTER, code="RATE_LIMITED") from None
 
     async def open(self, token: str, channel: Channel, *, owner: bytes | None) -> None:

@@ -68,6 +68,8 @@ class DescribedError(Exception):
 
 
 class TestSession:
+    holder = None
+
     def context(self) -> object:
         return {}
 
