@@ -361,6 +361,28 @@ async def test_a_stream_resumes_from_the_position_that_it_was_told(server: Serve
         assert [(await receive(socket))["payload"]["data"]["log"]["value"] for _ in "abc"] == ["a", "b", "c"]
 
 
+async def test_sockets_without_credentials_are_bounded_for_each_address(application: MemoryApplication) -> None:
+    anonymous = {"type": "connection_init"}
+    async with (
+        started(endpoint(application, max_anonymous_per_client=2), application) as server,
+        open_socket(server) as first,
+        open_socket(server) as second,
+        open_socket(server) as third,
+    ):
+        for socket in (first, second):
+            await initialised(socket, anonymous)
+        await send(third, anonymous)
+        assert await close_of(third) == (1013, "Too many connections without credentials from this address")
+        async with open_socket(server) as with_key, open_socket(server, local_addr=("127.0.0.2", 0)) as elsewhere:
+            await initialised(with_key)
+            await initialised(elsewhere, anonymous)
+        await first.close()
+        async with open_socket(server) as fourth:
+            await initialised(fourth, anonymous)
+            await send(fourth, subscribe("1", "{hello}"))
+            assert await receive(fourth) == next_of("1", {"hello": "hello world"})
+
+
 # The end of rights, and of the server
 
 

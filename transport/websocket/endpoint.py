@@ -25,8 +25,10 @@ The legacy `graphql-ws` subprotocol is not spoken. The connection must be served
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine, MutableMapping
 from datetime import timedelta
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -34,6 +36,7 @@ import msgspec
 from graphql import GraphQLError
 
 from transport.application import Application, Session
+from transport.clients import network_of
 from transport.errors import INTERNAL, RequestError, code_of
 from transport.execution.requests import read_request
 from transport.execution.service import GraphQLService, Prepared
@@ -74,6 +77,9 @@ class WebSocketPolicy(msgspec.Struct, frozen=True):
     """Under the 30 to 60 seconds after which proxies drop an idle connection; also how old a position can be."""
     max_operations: int = 100
     """Open on one socket: streams, and queries that run or wait."""
+    max_anonymous_per_client: int = 100
+    """Sockets acknowledged without credentials, of one address: they may look at the schema, and stay as long as they
+    like. Before its acknowledgement a socket is not counted, because a key may still come; `init_timeout` ends it."""
     max_executing: int = 8
     """Prepared or executed at the same time on one socket; the rest wait, in order."""
     allowed_origins: frozenset[str] = frozenset()
@@ -93,6 +99,7 @@ class WebSocketEndpoint:
         self.application = application
         self.policy = policy or WebSocketPolicy()
         self.sockets = 0
+        self._anonymous: Counter[str | None] = Counter()
         self._observe = observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -113,6 +120,21 @@ class WebSocketEndpoint:
             await GraphQLSocket(self, connection, headers, client_of(scope)).run(receive)
         finally:
             self.sockets -= 1
+
+    def admit(self, session: Session, client: str | None) -> Callable[[], None] | None:
+        """Take a place for this session. Gives the function that gives it back, or None where there is none left."""
+        if session.holder is not None:
+            return _nothing
+        network = network_of(client)
+        if self._anonymous[network] >= self.policy.max_anonymous_per_client:
+            return None
+        self._anonymous[network] += 1
+        return partial(self._leave, network)
+
+    def _leave(self, network: str | None) -> None:
+        self._anonymous[network] -= 1
+        if self._anonymous[network] <= 0:
+            del self._anonymous[network]
 
     def observe(self, operation: str, outcome: str, seconds: float) -> None:
         """One operation has been answered, or a subscription has begun."""
@@ -137,6 +159,7 @@ class GraphQLSocket:
         self._headers = headers
         self._client = client
         self._session: Session | None = None
+        self._leave: Callable[[], None] = _nothing
         self._forget: Callable[[], None] | None = None
         self._opening: asyncio.Task[None] | None = None
         self._operations: dict[str, SocketOperation] = {}
@@ -212,6 +235,11 @@ class GraphQLSocket:
     def _acknowledge(self, session: Session) -> None:
         if self._closed:
             return
+        leave = self._server.admit(session, self._client)
+        if leave is None:
+            self._close(1013, "Too many connections without credentials from this address")
+            return
+        self._leave = leave
         self._session = session
         self._connection.push(b'{"type":"connection_ack"}')
         self._schedule(self._policy.ping_interval, self._ping)
@@ -264,6 +292,8 @@ class GraphQLSocket:
         if self._forget is not None:
             self._forget()
             self._forget = None
+        self._leave()
+        self._leave = _nothing
         if self._opening is not None and self._opening is not asyncio.current_task():
             self._opening.cancel()
         for operation in tuple(self._operations.values()):
@@ -326,3 +356,7 @@ class GraphQLSocket:
             return await self._service.prepare(read_request(payload))
         except RequestError as error:
             return [error.as_graphql_error()]
+
+
+def _nothing() -> None:
+    """For a socket that has taken no place."""
