@@ -17,6 +17,9 @@ from tests.acceptance.running import ROOT, Running, clean_environment, free_port
 
 ROWS = 6000
 TWINS = 30
+SHOP = ROOT.parent / "shared" / "data" / "ecom.csv.gz"
+"""A real shop's events, which stay beside the checkout."""
+SHOP_ROWS = 31_106
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +79,19 @@ def test_one_command_loads_a_file_and_a_second_run_stores_nothing(running: Runni
     (edge,) = event["events"]["edges"]  # type: ignore[index]
     assert edge["node"]["timestamp"] == "2024-03-13T10:40:14Z"
     assert edge["node"]["properties"] == {"session_id": "sess_000100"}
+
+
+if SHOP.is_file():  # not a skip: where it is not, there is nothing to be installed
+
+    def test_a_real_shop_is_loaded_whole_and_once(running: Running) -> None:
+        first = load(running, str(SHOP), "--module", "real")
+        second = load(running, str(SHOP), "--module", "real")
+
+        assert first.returncode == 0, first.stderr
+        assert first.stdout.startswith("31,106 events stored, 0 were already there; ")
+        assert second.returncode == 0, second.stderr
+        assert second.stdout.startswith("0 events stored, 31,106 were already there; ")
+        assert stored_exactly(running, "real") == SHOP_ROWS
 
 
 def test_a_gateway_killed_in_the_middle_costs_nothing(running: Running, tmp_path: Path) -> None:
