@@ -1,10 +1,11 @@
 """GraphQL over server-sent events, both modes of the graphql-sse protocol, as an ASGI application.
 
 Distinct connections: GET or POST with `Accept: text/event-stream` is one operation, and its response is the stream.
-`id:` of each item of a live stream is its cursor, and `Last-Event-ID` is taken as the place to go on from: EventSource
-resumes by itself. Errors found before execution are a `next` event like any other result, because EventSource cannot
-read the body of a refused request; a request that is no GraphQL request at all, or whose credentials are wrong, is
-refused with its status.
+`id:` of each item of a live stream is its cursor, and `Last-Event-ID` is taken as the place to go on from: an
+EventSource that can send headers resumes by itself. That of browsers cannot, and so cannot authenticate, because keys
+never go into the query string. Errors found before execution are a `next` event like any other result, because
+EventSource cannot read the body of a refused request; a request that is no GraphQL request at all, or whose credentials
+are wrong, is refused with its status.
 
 Single connection: PUT reserves a response and gives a token; a request with the token and `Accept: text/event-stream`
 opens it; POST (or GET) with the token and `extensions.operationId` starts an operation, is answered 202, and sends its
