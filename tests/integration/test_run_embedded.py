@@ -210,7 +210,7 @@ def test_root_becomes_nobody_where_a_container_forbids_user_namespaces(
     def refuse() -> None:
         raise OSError(1, "Operation not permitted")
 
-    monkeypatch.setattr("launch.embedded._user_namespace_entry", lambda: refuse)
+    monkeypatch.setattr("launch.unprivileged._user_namespace_entry", lambda: refuse)
     for folder in (tmp_path, *list(tmp_path.parents)[:2]):
         folder.chmod(0o755)
     postgres = EmbeddedPostgres(tmp_path / "data")
