@@ -52,7 +52,8 @@ def started(data_dir: Path) -> Iterator[Running]:
         yield running
     finally:
         for instance in Running.instances:  # a test that failed may have left its own
-            instance.kill_all()
+            if instance.data_dir == data_dir:
+                instance.kill_all()
 
 
 @pytest.fixture
