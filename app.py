@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from db.database import Database
 from db.failures import is_passing, is_statement_timeout
+from engine.clock import DatabaseClock
 from engine.cursors import CursorCodec
 from engine.errors import GatewayError, TimedOut, Unavailable
 from engine.identity import Identities, Viewer
@@ -33,7 +34,7 @@ from engine.reading import POOL_SIZE, Readers
 from resolvers.context import Context, Services
 from schema import build_schema
 from schema.decoders import DECODERS
-from settings import Settings, SettingsError
+from settings import Settings, SettingsError, egress_of, public_url_of, vault_of
 from telemetry import Metrics, Readings
 from transport.application import InputDecoder, PublicError
 from transport.endpoint import GraphQLEndpoint
@@ -143,6 +144,7 @@ class Process:
         self.log = EventLog(self.database, self.broadcast.announce)
         self.cursors = CursorCodec(_required(settings.secret_key).encode())
         self.streams = EventStreams(self.hub, self.database, self.cursors)
+        self.clock = DatabaseClock(self.database)
         self.services = Services(
             database=self.database,
             readers=Readers(self.reading_database),
@@ -151,6 +153,11 @@ class Process:
             cursors=self.cursors,
             announce=self.broadcast.announce,
             region=settings.region,
+            clock=self.clock,
+            vault=vault_of(settings),
+            egress=egress_of(settings),
+            wake=self.broadcast.wake,
+            public_url=public_url_of(settings),
         )
         self.application = GatewayApplication(build_schema()._schema, self.services, self.identities, self.revocations)
 
@@ -162,6 +169,7 @@ class Process:
             stack.push_async_callback(self.database.disconnect)
             await self.reading_database.connect()
             stack.push_async_callback(self.reading_database.disconnect)
+            await stack.enter_async_context(self.clock.running())
             await self.broadcast.connect()
             stack.push_async_callback(self.broadcast.disconnect)
             await self.hub.start()

@@ -12,6 +12,9 @@ from typing import Annotated
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from engine.egress import Egress
+from engine.vault import Vault
+
 MIN_SECRET_CHARACTERS = 32
 """256 bits when written as base64 or hex by the usual generators."""
 
@@ -57,7 +60,17 @@ class Settings(BaseSettings):
         None
     )
     secret_key: SecretStr | None = None
-    """Signs cursors; the same on every process of a deployment. `make run` makes one in the data folder."""
+    """Signs cursors and seals credentials; the same on every process of a deployment. `make run` makes one in the data
+    folder."""
+    previous_secret_keys: SecretStr = SecretStr("")
+    """Earlier values of it (comma-separated) that credentials may still be sealed under."""
+    public_url: str = ""
+    """Where this deployment is reached from outside, e.g. https://gateway.example.com: for callbacks and links in mail.
+    By default http:// with host and port."""
+    egress_allow: str = ""
+    """Networks (comma-separated, e.g. 10.1.0.0/16) that may be reached although they are private, over http too."""
+    ssrf_guard: Annotated[bool, Field(validation_alias=AliasChoices("SSRF_GUARD", "SENDORA_SSRF_GUARD"))] = True
+    """Off lets deliveries reach every address."""
     data_dir: Path = Path(".data")
     region: Region = Region.US
     gateways: Annotated[int, Field(ge=1, le=64)] = 1
@@ -99,6 +112,26 @@ def read_settings(**overrides: object) -> Settings:
         raise SettingsError(
             f"{_environment_name(str(first['loc'][0]))} is malformed: {_reason(first['msg'])}."
         ) from None
+
+
+def vault_of(settings: Settings) -> Vault:
+    """What seals credentials. Raises `SettingsError` without a secret key."""
+    if settings.secret_key is None:
+        raise SettingsError("SENDORA_SECRET_KEY must be set.")
+    previous = [
+        key.strip().encode() for key in settings.previous_secret_keys.get_secret_value().split(",") if key.strip()
+    ]
+    return Vault(settings.secret_key.get_secret_value().encode(), previous)
+
+
+def egress_of(settings: Settings) -> Egress:
+    """Where deliveries may go."""
+    return Egress(allowed=settings.egress_allow, guarded=settings.ssrf_guard)
+
+
+def public_url_of(settings: Settings) -> str:
+    """Where this deployment is reached from outside, without a slash at the end."""
+    return (settings.public_url or f"http://{settings.host}:{settings.port}").rstrip("/")
 
 
 def _environment_name(field: str) -> str:

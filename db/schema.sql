@@ -628,6 +628,8 @@ CREATE TABLE deliveries (
     -- Set while SENDING. Real time.
     lease_token uuid,
     lease_until timestamptz,
+    -- Whether the receiver drops what it has already: an attempt whose worker died is made again, or is UNCERTAIN.
+    repeatable boolean NOT NULL DEFAULT false,
     PRIMARY KEY (project_id, delivery_id),
     CHECK ((next_attempt_at IS NOT NULL) = (status IN ('QUEUED', 'SCHEDULED', 'RETRYING'))),
     CHECK ((lease_token IS NOT NULL) = (status = 'SENDING')),

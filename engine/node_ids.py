@@ -27,6 +27,15 @@ class NodeKind(StrEnum):
     PROJECT = "prj"
     ORGANIZATION = "org"
     API_KEY = "key"
+    DELIVERY = "dlv"
+    BATCH = "bat"
+    PUSH_TOKEN = "ptk"  # noqa: S105
+    PROVIDER = "prv"
+    TEMPLATE = "tpl"
+    SENDER_DOMAIN = "dom"
+    WEBHOOK_ENDPOINT = "whe"
+    WEBHOOK_SECRET = "whs"  # noqa: S105
+    INBOUND_ENDPOINT = "inb"
 
 
 class NodeId(msgspec.Struct, frozen=True):

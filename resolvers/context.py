@@ -18,11 +18,15 @@ from db.database import Database
 from db.heads import read_heads
 from db.records import HeadRecord, Lane
 from engine.announcements import Announcement
+from engine.clock import Clock
 from engine.cursors import CursorCodec
+from engine.egress import Egress
 from engine.identity import Viewer
 from engine.live.streams import EventStreams
 from engine.log import EventLog
 from engine.reading import Readers
+from engine.vault import Vault
+from engine.work import Work
 from resolvers.loaders import Loaders
 
 if TYPE_CHECKING:
@@ -31,7 +35,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What every operation of this process shares. `announce` never blocks; `region` is `us` or `eu`.
+    """What every operation of this process shares. `announce` and `wake` never block; `region` is `us` or `eu`;
+    `public_url` is where this deployment is reached from outside, without a slash at its end.
 
     `database` is for look-ups by key, `readers` for whatever may take long.
     """
@@ -43,6 +48,11 @@ class Services:
     cursors: CursorCodec
     announce: Callable[[Announcement], None]
     region: str
+    clock: Clock
+    vault: Vault
+    egress: Egress
+    wake: Callable[[Work], None]
+    public_url: str
 
 
 class Context:

@@ -11,6 +11,13 @@ from resolvers import projects, tracking
 from resolvers.tracking import EventBatch, IdentifyArguments
 from schema.info import Info
 from schema.project import ApiKeyPayload, ProjectPayload
+from schema.roots.deliveries import DeliveriesMutation
+from schema.roots.email import EmailMutation
+from schema.roots.inbound import InboundMutation
+from schema.roots.providers import ProvidersMutation
+from schema.roots.push import PushMutation
+from schema.roots.sms import SmsMutation
+from schema.roots.webhooks import WebhooksMutation
 from schema.track import (
     IdentifyInput,
     IdentifyPayload,
@@ -24,7 +31,9 @@ NameArgument = Annotated[str, strawberry.argument(description="For people, 1 to 
 
 
 @strawberry.type(description="Everything that can be changed. Every field changes the caller's project only.")
-class Mutation:
+class Mutation(
+    DeliveriesMutation, PushMutation, EmailMutation, SmsMutation, ProvidersMutation, WebhooksMutation, InboundMutation
+):
     @strawberry.mutation(description="Store one event; answered once it is on disk. Needs INGEST.")
     async def track(
         self,

@@ -19,6 +19,12 @@ from schema.node import Node
 from schema.paging import After, Before, First, Last
 from schema.profile import Profile, ProfileConnection
 from schema.project import Viewer
+from schema.roots.deliveries import DeliveriesQuery
+from schema.roots.email import EmailQuery
+from schema.roots.inbound import InboundQuery
+from schema.roots.providers import ProvidersQuery
+from schema.roots.push import PushQuery
+from schema.roots.webhooks import WebhooksQuery
 
 WhereArgument = Annotated[
     Conditions | None,
@@ -30,7 +36,7 @@ WhereArgument = Annotated[
 
 
 @strawberry.type(description="Everything that can be read. Every field looks in the caller's project only.")
-class Query:
+class Query(DeliveriesQuery, PushQuery, EmailQuery, ProvidersQuery, WebhooksQuery, InboundQuery):
     @strawberry.field(description="Who asks. Needs INGEST.")
     async def viewer(self, info: Info) -> Viewer:
         ctx = await reading(info)

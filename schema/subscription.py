@@ -11,6 +11,7 @@ from resolvers import streams
 from schema.event_filter import FilterArgument
 from schema.event_list import EventEdge, edge_maker
 from schema.info import Info
+from schema.roots.deliveries import DeliveriesSubscription
 from schema.scalars import Cursor
 
 
@@ -22,7 +23,7 @@ from schema.scalars import Cursor
         "a Redis restart or a move to another gateway, as long as the client comes back with its last cursor."
     )
 )
-class Subscription:
+class Subscription(DeliveriesSubscription):
     @strawberry.subscription(description="Events as they are stored. Needs VIEWER.")
     async def event_stream(
         self,

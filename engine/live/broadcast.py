@@ -23,6 +23,8 @@ from engine.announcements import Announcement, channel_of, encode
 from engine.live.publisher import Publisher
 from engine.live.redis_pubsub import PubSubConnection, parse_redis_url
 from engine.tasks import end_tasks
+from engine.work import CHANNEL as WORK_CHANNEL
+from engine.work import Work, encode_work
 
 CONNECT_WAIT = 1.0
 """Seconds that `connect` waits for Redis. A gateway starts without it, and polls."""
@@ -208,6 +210,10 @@ class Broadcast(broadcaster.Broadcast):
     def announce(self, announcement: Announcement) -> None:
         """Tell the hubs of a commit. Never blocks, never raises; may be lost, and then the relay tells."""
         self._redis.publisher.announce(announcement)
+
+    def wake(self, work: Work) -> None:
+        """Tell workers that there is something to do: never blocks, may get lost."""
+        self._redis.publisher.publish_soon(WORK_CHANNEL, encode_work(work))
 
     async def publish_announcements(self, announcements: list[Announcement]) -> None:
         """Tell the hubs, and know that Redis has taken it. Raises `RedisError`, `OSError` or `TimeoutError`."""

@@ -64,11 +64,14 @@ class Publisher:
 
     def announce(self, announcement: Announcement) -> None:
         """Queue an announcement, or drop it when the queue is full."""
+        self.publish_soon(channel_of(announcement.project_id), encode(announcement))
+
+    def publish_soon(self, channel: str, message: bytes) -> None:
+        """Queue a message, or drop it when the queue is full."""
         if self._queued_bytes >= QUEUE_BYTES:
             self.dropped += 1
             return
-        message = encode(announcement)
-        self._queue.append((channel_of(announcement.project_id), message))
+        self._queue.append((channel, message))
         self._queued_bytes += len(message)
         self._wake.set()
 

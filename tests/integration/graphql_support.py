@@ -15,7 +15,9 @@ from graphql import ExecutionResult
 from app import GatewayApplication, GatewaySession
 from db.database import Database
 from engine.announcements import Announcement
+from engine.clock import DatabaseClock
 from engine.cursors import CursorCodec
+from engine.egress import Egress
 from engine.identity import ApiKeyKind, Identities, Role, Viewer
 from engine.live.broadcast import Broadcast
 from engine.live.hub import Hub
@@ -24,6 +26,8 @@ from engine.live.streams import EventStreams
 from engine.log import EventLog
 from engine.provisioning import create_api_key, create_organization, create_project
 from engine.reading import Readers
+from engine.vault import Vault
+from engine.work import Work
 from resolvers.context import Services
 from schema import build_schema
 from transport.application import LiveSource, Membership
@@ -36,13 +40,14 @@ NOBODY = "redis://127.0.0.1:1"
 
 @dataclass
 class Gateway:
-    """One process's services, what it announced, and who it knows."""
+    """One process's services, what it announced and woke workers for, and who it knows."""
 
     services: Services
     identities: Identities
     revocations: Revocations
     service: GraphQLService
     announced: list[Announcement] = field(default_factory=list)
+    woken: list[Work] = field(default_factory=list)
 
     async def tenant(self, name: str = "shop") -> Tenant:
         """An organization of its own, with one project and an ADMIN key."""
@@ -197,6 +202,22 @@ async def open_gateway(database_url: str, redis_url: str | None = None) -> Async
         stack.push_async_callback(streams.stop)
         revocations = Revocations(hub, database)
         identities = Identities(database, region=REGION, revocations=revocations)
-        services = Services(database, Readers(database), log, streams, cursors, tell, REGION)
+        clock = DatabaseClock(database)
+        await stack.enter_async_context(clock.running())
+        woken: list[Work] = []
+        services = Services(
+            database=database,
+            readers=Readers(database),
+            log=log,
+            streams=streams,
+            cursors=cursors,
+            announce=tell,
+            region=REGION,
+            clock=clock,
+            vault=Vault(b"a secret of tests, long enough for it"),
+            egress=Egress(),
+            wake=woken.append,
+            public_url="http://gateway.test",
+        )
         application = GatewayApplication(build_schema()._schema, services, identities, revocations)
-        yield Gateway(services, identities, revocations, GraphQLService(application), announced)
+        yield Gateway(services, identities, revocations, GraphQLService(application), announced, woken)

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 import db.statements
+from db.delivery_records import AttemptRecord, DeliveryRecord
 from db.records import (
     ApiKeyRecord,
     AppendResult,
@@ -22,6 +23,9 @@ from tests.integration.log_support import open_database
 
 SQL = Path(db.statements.__file__).parent / "sql"
 RECORDS: dict[str, type[msgspec.Struct]] = {
+    "deliveries.lock_deliveries": DeliveryRecord,
+    "deliveries.read_attempts": AttemptRecord,
+    "deliveries.read_deliveries": DeliveryRecord,
     "api_keys.insert_api_key": ApiKeyRecord,
     "api_keys.find_api_key": ApiKeyRecord,
     "api_keys.read_api_keys": ApiKeyRecord,
@@ -42,6 +46,8 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
 OTHER_COLUMNS = {
     "api_keys.revoke_api_key": ["api_key_id"],
     "api_keys.touch_api_keys": [],
+    "deliveries.append_transitions": ["epoch", "previous_head"],
+    "deliveries.insert_deliveries": [],
     # What is not held follows from previous_head.
     "events.append_events": ["epoch", "received_at", "previous_head", "held_keys", "held_seqs", "held_mine"],
     "events.delete_events_before": [],

@@ -1,0 +1,116 @@
+"""Deliveries, their attempts, and appending to their lane of the log.
+
+Guarantees: every function is one statement in the caller's transaction. Leaves to others: the order of locks (profiles,
+push tokens, deliveries, then heads; after a head only inserts), committing, and telling anyone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import msgspec
+
+from db.delivery_records import AttemptRecord, DeliveryRecord, NewDelivery, NewTransition, TransitionRecord
+from db.statements import statements
+
+if TYPE_CHECKING:
+    import asyncpg
+
+_SQL = statements("deliveries")
+
+
+async def insert_deliveries(
+    connection: asyncpg.Connection, *, project_id: UUID, deliveries: Sequence[NewDelivery]
+) -> None:
+    """Insert deliveries. Their transitions belong into the same transaction (`engine.dispatch.ledger`)."""
+    rows = [{**msgspec.structs.asdict(each), "content": msgspec.Raw(each.content.encode())} for each in deliveries]
+    await connection.execute(_SQL["insert_deliveries"], project_id, msgspec.json.encode(rows).decode())
+
+
+async def append_transitions(
+    connection: asyncpg.Connection, *, project_id: UUID, transitions: Sequence[NewTransition], at: datetime
+) -> tuple[int, tuple[TransitionRecord, ...]]:
+    """Append to the deliveries lane; returns its epoch and what was stored. Locks the lane's head: only inserts after.
+
+    `at` is business time, the same for all of them.
+    """
+    row = await connection.fetchrow(
+        _SQL["append_transitions"],
+        project_id,
+        [each.delivery_id for each in transitions],
+        [each.from_status for each in transitions],
+        [each.to_status for each in transitions],
+        [each.attempt_number for each in transitions],
+        [each.batch_id for each in transitions],
+        [each.channel for each in transitions],
+        [each.user_id for each in transitions],
+        [each.workflow_id for each in transitions],
+        [each.workflow_run_id for each in transitions],
+        [each.endpoint_id for each in transitions],
+        [each.event_type for each in transitions],
+        [each.error_code for each in transitions],
+        [each.created_at for each in transitions],
+        at,
+    )
+    first = row["previous_head"] + 1
+    records = (_transition(project_id, seq, each, at) for seq, each in enumerate(transitions, first))
+    return row["epoch"], tuple(records)
+
+
+async def read_deliveries(
+    connection: asyncpg.Connection, *, project_id: UUID, delivery_ids: Sequence[UUID]
+) -> list[DeliveryRecord]:
+    """Deliveries by their ids, in no order; unknown ones are absent."""
+    return _deliveries(await connection.fetch(_SQL["read_deliveries"], project_id, delivery_ids))
+
+
+async def lock_deliveries(
+    connection: asyncpg.Connection, *, project_id: UUID, delivery_ids: Sequence[UUID]
+) -> list[DeliveryRecord]:
+    """The same, locked until the transaction ends, sorted by id."""
+    return _deliveries(await connection.fetch(_SQL["lock_deliveries"], project_id, delivery_ids))
+
+
+async def read_attempts(
+    connection: asyncpg.Connection, *, project_id: UUID, delivery_ids: Sequence[UUID]
+) -> list[AttemptRecord]:
+    """The attempts of some deliveries, by delivery and number."""
+    rows = await connection.fetch(_SQL["read_attempts"], project_id, delivery_ids)
+    return [AttemptRecord(**dict(row.items())) for row in rows]
+
+
+def _transition(project_id: UUID, seq: int, new: NewTransition, at: datetime) -> TransitionRecord:
+    return TransitionRecord(
+        project_id,
+        seq,
+        new.delivery_id,
+        new.from_status,
+        new.to_status,
+        at,
+        new.attempt_number,
+        new.batch_id,
+        new.channel,
+        new.user_id,
+        new.workflow_id,
+        new.workflow_run_id,
+        new.endpoint_id,
+        new.event_type,
+        new.error_code,
+        new.created_at,
+    )
+
+
+def _deliveries(rows: Iterable[Mapping[str, Any]]) -> list[DeliveryRecord]:
+    return [delivery_of(row) for row in rows]
+
+
+def delivery_of(row: Mapping[str, Any]) -> DeliveryRecord:
+    """A row with the columns of `DeliveryRecord`."""
+    values = dict(row.items())
+    values["content"] = msgspec.Raw(values["content"].encode())
+    values["payload"] = None if values["payload"] is None else msgspec.Raw(values["payload"].encode())
+    values["retry_schedule"] = tuple(values["retry_schedule"])
+    return DeliveryRecord(**values)

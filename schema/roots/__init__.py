@@ -1,0 +1,1 @@
+"""Parts of the root types, one noun per file: put together in `schema/query.py` and its like."""

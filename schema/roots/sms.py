@@ -1,0 +1,10 @@
+"""Root fields of sms."""
+
+from __future__ import annotations
+
+import strawberry
+
+
+@strawberry.type
+class SmsMutation:
+    pass
