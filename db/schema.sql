@@ -389,6 +389,9 @@ CREATE TABLE providers (
     UNIQUE (project_id, kind)
 );
 
+-- The address of its callbacks names the provider only.
+CREATE UNIQUE INDEX providers_by_id ON providers (provider_id);
+
 CREATE TABLE push_settings (
     project_id uuid PRIMARY KEY REFERENCES projects,
     -- Hours of the recipient's day, 0 to 23; the end may be less than the start (over midnight).
@@ -556,6 +559,9 @@ CREATE TABLE inbound_endpoints (
     created_at timestamptz NOT NULL,
     PRIMARY KEY (project_id, endpoint_id)
 );
+
+-- Its address names the endpoint only.
+CREATE UNIQUE INDEX inbound_endpoints_by_id ON inbound_endpoints (endpoint_id);
 
 -- One send or replay that was asked for. The idempotency key is stored once, with a hash of what was asked.
 CREATE TABLE send_batches (

@@ -9,6 +9,7 @@ import pytest
 
 import db.statements
 from db.delivery_records import AttemptRecord, DeliveryRecord
+from db.providers import ProviderRecord
 from db.records import (
     ApiKeyRecord,
     AppendResult,
@@ -40,6 +41,12 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "profiles.read_profiles": ProfileRecord,
     "profiles.read_profiles_by_user": ProfileRecord,
     "projects.insert_project": ProjectRecord,
+    "providers.find_provider": ProviderRecord,
+    "providers.list_providers": ProviderRecord,
+    "providers.lock_provider": ProviderRecord,
+    "providers.read_providers": ProviderRecord,
+    "providers.read_providers_by_kind": ProviderRecord,
+    "providers.update_provider": ProviderRecord,
     "projects.read_projects": ProjectRecord,
     "projects.list_projects": ProjectRecord,
 }
@@ -57,6 +64,9 @@ OTHER_COLUMNS = {
     "heads.advance_epoch": ["epoch"],
     "heads.read_clock": ["now"],
     "projects.insert_organization": [],
+    "providers.delete_provider": ["provider_id"],
+    "providers.insert_provider": [],
+    "providers.set_provider_error": [],
 }
 FAMILIES = sorted(path.stem for path in SQL.glob("*.sql"))
 EVERY_STATEMENT = [f"{family}.{name}" for family in FAMILIES for name in statements(family)]
