@@ -28,8 +28,8 @@ DELIVERED = frozenset(
 
 OWED = {
     "deliveries and channels": """
-        Channel ChannelCount ConfigureProviderInput DeletePayload Delivery DeliveryAttempt DeliveryConnection
-        DeliveryEdge DeliveryError DeliveryFilter DeliveryHealth DeliveryPayload DeliveryStats DeliveryStatus
+        ChannelCount ConfigureProviderInput Delivery.endpoint Delivery.pushToken DeletePayload DeliveryConnection
+        DeliveryEdge DeliveryFilter DeliveryHealth DeliveryPayload DeliveryStats
         DeliveryUpdate DeliveryUpdateEdge DnsRecord InboundEndpoint InboundEndpointPayload InboundVerifier
         LocalizedPushInput Mutation.addSenderDomain Mutation.cancelDelivery Mutation.configureProvider
         Mutation.deleteInboundEndpoint Mutation.deleteProvider Mutation.deleteTemplate
@@ -45,12 +45,13 @@ OWED = {
         Query.pushTokens Query.senderDomains Query.templates Query.webhookEndpoints ReasonCount
         RegisterPushTokenInput ReplayPayload SaveInboundEndpointInput SaveTemplateInput SaveWebhookEndpointInput
         SendEmailInput SendPayload SendPushInput SendSmsInput SenderDomain SenderDomainPayload
-        SenderDomainStatus SignatureScheme StatusCount Subscription.deliveryUpdates SuppressedReason Template
+        SenderDomainStatus SignatureScheme StatusCount Subscription.deliveryUpdates Template
         TemplateConnection TemplateEdge TemplatePayload TestWebhookPayload TrackPushInput VariantInput
         WebPushKeysInput WebhookEndpoint WebhookEndpointConnection WebhookEndpointEdge WebhookEndpointPayload
         WebhookSecret
     """,
     "workflows": """
+        Delivery.workflowRun
         ImportWorkflowsPayload Mutation.cancelWorkflowRun Mutation.cloneBlueprint Mutation.deleteWorkflow
         Mutation.importWorkflows Mutation.pauseWorkflow Mutation.pauseWorkflowRun Mutation.resumeWorkflow
         Mutation.resumeWorkflowRun Mutation.saveWorkflow Mutation.setWorkflowActive Mutation.testRunWorkflow

@@ -14,6 +14,8 @@ from strawberry.dataloader import DataLoader
 
 from db.api_keys import read_api_keys
 from db.database import Database
+from db.deliveries import read_attempts, read_deliveries
+from db.delivery_records import AttemptRecord, DeliveryRecord
 from db.events import read_events_by_seq
 from db.profiles import read_profiles, read_profiles_by_user
 from db.records import ApiKeyRecord, EventRecord, ProfileRecord
@@ -42,6 +44,24 @@ class _ByProject(Generic[K, R]):
                 records = await self._read(connection, project_id, of_project)
                 found.update({(project_id, self._key_of(record)): record for record in records})
         return [found.get(key) for key in keys]
+
+
+class _AttemptsByDelivery:
+    """Loads all attempts of deliveries with one statement per project; none is an empty tuple."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def __call__(self, keys: list[tuple[UUID, UUID]]) -> list[tuple[AttemptRecord, ...]]:
+        wanted: defaultdict[UUID, list[UUID]] = defaultdict(list)
+        for project_id, delivery_id in keys:
+            wanted[project_id].append(delivery_id)
+        found: defaultdict[tuple[UUID, UUID], list[AttemptRecord]] = defaultdict(list)
+        async with self._database.connection() as connection:
+            for project_id, of_project in wanted.items():
+                for record in await read_attempts(connection, project_id=project_id, delivery_ids=of_project):
+                    found[project_id, record.delivery_id].append(record)
+        return [tuple(found[key]) for key in keys]
 
 
 class Loaders:
@@ -77,4 +97,16 @@ class Loaders:
                 lambda connection, project_id, keys: read_api_keys(connection, project_id=project_id, api_key_ids=keys),
                 lambda record: record.api_key_id,
             )
+        )
+        self.deliveries: DataLoader[tuple[UUID, UUID], DeliveryRecord | None] = DataLoader(
+            _ByProject(
+                database,
+                lambda connection, project_id, keys: read_deliveries(
+                    connection, project_id=project_id, delivery_ids=keys
+                ),
+                lambda record: record.delivery_id,
+            )
+        )
+        self.attempts: DataLoader[tuple[UUID, UUID], tuple[AttemptRecord, ...]] = DataLoader(
+            _AttemptsByDelivery(database)
         )

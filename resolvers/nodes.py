@@ -9,6 +9,7 @@ from uuid import UUID
 
 import msgspec
 
+from db.delivery_records import DeliveryRecord
 from db.records import ApiKeyRecord, EventRecord, ProfileRecord, ProjectRecord
 from engine.errors import BadUserInput
 from engine.identity import Role, Viewer
@@ -33,7 +34,7 @@ class FoundOrganization(msgspec.Struct, frozen=True):
     project: ProjectRecord
 
 
-Found: TypeAlias = FoundEvent | ProfileRecord | ProjectRecord | FoundOrganization | ApiKeyRecord
+Found: TypeAlias = FoundEvent | ProfileRecord | ProjectRecord | FoundOrganization | ApiKeyRecord | DeliveryRecord
 
 
 async def find_node(ctx: Context, *, node_id: str) -> Found | None:
@@ -65,4 +66,6 @@ async def _find(ctx: Context, viewer: Viewer, node_id: NodeId) -> Found | None:
             return FoundOrganization(project)
         case NodeKind.API_KEY if viewer.role >= Role.ADMIN:
             return await ctx.loaders.api_keys.load((viewer.project_id, node_id.uuid))
+        case NodeKind.DELIVERY:
+            return await ctx.loaders.deliveries.load((viewer.project_id, node_id.uuid))
     return None

@@ -8,6 +8,7 @@ import strawberry
 from graphql import GraphQLObjectType, Undefined
 from strawberry.schema.config import StrawberryConfig
 
+from schema.delivery import Delivery
 from schema.event import Event
 from schema.mutation import Mutation
 from schema.profile import Profile
@@ -25,7 +26,7 @@ def build_schema() -> strawberry.Schema:
         query=Query,
         mutation=Mutation,
         subscription=Subscription,
-        types=[Event, Profile, Project, Organization, ApiKey],
+        types=[Event, Profile, Project, Organization, ApiKey, Delivery],
         config=StrawberryConfig(scalar_map=SCALARS, default_resolver=read_attribute),
     )
     _leave_absent_arguments_absent(schema)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from db.delivery_records import DeliveryRecord
 from db.records import ApiKeyRecord, ProfileRecord, ProjectRecord
 from resolvers.nodes import Found, FoundEvent, FoundOrganization
+from schema.delivery import Delivery
 from schema.event import Event
 from schema.node import Node
 from schema.profile import Profile
@@ -25,3 +27,5 @@ def as_node(found: Found | None) -> Node | None:
             return Project.of(found)
         case ApiKeyRecord():
             return ApiKey.of(found)
+        case DeliveryRecord():
+            return Delivery.of(found)

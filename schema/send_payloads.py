@@ -1,0 +1,97 @@
+"""What mutations answer with that make, change or delete deliveries and what they are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+import strawberry
+
+from db.delivery_records import DeliveryRecord
+from engine import errors
+from schema.delivery import Delivery, batch_node_id
+from schema.errors import MutationPayload, user_errors
+
+SHOWN_DELIVERIES = 100
+"""How many deliveries a payload holds: as many as a page has items."""
+
+
+@strawberry.type(description="A send that was accepted, or why it was not. Needs EDITOR.")
+class SendPayload(MutationPayload):
+    batch_id: strawberry.ID | None = strawberry.field(
+        description="Names the send: a filter for deliveries and deliveryUpdates."
+    )
+    deliveries: list[Delivery] = strawberry.field(description="The first 100; follow the rest by batchId.")
+    queued: int = strawberry.field(description="Deliveries to be sent now, as of acceptance.")
+    scheduled: int = strawberry.field(description="Deliveries to be sent later, as of acceptance.")
+    suppressed: int = strawberry.field(description="Deliveries held back, as of acceptance.")
+
+    @staticmethod
+    def of(
+        batch_id: UUID | None,
+        deliveries: Sequence[DeliveryRecord] = (),
+        *,
+        queued: int = 0,
+        scheduled: int = 0,
+        suppressed: int = 0,
+        errors: tuple[errors.UserError, ...] = (),
+    ) -> SendPayload:
+        """`deliveries` as they were accepted; those past the first 100 are left out."""
+        return SendPayload(
+            batch_id=None if batch_id is None else batch_node_id(batch_id),
+            deliveries=_shown(deliveries),
+            queued=queued,
+            scheduled=scheduled,
+            suppressed=suppressed,
+            user_errors=user_errors(errors),
+        )
+
+
+@strawberry.type(description="A delivery after a change, or why nothing was changed. Needs EDITOR.")
+class DeliveryPayload(MutationPayload):
+    delivery: Delivery | None = strawberry.field(description="As it is now; null when nothing was changed.")
+
+    @staticmethod
+    def of(record: DeliveryRecord | None, errors: tuple[errors.UserError, ...] = ()) -> DeliveryPayload:
+        return DeliveryPayload(
+            delivery=None if record is None else Delivery.of(record), user_errors=user_errors(errors)
+        )
+
+
+@strawberry.type(description="A replay adds an attempt to the same delivery, with its event id. Needs EDITOR.")
+class ReplayPayload(MutationPayload):
+    batch_id: strawberry.ID | None = strawberry.field(
+        description="Names the replay: what was replayed has it as its batchId."
+    )
+    replayed: int = strawberry.field(description="How many deliveries are sent again, counted at acceptance.")
+    deliveries: list[Delivery] = strawberry.field(description="The first 100; follow the rest by batchId.")
+
+    @staticmethod
+    def of(
+        batch_id: UUID | None,
+        deliveries: Sequence[DeliveryRecord] = (),
+        *,
+        replayed: int = 0,
+        errors: tuple[errors.UserError, ...] = (),
+    ) -> ReplayPayload:
+        return ReplayPayload(
+            batch_id=None if batch_id is None else batch_node_id(batch_id),
+            replayed=replayed,
+            deliveries=_shown(deliveries),
+            user_errors=user_errors(errors),
+        )
+
+
+@strawberry.type(description="What was deleted, or why nothing was. Needs EDITOR, or what its mutation says.")
+class DeletePayload(MutationPayload):
+    deleted_id: strawberry.ID | None = strawberry.field(description="Its node id; null when nothing was deleted.")
+
+    @staticmethod
+    def of(deleted_id: str | None, errors: tuple[errors.UserError, ...] = ()) -> DeletePayload:
+        return DeletePayload(
+            deleted_id=None if deleted_id is None else strawberry.ID(deleted_id), user_errors=user_errors(errors)
+        )
+
+
+def _shown(deliveries: Sequence[DeliveryRecord]) -> list[Delivery]:
+    return [Delivery.of(record) for record in deliveries[:SHOWN_DELIVERIES]]
