@@ -64,14 +64,10 @@ class FcmCredentials(_Secret, frozen=True, kw_only=True):
 
 
 class VapidKeys(_Secret, frozen=True, kw_only=True):
-    """A project's P-256 pair, both base64url without padding: 32 bytes, and the uncompressed point of 65.
-
-    `subject` is a `mailto:` or `https:` URL at which a push service can reach the sender (RFC 8292 section 2.1).
-    """
+    """A project's P-256 pair, both base64url without padding: 32 bytes, and the uncompressed point of 65."""
 
     private_key: str
     public_key: str
-    subject: str
 
 
 class ApnsMessage(_Secret, frozen=True, kw_only=True):
@@ -110,13 +106,17 @@ class FcmMessage(_Secret, frozen=True, kw_only=True):
 
 
 class WebPushMessage(_Secret, frozen=True, kw_only=True):
-    """`endpoint`, `p256dh` and `auth` are the browser's subscription, the latter two base64url as it gave them."""
+    """`endpoint`, `p256dh` and `auth` are the browser's subscription, the latter two base64url as it gave them.
+
+    `subject` is a `mailto:` or `https:` URL at which a push service can reach the sender (RFC 8292 section 2.1).
+    """
 
     delivery_id: UUID
     endpoint: str
     p256dh: str
     auth: str
     vapid: VapidKeys
+    subject: str
     notification: PushNotification
 
     @property
