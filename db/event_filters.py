@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from db.conditions import condition_sql
+from db.filter_terms import all_of, compare, equal_any, like_any
 from db.filters import EventFilter
 
 
@@ -14,8 +15,18 @@ def filter_sql(event_filter: EventFilter, parameters: list[Any], *, now: datetim
 
     `now` is what conditions look back from.
     """
-    parts = [part for part in _parts(event_filter, parameters, now) if part]
-    return " AND ".join(parts) if parts else "true"
+    return all_of(
+        [
+            _types(event_filter.event_types, parameters),
+            equal_any("e.module", event_filter.modules, parameters),
+            compare("e.user_id =", event_filter.user_id, parameters),
+            compare("e.anonymous_id =", event_filter.anonymous_id, parameters),
+            equal_any("e.key", event_filter.keys, parameters),
+            compare("e.timestamp >=", event_filter.since, parameters),
+            compare("e.timestamp <", event_filter.until, parameters),
+            _conditions(event_filter, parameters, now),
+        ]
+    )
 
 
 def is_selective(event_filter: EventFilter) -> bool:
@@ -27,52 +38,14 @@ def is_selective(event_filter: EventFilter) -> bool:
 
 def bound_sql(test: str, value: object, parameters: list[Any]) -> str:
     """`test`, as in `e.seq >`, against a value. Without one there is no test: a bound can then always use an index."""
-    return _compare(test, value, parameters) or "true"
-
-
-def _parts(event_filter: EventFilter, parameters: list[Any], now: datetime) -> list[str]:
-    return [
-        _types(event_filter.event_types, parameters),
-        _equal_any("e.module", event_filter.modules, parameters),
-        _compare("e.user_id =", event_filter.user_id, parameters),
-        _compare("e.anonymous_id =", event_filter.anonymous_id, parameters),
-        _equal_any("e.key", event_filter.keys, parameters),
-        _compare("e.timestamp >=", event_filter.since, parameters),
-        _compare("e.timestamp <", event_filter.until, parameters),
-        _conditions(event_filter, parameters, now),
-    ]
+    return compare(test, value, parameters) or "true"
 
 
 def _types(names: tuple[str, ...] | None, parameters: list[Any]) -> str:
-    if names is None or "*" in names:
-        return ""
-    exact = tuple(name for name in names if "*" not in name)
-    patterns = [_like(name) for name in names if "*" in name]
-    if not patterns:
-        return _equal_any("e.event_type", exact, parameters)
-    likes = f"e.event_type LIKE ANY({_bind(patterns, parameters)})"
-    return f"({_equal_any('e.event_type', exact, parameters)} OR {likes})" if exact else likes
-
-
-def _like(pattern: str) -> str:
-    escaped = pattern.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return escaped.replace("*", "%")
-
-
-def _equal_any(column: str, values: tuple[str, ...] | None, parameters: list[Any]) -> str:
-    return "" if values is None else f"{column} = ANY({_bind(list(values), parameters)})"
-
-
-def _compare(test: str, value: object, parameters: list[Any]) -> str:
-    return "" if value is None else f"{test} {_bind(value, parameters)}"
+    return "" if names is None or "*" in names else like_any("e.event_type", names, parameters)
 
 
 def _conditions(event_filter: EventFilter, parameters: list[Any], now: datetime) -> str:
     if not event_filter.where:
         return ""
     return condition_sql(event_filter.where, parameters, table="events", alias="e", now=now)
-
-
-def _bind(value: object, parameters: list[Any]) -> str:
-    parameters.append(value)
-    return f"${len(parameters)}"
