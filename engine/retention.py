@@ -2,7 +2,7 @@
 
 Guarantees: only the oldest are removed, so what is left has no gaps; each step is a transaction that moves the lane's
 floor with the rows, and one that is killed has done whole steps or none. A cursor from before the floor expires
-(`CURSOR_EXPIRED`). Profiles and the counts of event types stay. Leaves to others: when it runs (`cli.py trim`).
+(`CURSOR_EXPIRED`). What a follower has not read yet stays, however old. Profiles and the counts of event types stay. Leaves to others: when it runs (`cli.py trim`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from uuid import UUID
 
 from db.database import Database
 from db.events import find_first_since, trim_events
+from db.followers import read_slowest_position
 from db.heads import read_clock, read_head
 from db.records import Lane
 
@@ -34,6 +35,8 @@ async def trim_project(database: Database, *, project_id: UUID, older_than: time
             kept = await find_first_since(
                 connection, project_id=project_id, first=head.first_seq, end=end, received_since=since
             )
-            removed += await trim_events(connection, project_id=project_id, first_seq=kept)
-        more = kept == end <= head.head
+            slowest = await read_slowest_position(connection, project_id=project_id, lane=Lane.EVENTS)
+            first_seq = kept if slowest is None else min(kept, slowest + 1)
+            removed += await trim_events(connection, project_id=project_id, first_seq=first_seq)
+        more = first_seq == end <= head.head
     return removed

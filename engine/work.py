@@ -21,6 +21,8 @@ class WorkKind(StrEnum):
     """Deliveries are due: drain them."""
     EVENTS = "events"
     """The log has grown: followers read on."""
+    REPLAYS = "replays"
+    """A bulk replay is not finished: go on with it."""
 
 
 class Work(msgspec.Struct, frozen=True, array_like=True):
