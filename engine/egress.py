@@ -1,25 +1,227 @@
-"""Where the gateway and its workers may connect to: the SSRF guard."""
+"""Where the gateway and its workers may connect to: the SSRF guard.
+
+Guarantees: what `refusal` lets pass is https (or http where that is allowed) to a port of the list and to a host that
+is no forbidden name or address in any spelling; `resolve` gives addresses of which every one was checked, and those are
+what is dialled (engine/channels/http.py), so a name that answers differently the second time gains nothing. Leaves to
+others: following no redirect and taking no proxy from the environment. Holds nothing to stop.
+
+The operator opens more with `SENDORA_EGRESS_ALLOW`: networks (`10.1.0.0/16`), addresses, `address:port`, `name:port`.
+What it names may be reached on any port of a network, or on the port given, over plain http too.
+"""
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+import msgspec
+
+from engine.egress_hosts import Host, Malformed, Target, read_host, read_target
+from engine.egress_networks import IPAddress, IPNetwork, forbidden_kind, unwrap
+
+PORTS = frozenset({80, 443, 8080, 8443})
+"""Where web servers listen. Anything else behind a public address is more likely somebody's database."""
+
+FORBIDDEN_NAMES = frozenset(
+    {"localhost", "localdomain", "local", "internal", "intranet", "lan", "home", "corp", "private"}
+)
+"""Top-level names that mean something inside a network only (RFC 6761, 6762; ICANN's name collisions)."""
+_FORBIDDEN_SUFFIXES = (".home.arpa", ".in-addr.arpa", ".ip6.arpa")
+
+RESOLVE_SECONDS = 5.0
+"""For all questions to all name servers about one host."""
+
+LOOPBACK = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
+
+Resolver = Callable[[str], Awaitable[Sequence[str]]]
+"""Gives all addresses of a name, IPv4 and IPv6, as text; none when it has none. Raises `OSError` or `TimeoutError`."""
+
+
+class Blocked(OSError):
+    """A sentence that says why this may not be connected to. An `OSError`, as other failures to connect are."""
+
+
+class _Allowed(msgspec.Struct, frozen=True):
+    """What the operator allows besides."""
+
+    networks: tuple[IPNetwork, ...] = ()
+    addresses: frozenset[tuple[IPAddress, int]] = frozenset()
+    names: frozenset[tuple[str, int]] = frozenset()
+
+    def holds(self, address: IPAddress, port: int) -> bool:
+        return (address, port) in self.addresses or any(address in network for network in self.networks)
 
 
 class Egress:
-    """The policy of this deployment. `allowed` are networks that may be reached although they are private, over http
-    too; with `guarded` false everything may be.
+    """The policy of this deployment. `allowed` names what may be reached although it is private, over http too; with
+    `guarded` false everything may be. Raises `ValueError` with a sentence when `allowed` is malformed.
     """
 
-    def __init__(self, *, allowed: str = "", guarded: bool = True) -> None:
+    def __init__(self, *, allowed: str = "", guarded: bool = True, resolver: Resolver | None = None) -> None:
         self.allowed = allowed
         self.guarded = guarded
+        self._allowed = _read_allowed(allowed)
+        self._resolver = resolver
+        # What the names that the operator allows resolved to last: their addresses may be dialled, whatever they are.
+        self._named: dict[tuple[str, int], frozenset[IPAddress]] = {}
 
     def refusal(self, url: str, *, plain_http: bool = False) -> str | None:
         """Why this URL may not be called, in a sentence for whoever gave it; None when it may as far as text tells.
 
         Names are not resolved here: the address is checked when it is dialled.
         """
-        parts = urlsplit(url)
-        if parts.scheme == "https" or (parts.scheme == "http" and (plain_http or not self.guarded or self.allowed)):
+        try:
+            target = read_target(url)
+        except Malformed as error:
+            return str(error)
+        return self._target_refusal(target, plain_http) if self.guarded else None
+
+    def address_refusal(self, address: str, port: int) -> str | None:
+        """Why a connection may not be made to this address, which somebody has resolved; None when it may."""
+        if not self.guarded:
             return None
-        return "Only https URLs may be called."
+        try:
+            found = unwrap(ip_address(address))
+        except ValueError:
+            return "This is not an IP address."
+        if self._allowed.holds(found, port) or any(
+            found in addresses and named_port == port for (_, named_port), addresses in self._named.items()
+        ):
+            return None
+        kind = forbidden_kind(found)
+        return None if kind is None else f"The host's address may not be called: it is {kind}."
+
+    async def resolve(self, host: str, port: int) -> tuple[str, ...]:
+        """The addresses of a host, every one of them checked: if one may not be called, none may.
+
+        Raises `Blocked`; `OSError` when the name has no address or no name server answers; `TimeoutError`.
+        """
+        try:
+            read = read_host(f"[{host}]" if ":" in host else host)
+        except Malformed as error:
+            raise Blocked(str(error)) from None
+        if not self.guarded:
+            return tuple(await (self._resolver or _ask_system)(read.name))
+        if read.address is not None:
+            return self._checked([str(read.address)], port)
+        if (read.name, port) in self._allowed.names:
+            return await self._resolve_allowed(read.name, port)
+        if read.name == "localhost" and (local := self._local(port)):
+            return tuple(map(str, local))
+        if _is_forbidden_name(read.name):
+            raise Blocked(_NAME_REFUSAL)
+        return self._checked(await (self._resolver or _ask_name_servers)(read.name), port)
+
+    async def _resolve_allowed(self, name: str, port: int) -> tuple[str, ...]:
+        """Through the system, which knows the names of the operator's own network, unless a resolver was handed in."""
+        addresses = tuple(await (self._resolver or _ask_system)(name))
+        self._named[name, port] = frozenset(unwrap(ip_address(address)) for address in addresses)
+        return addresses
+
+    def _checked(self, addresses: Sequence[str], port: int) -> tuple[str, ...]:
+        if not addresses:
+            raise OSError("The host has no address.")
+        for address in addresses:
+            refusal = self.address_refusal(address, port)
+            if refusal is not None:
+                raise Blocked(refusal)
+        return tuple(addresses)
+
+    def _target_refusal(self, target: Target, plain_http: bool) -> str | None:
+        host, port = target.host, target.port
+        if self._is_named_by_operator(host, port):
+            return None
+        if host.address is not None:
+            kind = forbidden_kind(host.address)
+            if kind is not None:
+                return f"This address may not be called: it is {kind}."
+        elif _is_forbidden_name(host.name):
+            return _NAME_REFUSAL
+        if port not in PORTS:
+            return f"Port {port} may not be called: use one of {', '.join(map(str, sorted(PORTS)))}."
+        if target.scheme == "http" and not plain_http:
+            return "Only https URLs may be called."
+        return None
+
+    def _is_named_by_operator(self, host: Host, port: int) -> bool:
+        if host.address is not None:
+            return self._allowed.holds(unwrap(host.address), port)
+        return (host.name, port) in self._allowed.names or (host.name == "localhost" and bool(self._local(port)))
+
+    def _local(self, port: int) -> tuple[IPAddress, ...]:
+        """The addresses of this host that are allowed: `localhost` means nothing else (RFC 6761 section 6.3)."""
+        return tuple(address for address in LOOPBACK if self._allowed.holds(address, port))
+
+
+_NAME_REFUSAL = "This host name means something inside a network only: use a public one."
+
+
+def _is_forbidden_name(name: str) -> bool:
+    """Names without a dot too: what they mean depends on whom one asks."""
+    return "." not in name or name.rpartition(".")[2] in FORBIDDEN_NAMES or name.endswith(_FORBIDDEN_SUFFIXES)
+
+
+def _read_allowed(text: str) -> _Allowed:
+    networks: list[IPNetwork] = []
+    addresses: set[tuple[IPAddress, int]] = set()
+    names: set[tuple[str, int]] = set()
+    for entry in filter(None, map(str.strip, text.split(","))):
+        network = _read_network(entry)
+        if network is not None:
+            networks.append(network)
+            continue
+        host, port = _read_host_and_port(entry)
+        if host.address is not None:
+            addresses.add((unwrap(host.address), port))
+        else:
+            names.add((host.name, port))
+    return _Allowed(tuple(networks), frozenset(addresses), frozenset(names))
+
+
+def _read_network(entry: str) -> IPv4Network | IPv6Network | None:
+    """A network, or one address as a network; None for something else."""
+    try:
+        return ip_network(entry)
+    except ValueError:
+        if "/" not in entry:
+            return None
+    try:
+        meant = ip_network(entry, strict=False)
+    except ValueError:
+        raise ValueError(f"{entry!r} is not a network: write it like 10.1.0.0/16 or fd00::/8") from None
+    raise ValueError(f"{entry!r} names a host inside a network: write {meant} for the whole network")
+
+
+def _read_host_and_port(entry: str) -> tuple[Host, int]:
+    host, colon, port = entry.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
+        raise ValueError(f"{entry!r} is neither a network (10.1.0.0/16) nor host:port (receiver:9000)")
+    try:
+        return read_host(host), int(port)
+    except Malformed as error:
+        raise ValueError(f"{entry!r} is not host:port (receiver:9000): {error}") from None
+
+
+async def _ask_system(name: str) -> tuple[str, ...]:
+    """As the machine resolves names, in a thread: only for what the operator named."""
+    found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    return tuple(dict.fromkeys(str(each[4][0]) for each in found))
+
+
+async def _ask_name_servers(name: str) -> tuple[str, ...]:
+    """Asks the machine's name servers, without threads, which hanging name servers would use up, and without its
+    search domains, which would make another name of it."""
+    # Imported when first needed: the gateway resolves nothing.
+    from dns.asyncresolver import Resolver as DnsResolver
+    from dns.exception import DNSException, Timeout
+    from dns.name import from_text
+
+    try:
+        answers = await DnsResolver().resolve_name(from_text(name), lifetime=RESOLVE_SECONDS)
+    except Timeout:
+        raise TimeoutError("No name server answered in time.") from None
+    except DNSException as error:
+        raise OSError(f"The name could not be resolved: {type(error).__name__}.") from None
+    return tuple(answers.addresses())
