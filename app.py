@@ -257,7 +257,8 @@ def _other_routes(process: Process, metrics: Metrics) -> Starlette:
 
     async def readyz(_request: Request) -> Response:
         ready = await process.is_ready()
-        return PlainTextResponse("ready\n" if ready else "not ready\n", status_code=200 if ready else 503)
+        guard = "" if process.services.egress.guarded else "ssrf guard: off\n"
+        return PlainTextResponse(("ready\n" if ready else "not ready\n") + guard, status_code=200 if ready else 503)
 
     async def metrics_text(_request: Request) -> Response:
         return Response(metrics.render(), media_type="text/plain; version=0.0.4")

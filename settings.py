@@ -125,8 +125,11 @@ def vault_of(settings: Settings) -> Vault:
 
 
 def egress_of(settings: Settings) -> Egress:
-    """Where deliveries may go."""
-    return Egress(allowed=settings.egress_allow, guarded=settings.ssrf_guard)
+    """Where deliveries may go. Raises `SettingsError`."""
+    try:
+        return Egress(allowed=settings.egress_allow, guarded=settings.ssrf_guard)
+    except ValueError as error:
+        raise SettingsError(f"SENDORA_EGRESS_ALLOW is malformed: {_reason(str(error))}.") from None
 
 
 def public_url_of(settings: Settings) -> str:
