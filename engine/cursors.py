@@ -34,6 +34,7 @@ class CursorKind(IntEnum):
     AUDIENCES = 4
     PROFILES = 5
     EVENT_TYPES = 6
+    DELIVERY_LIST = 7
 
 
 class Cursor(msgspec.Struct, frozen=True):
