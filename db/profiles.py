@@ -44,6 +44,20 @@ async def read_profiles(
     return [_record(row) for row in await connection.fetch(_SQL["read_profiles"], project_id, profile_ids)]
 
 
+async def share_profiles(connection: asyncpg.Connection, *, project_id: UUID, user_ids: Sequence[str]) -> set[str]:
+    """Lock profiles FOR SHARE, in the order of their user ids; gives those that are there.
+
+    Until the transaction ends they cannot be erased, and nobody who locks them (`lock_profiles`) can change what
+    depends on them: consents, frequency caps.
+    """
+    return {row["user_id"] for row in await connection.fetch(_SQL["share_profiles"], project_id, user_ids)}
+
+
+async def lock_profiles(connection: asyncpg.Connection, *, project_id: UUID, user_ids: Sequence[str]) -> set[str]:
+    """Lock profiles FOR NO KEY UPDATE, in the order of their user ids; gives those that are there."""
+    return {row["user_id"] for row in await connection.fetch(_SQL["lock_profiles"], project_id, user_ids)}
+
+
 async def list_profiles(
     connection: asyncpg.Connection,
     *,

@@ -572,6 +572,10 @@ CREATE TABLE send_batches (
     request_hash bytea,
     -- Of a replay that is not finished: its filter, and how far it has come.
     progress jsonb,
+    -- Its deliveries as of acceptance, for the same answer to the same key.
+    queued integer NOT NULL DEFAULT 0,
+    scheduled integer NOT NULL DEFAULT 0,
+    suppressed integer NOT NULL DEFAULT 0,
     created_at timestamptz NOT NULL,
     PRIMARY KEY (project_id, batch_id)
 );

@@ -21,3 +21,19 @@ LEFT JOIN LATERAL (
     LIMIT 1
 ) AS seen ON true
 WHERE p.project_id = $1 AND p.profile_id = ANY($2);
+
+-- name: share_profiles
+-- The users who have a profile, which stays as it is until the transaction ends.
+SELECT user_id
+FROM profiles
+WHERE project_id = $1 AND user_id = ANY($2)
+ORDER BY user_id
+FOR SHARE;
+
+-- name: lock_profiles
+-- The users who have a profile, locked against everyone who shares or locks it.
+SELECT user_id
+FROM profiles
+WHERE project_id = $1 AND user_id = ANY($2)
+ORDER BY user_id
+FOR NO KEY UPDATE;

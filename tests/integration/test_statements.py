@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 import db.statements
+from db.consents import ConsentRecord
 from db.delivery_records import AttemptRecord, DeliveryRecord
 from db.providers import ProviderRecord
 from db.records import (
@@ -24,6 +25,8 @@ from tests.integration.log_support import open_database
 
 SQL = Path(db.statements.__file__).parent / "sql"
 RECORDS: dict[str, type[msgspec.Struct]] = {
+    "consents.share_consents": ConsentRecord,
+    "send_batches.read_batch_deliveries": DeliveryRecord,
     "deliveries.lock_deliveries": DeliveryRecord,
     "deliveries.read_attempts": AttemptRecord,
     "deliveries.read_deliveries": DeliveryRecord,
@@ -51,6 +54,12 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "projects.list_projects": ProjectRecord,
 }
 OTHER_COLUMNS = {
+    "consents.write_consent": [],
+    "profiles.lock_profiles": ["user_id"],
+    "profiles.share_profiles": ["user_id"],
+    "send_batches.find_batch": ["batch_id", "kind", "request_hash", "queued", "scheduled", "suppressed"],
+    "send_batches.insert_batch": ["batch_id"],
+    "send_batches.set_batch_counts": [],
     "api_keys.revoke_api_key": ["api_key_id"],
     "api_keys.touch_api_keys": [],
     "deliveries.append_transitions": ["epoch", "previous_head"],
