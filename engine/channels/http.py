@@ -1,0 +1,250 @@
+"""HTTP to the outside: one guarded session, and one exchange with its failures told apart.
+
+Guarantees of a session: every connection is made to an address that the guard has checked in that moment, literal
+addresses included; every URL passes `Egress.refusal`, those of redirects too; nothing is taken from the environment
+(proxies, .netrc), no cookies are kept, nothing is decompressed. Guarantees of an exchange: it follows no redirect, ends
+within `SEND_TIMEOUT`, reads no more of an answer than it was asked to, and says whether anything can have reached the
+receiver. Stops with `close`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import ssl
+from collections.abc import Mapping
+from typing import Any
+
+import aiohttp
+import msgspec
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from engine.channels.base import SEND_TIMEOUT
+from engine.egress import Blocked, Egress
+
+MAX_BODY_BYTES = 4096
+"""Of an answer, for the delivery's log. What comes after is not read, and its connection is closed."""
+
+CONNECT_SECONDS = 8.0
+"""For the name, the connection and TLS together: less than the whole, so that what takes too long here was not sent."""
+
+BODY_SECONDS = 5.0
+"""For an answer's body once its head is there: the status is what counts, and a place in a lane is not for waiting."""
+
+KEEP_ALIVE_SECONDS = 4.0
+"""Less than the 5 s after which many servers close: a request that meets a closing connection may or may not arrive."""
+
+CONNECTIONS_PER_HOST = 64
+"""What one lane sends at once."""
+CONNECTIONS = 1024
+"""In all: well under the usual limit of open files."""
+
+NAMES_KEPT_SECONDS = 10
+"""For how long an answer of DNS is used again; the addresses in it have been checked."""
+
+USER_AGENT = "Sendora/1.0"
+
+_DISCONNECTED = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED})
+
+
+class HttpAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A status with its headers (their names in any case) and the beginning of its body as text."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: str
+
+
+class HttpFailure(msgspec.Struct, frozen=True, kw_only=True):
+    """No answer. `code` is one of BLOCKED_URL, DNS, CONNECTION_REFUSED, UNREACHABLE, CONNECT_TIMEOUT, TLS, TIMEOUT,
+    DISCONNECTED, INVALID_RESPONSE; `message` names neither addresses nor what was sent.
+
+    `was_sent`: the receiver may have got it. BLOCKED_URL is for good, all others may pass.
+    """
+
+    code: str
+    message: str
+    was_sent: bool
+
+
+class HttpClient:
+    """Exchanges through one guarded session, which is opened at the first of them."""
+
+    def __init__(self, egress: Egress, *, ssl_context: ssl.SSLContext | None = None) -> None:
+        self._egress = egress
+        self._ssl_context = ssl_context
+        self._session: aiohttp.ClientSession | None = None
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        plain_http: bool = False,
+        max_body: int = MAX_BODY_BYTES,
+    ) -> HttpAnswer | HttpFailure:
+        """One exchange. Never raises for what the network or the receiver does."""
+        refusal = self._egress.refusal(url, plain_http=plain_http)
+        if refusal is not None:
+            return HttpFailure(code="BLOCKED_URL", message=refusal, was_sent=False)
+        try:
+            # The URL was checked above, with what only this call knows: not again by the session.
+            response = await self.session.request(
+                method, url, headers=headers, data=body, allow_redirects=False, middlewares=()
+            )
+        except (aiohttp.ClientError, OSError) as error:
+            return failure_of(error)
+        return HttpAnswer(status=response.status, headers=response.headers, body=await _read_text(response, max_body))
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """For libraries that want a session of aiohttp's. Pass them `allow_redirects=False` where they let you."""
+        if self._session is None:
+            self._session = guarded_session(self._egress, ssl_context=self._ssl_context)
+        return self._session
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+
+
+def guarded_session(egress: Egress, *, ssl_context: ssl.SSLContext | None = None) -> aiohttp.ClientSession:
+    """A session that connects to nothing that `egress` refuses. To be closed by whoever asked for it."""
+
+    async def check_url(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        refusal = egress.refusal(str(request.url))
+        if refusal is not None:
+            raise Blocked(refusal)
+        return await handler(request)
+
+    def checked_socket(address_info: tuple[Any, ...]) -> socket.socket:
+        family, kind, protocol, _, address = address_info
+        refusal = egress.address_refusal(address[0], address[1])
+        if refusal is not None:
+            raise Blocked(refusal)
+        return socket.socket(family, kind, protocol)
+
+    connector = aiohttp.TCPConnector(
+        resolver=_GuardedResolver(egress),
+        socket_factory=checked_socket,
+        ttl_dns_cache=NAMES_KEPT_SECONDS,
+        limit=CONNECTIONS,
+        limit_per_host=CONNECTIONS_PER_HOST,
+        keepalive_timeout=KEEP_ALIVE_SECONDS,
+        ssl=ssl_context or True,
+    )
+    return aiohttp.ClientSession(
+        connector=connector,
+        middlewares=(check_url,),
+        timeout=aiohttp.ClientTimeout(total=SEND_TIMEOUT.total_seconds(), connect=CONNECT_SECONDS),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+        auto_decompress=False,
+        headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
+    )
+
+
+class _GuardedResolver(AbstractResolver):
+    """Names through the guard, which checks every answer."""
+
+    def __init__(self, egress: Egress) -> None:
+        self._egress = egress
+
+    async def resolve(
+        self,
+        host: str,
+        port: int = 0,
+        family: socket.AddressFamily = socket.AF_UNSPEC,  # noqa: ARG002
+    ) -> list[ResolveResult]:
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=socket.IPPROTO_TCP,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in await self._egress.resolve(host, port)
+        ]
+
+    async def close(self) -> None:
+        return
+
+
+def failure_of(error: aiohttp.ClientError | OSError) -> HttpFailure:
+    """What an exception of a guarded session means. Time-outs are `OSError`s."""
+    blocked = _blocked(error)
+    if blocked is not None:
+        return HttpFailure(code="BLOCKED_URL", message=str(blocked), was_sent=False)
+    if isinstance(error, aiohttp.InvalidURL):
+        return HttpFailure(code="BLOCKED_URL", message="The URL is malformed.", was_sent=False)
+    code, message = _connect_failure(error) or ("", "")
+    if code:
+        return HttpFailure(code=code, message=message, was_sent=False)
+    code, message = _exchange_failure(error)
+    return HttpFailure(code=code, message=message, was_sent=True)
+
+
+def _blocked(error: BaseException) -> Blocked | None:
+    """By the socket or the resolver, which aiohttp wraps, or by the session's look at the URL, which it replaces."""
+    inner = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error.__cause__
+    return next((each for each in (error, inner) if isinstance(each, Blocked)), None)
+
+
+def _connect_failure(error: Exception) -> tuple[str, str] | None:
+    """Before anything was sent; None for what came later."""
+    match error:
+        case aiohttp.ConnectionTimeoutError():
+            return "CONNECT_TIMEOUT", f"No connection within {CONNECT_SECONDS:g} s."
+        case aiohttp.ClientConnectorDNSError():
+            return "DNS", "The host's name could not be resolved."
+        case aiohttp.ClientConnectorCertificateError():
+            return "TLS", "The host's certificate is not valid for it."
+        case aiohttp.ClientConnectorSSLError():
+            return "TLS", "The host does not speak TLS as it should."
+        case aiohttp.ClientConnectorError(os_error=ConnectionRefusedError()):
+            return "CONNECTION_REFUSED", "The host refused the connection."
+        case aiohttp.ClientConnectorError():
+            return "UNREACHABLE", "The host could not be reached."
+    return None
+
+
+def _exchange_failure(error: Exception) -> tuple[str, str]:
+    match error:
+        case TimeoutError():
+            return "TIMEOUT", f"No answer within {SEND_TIMEOUT.total_seconds():g} s."
+        case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
+            return "DISCONNECTED", "The connection ended before an answer came."
+        case OSError(errno=number) if number in _DISCONNECTED:
+            return "DISCONNECTED", "The connection ended before an answer came."
+    return "INVALID_RESPONSE", "What came back is not an HTTP answer."
+
+
+async def _read_text(response: aiohttp.ClientResponse, limit: int) -> str:
+    """The beginning of the body, as far as it comes in time."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while len(body) < limit:
+                chunk = await response.content.read(limit - len(body))
+                if not chunk:
+                    break
+                body += chunk
+    except (aiohttp.ClientError, OSError):
+        pass
+    finally:
+        # What was read to its end has given its connection back already; the rest of anything else is not waited for.
+        response.close()
+    return _storable(body, limit)
+
+
+def _storable(body: bytearray, limit: int) -> str:
+    """At most `limit` bytes of UTF-8. What is none and NUL, which no stored text can hold, is replaced, by more bytes
+    than it had."""
+    text = body.decode("utf-8", "replace").replace("\0", "\ufffd")
+    return text if text.isascii() else text.encode()[:limit].decode("utf-8", "ignore")
