@@ -9,7 +9,8 @@ import pytest
 
 import db.statements
 from db.consents import ConsentRecord
-from db.delivery_records import AttemptRecord, DeliveryRecord
+from db.delivery_lists import ReasonRecord
+from db.delivery_records import AttemptRecord, DeliveryRecord, NewTransition
 from db.providers import ProviderRecord
 from db.records import (
     ApiKeyRecord,
@@ -20,11 +21,17 @@ from db.records import (
     ProfileRecord,
     ProjectRecord,
 )
+from db.sender_domains import SenderDomainRecord
 from db.statements import statements
+from db.suppressions import SuppressionRecord
+from db.templates import TemplateRecord
 from tests.integration.log_support import open_database
 
 SQL = Path(db.statements.__file__).parent / "sql"
 RECORDS: dict[str, type[msgspec.Struct]] = {
+    "delivery_changes.cancel_delivery": DeliveryRecord,
+    "delivery_changes.requeue_deliveries": NewTransition,
+    "delivery_lists.read_reasons": ReasonRecord,
     "consents.share_consents": ConsentRecord,
     "send_batches.read_batch_deliveries": DeliveryRecord,
     "deliveries.lock_deliveries": DeliveryRecord,
@@ -50,10 +57,36 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "providers.read_providers": ProviderRecord,
     "providers.read_providers_by_kind": ProviderRecord,
     "providers.update_provider": ProviderRecord,
+    "sender_domains.find_sender_domains": SenderDomainRecord,
+    "sender_domains.insert_sender_domain": SenderDomainRecord,
+    "sender_domains.list_sender_domains": SenderDomainRecord,
+    "sender_domains.read_sender_domains": SenderDomainRecord,
+    "sender_domains.update_sender_domain": SenderDomainRecord,
+    "suppressions.share_suppressions": SuppressionRecord,
+    "templates.insert_template": TemplateRecord,
+    "templates.list_templates": TemplateRecord,
+    "templates.lock_template": TemplateRecord,
+    "templates.read_templates": TemplateRecord,
+    "templates.update_template": TemplateRecord,
     "projects.read_projects": ProjectRecord,
     "projects.list_projects": ProjectRecord,
 }
 OTHER_COLUMNS = {
+    "delivery_changes.lock_delivery_ids": ["delivery_id"],
+    "delivery_lists.read_recent_failures": ["delivery_id"],
+    "replays.count_unfinished_replays": ["replays"],
+    "replays.find_replaying_projects": ["project_id"],
+    "replays.insert_replay": ["batch_id"],
+    "replays.lock_replay": ["batch_id", "progress"],
+    "replays.move_replay": [],
+    "send_counters.find_last_window": ["window_start"],
+    "send_counters.insert_send_counter": [],
+    "send_counters.reserve_sends": ["granted"],
+    "suppressions.delete_suppression": ["address"],
+    "suppressions.insert_suppressions": ["address"],
+    "templates.count_templates": ["count"],
+    "templates.delete_template": ["template_id"],
+    "templates.find_template_name": ["template_id"],
     "consents.write_consent": [],
     "profiles.lock_profiles": ["user_id"],
     "profiles.share_profiles": ["user_id"],
