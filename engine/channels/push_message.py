@@ -152,3 +152,9 @@ def expo_rejection() -> Rejected:
             hint=EXPO_HINT,
         )
     )
+
+
+class PushRejected(Rejected, frozen=True, kw_only=True):
+    """`dead_since` is when the token stopped being valid, as Apple says: one that was registered again later is not."""
+
+    dead_since: datetime | None = None
