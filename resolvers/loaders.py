@@ -18,6 +18,7 @@ from db.deliveries import read_attempts, read_deliveries
 from db.delivery_records import AttemptRecord, DeliveryRecord
 from db.events import read_events_by_seq
 from db.profiles import read_profiles, read_profiles_by_user
+from db.providers import ProviderRecord, read_providers
 from db.records import ApiKeyRecord, EventRecord, ProfileRecord
 
 K = TypeVar("K")
@@ -109,4 +110,13 @@ class Loaders:
         )
         self.attempts: DataLoader[tuple[UUID, UUID], tuple[AttemptRecord, ...]] = DataLoader(
             _AttemptsByDelivery(database)
+        )
+        self.providers: DataLoader[tuple[UUID, UUID], ProviderRecord | None] = DataLoader(
+            _ByProject(
+                database,
+                lambda connection, project_id, keys: read_providers(
+                    connection, project_id=project_id, provider_ids=keys
+                ),
+                lambda record: record.provider_id,
+            )
         )

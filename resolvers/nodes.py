@@ -14,8 +14,10 @@ from db.records import ApiKeyRecord, EventRecord, ProfileRecord, ProjectRecord
 from engine.errors import BadUserInput
 from engine.identity import Role, Viewer
 from engine.node_ids import NodeId, NodeKind, parse_node_id
+from engine.providers.configuring import ShownProvider
 from resolvers.context import Context
 from resolvers.permissions import require
+from resolvers.providers import show as show_provider
 
 MAX_NODES = 100
 """Ids in one `nodes`: as many as a page has items."""
@@ -34,7 +36,9 @@ class FoundOrganization(msgspec.Struct, frozen=True):
     project: ProjectRecord
 
 
-Found: TypeAlias = FoundEvent | ProfileRecord | ProjectRecord | FoundOrganization | ApiKeyRecord | DeliveryRecord
+Found: TypeAlias = (
+    FoundEvent | ProfileRecord | ProjectRecord | FoundOrganization | ApiKeyRecord | DeliveryRecord | ShownProvider
+)
 
 
 async def find_node(ctx: Context, *, node_id: str) -> Found | None:
@@ -68,4 +72,7 @@ async def _find(ctx: Context, viewer: Viewer, node_id: NodeId) -> Found | None:
             return await ctx.loaders.api_keys.load((viewer.project_id, node_id.uuid))
         case NodeKind.DELIVERY:
             return await ctx.loaders.deliveries.load((viewer.project_id, node_id.uuid))
+        case NodeKind.PROVIDER:
+            provider = await ctx.loaders.providers.load((viewer.project_id, node_id.uuid))
+            return None if provider is None else show_provider(ctx, provider)
     return None

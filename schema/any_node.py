@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from db.delivery_records import DeliveryRecord
 from db.records import ApiKeyRecord, ProfileRecord, ProjectRecord
+from engine.providers.configuring import ShownProvider
 from resolvers.nodes import Found, FoundEvent, FoundOrganization
 from schema.delivery import Delivery
 from schema.event import Event
 from schema.node import Node
 from schema.profile import Profile
 from schema.project import ApiKey, Organization, Project
+from schema.provider import Provider
 
 
 def as_node(found: Found | None) -> Node | None:
@@ -29,3 +31,5 @@ def as_node(found: Found | None) -> Node | None:
             return ApiKey.of(found)
         case DeliveryRecord():
             return Delivery.of(found)
+        case ShownProvider():
+            return Provider.of(found)

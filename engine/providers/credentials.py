@@ -22,7 +22,7 @@ from db.providers import (
     set_provider_error,
     update_provider,
 )
-from engine.vault import Vault
+from engine.vault import CannotOpen, Vault
 
 if TYPE_CHECKING:
     import asyncpg
@@ -69,12 +69,18 @@ def open_credentials(vault: Vault, record: ProviderRecord) -> ProviderCredential
 async def lock_credentials(
     connection: asyncpg.Connection, vault: Vault, *, project_id: UUID, kind: str, now: datetime
 ) -> ProviderCredentials:
-    """The project's account of a kind, made empty if there is none, and locked until the transaction ends."""
+    """The project's account of a kind, made empty if there is none, and locked until the transaction ends.
+
+    Secrets that cannot be opened any more are as good as none: whoever gives new ones must be able to.
+    """
     await insert_provider(connection, project_id=project_id, provider_id=uuid4(), kind=kind, now=now)
     record = await lock_provider(connection, project_id=project_id, kind=kind)
     if record is None:
         raise LookupError("the provider was deleted meanwhile")
-    return open_credentials(vault, record)
+    try:
+        return open_credentials(vault, record)
+    except CannotOpen:
+        return open_credentials(vault, msgspec.structs.replace(record, sealed_secrets=None))
 
 
 async def store_credentials(

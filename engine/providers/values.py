@@ -1,8 +1,10 @@
-"""The kinds of providers."""
+"""The kinds of providers, and what is said of a part that does not fit."""
 
 from __future__ import annotations
 
 from enum import StrEnum
+
+import msgspec
 
 
 class ProviderKind(StrEnum):
@@ -15,3 +17,11 @@ class ProviderKind(StrEnum):
     RESEND = "RESEND"
     TWILIO = "TWILIO"
     OLLAMA = "OLLAMA"
+
+
+class Misfit(msgspec.Struct, frozen=True):
+    """Why a value does not fit, in a sentence that never repeats it. `path` leads to its part within the value."""
+
+    message: str
+    code: str = "INVALID"
+    path: tuple[str, ...] = ()

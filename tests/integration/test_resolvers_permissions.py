@@ -31,6 +31,9 @@ NEEDED = {
     "Mutation.createProject": Role.ADMIN,
     "Mutation.createApiKey": Role.ADMIN,
     "Mutation.revokeApiKey": Role.ADMIN,
+    "Query.providers": Role.VIEWER,
+    "Mutation.configureProvider": Role.ADMIN,
+    "Mutation.deleteProvider": Role.ADMIN,
     "Subscription.eventStream": Role.VIEWER,
 }
 ARGUMENTS = {
@@ -43,7 +46,10 @@ ARGUMENTS = {
     "createProject": '(name: "p")',
     "createApiKey": '(name: "k", kind: SECRET, role: VIEWER)',
     "revokeApiKey": '(id: "key_x")',
+    "configureProvider": "(input: {kind: SMTP})",
+    "deleteProvider": '(id: "prv_x")',
 }
+BOUNDED_LISTS = {"Query.nodes", "Query.providers"}
 
 
 def roots() -> dict[str, GraphQLField]:
@@ -158,9 +164,9 @@ def test_refusals_carry_their_codes() -> None:
 
 
 def test_no_root_field_is_a_list_of_unbounded_length() -> None:
-    """Root lists are connections, or bounded by their argument (`nodes`)."""
+    """Root lists are connections, or bounded: by their argument, or by how many there can be (kinds of providers)."""
 
     def is_list(type_: Any) -> bool:
         return isinstance(type_, GraphQLList) or (isinstance(type_, GraphQLNonNull) and is_list(type_.of_type))
 
-    assert [name for name, field in roots().items() if is_list(field.type)] == ["Query.nodes"]
+    assert {name for name, field in roots().items() if is_list(field.type)} == BOUNDED_LISTS

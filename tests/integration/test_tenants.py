@@ -239,6 +239,40 @@ async def _revoke_api_key(victim: Tenant, attacker: Tenant) -> None:
     assert len(attacker.gateway.announced) == announced
 
 
+SET_UP = """mutation ($settings: JSON, $secrets: JSON) {
+  configureProvider(input: {kind: OLLAMA, settings: $settings, secrets: $secrets}) {
+    provider { id settings configured } userErrors { code }
+  }
+}"""
+OLLAMA = {"settings": {"baseUrl": "https://ollama.example.com", "model": SECRET}, "secrets": {"apiKey": SECRET}}
+
+
+@case("Query.providers")
+async def _providers(victim: Tenant, attacker: Tenant) -> None:
+    await victim.data(SET_UP, **OLLAMA)
+    assert await _sees_nothing(attacker, "{ providers { id settings } }") == {"data": {"providers": []}}
+
+
+@case("Mutation.configureProvider")
+async def _configure_provider(victim: Tenant, attacker: Tenant) -> None:
+    await victim.data(SET_UP, **OLLAMA)
+    made = (await _sees_nothing(attacker, SET_UP, settings={"model": "mine"}))["data"]["configureProvider"]
+    assert (made["provider"]["settings"], made["provider"]["configured"]) == ({"model": "mine"}, False)
+    [kept] = (await victim.data("{ providers { settings configured } }"))["providers"]
+    assert kept == {"settings": OLLAMA["settings"], "configured": True}
+
+
+@case("Mutation.deleteProvider")
+async def _delete_provider(victim: Tenant, attacker: Tenant) -> None:
+    provider = (await victim.data(SET_UP, **OLLAMA))["configureProvider"]["provider"]
+    document = "mutation ($id: ID!) { deleteProvider(id: $id) { deletedId userErrors { code } } }"
+    refused = (await attacker.data(document, id=provider["id"]))["deleteProvider"]
+    assert refused == {"deletedId": None, "userErrors": [{"code": "NOT_FOUND"}]}
+    node = "query ($id: ID!) { node(id: $id) { id } }"
+    assert await _sees_nothing(attacker, node, id=provider["id"]) == {"data": {"node": None}}
+    assert (await victim.data(node, id=provider["id"]))["node"] == {"id": provider["id"]}
+
+
 @case("Subscription.eventStream")
 async def _event_stream(victim: Tenant, attacker: Tenant) -> None:
     document = """subscription ($filter: EventFilter, $after: Cursor) {

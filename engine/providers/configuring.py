@@ -1,0 +1,94 @@
+"""Setting up a project's accounts with providers, and taking them away.
+
+Guarantees: a call takes effect as a whole or not at all; two at once for one kind take turns, so that neither's parts
+are lost; what is given out holds no secret. Leaves to others: who may do it, and trying the account out.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+
+from db.database import Database
+from db.providers import ProviderRecord
+from engine.egress import Egress
+from engine.errors import UserError
+from engine.node_ids import NodeKind, write_node_id
+from engine.providers.credentials import lock_credentials, open_credentials, store_credentials
+from engine.providers.shapes import Given, merge, missing
+from engine.providers.values import ProviderKind
+from engine.vault import CannotOpen, Vault
+
+UNREADABLE = "The stored secrets were sealed under another SENDORA_SECRET_KEY: give all of them again."
+_WITH_CALLBACKS = frozenset({ProviderKind.RESEND, ProviderKind.TWILIO})
+
+
+class ShownProvider(msgspec.Struct, frozen=True):
+    """What may be known of a provider. `settings` is JSON text; `is_configured`: everything needed is there."""
+
+    provider_id: UUID
+    kind: ProviderKind
+    settings: msgspec.Raw
+    is_configured: bool
+    updated_at: datetime
+    last_error: str | None
+    callback_url: str | None
+
+
+class _Refused(Exception):
+    """Ends the transaction without effect."""
+
+    def __init__(self, errors: tuple[UserError, ...]) -> None:
+        super().__init__("refused")
+        self.errors = errors
+
+
+async def configure_provider(
+    database: Database,
+    vault: Vault,
+    egress: Egress,
+    *,
+    project_id: UUID,
+    kind: ProviderKind,
+    settings: object,
+    secrets: object,
+    now: datetime,
+) -> tuple[ProviderRecord | None, tuple[UserError, ...]]:
+    """Put what is given over what is stored: absent parts stay, None clears. Paths of errors begin with `input`."""
+    try:
+        async with database.transaction() as connection:
+            held = await lock_credentials(connection, vault, project_id=project_id, kind=kind, now=now)
+            stored = Given(held.settings, held.secrets)
+            after, errors = merge(kind, stored=stored, settings=settings, secrets=secrets, egress=egress)
+            if errors:
+                raise _Refused(errors)
+            changed = msgspec.structs.replace(held, settings=after.settings, secrets=after.secrets)
+            return await store_credentials(connection, vault, changed, project_id=project_id, now=now), ()
+    except _Refused as refused:
+        return None, refused.errors
+
+
+def show_provider(vault: Vault, record: ProviderRecord, *, public_url: str) -> ShownProvider:
+    """What may be known of it. `public_url` is where callbacks reach this deployment."""
+    kind, last_error = ProviderKind(record.kind), record.last_error
+    try:
+        held = open_credentials(vault, record)
+        is_configured = not missing(kind, held.settings, held.secrets)
+    except CannotOpen:
+        is_configured, last_error = False, UNREADABLE
+    return ShownProvider(
+        record.provider_id,
+        kind,
+        record.settings,
+        is_configured,
+        record.updated_at,
+        last_error,
+        callback_url(public_url, record.provider_id) if kind in _WITH_CALLBACKS else None,
+    )
+
+
+def callback_url(public_url: str, provider_id: UUID) -> str:
+    """Where a provider reports what became of messages; written as it is here, because Twilio signs it too."""
+    return f"{public_url}/callbacks/{write_node_id(NodeKind.PROVIDER, provider_id)}"
