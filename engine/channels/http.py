@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import re
 import socket
 import ssl
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
@@ -43,6 +46,10 @@ CONNECTIONS = 1024
 NAMES_KEPT_SECONDS = 10
 """For how long an answer of DNS is used again; the addresses in it have been checked."""
 
+MAX_RETRY_AFTER = timedelta(days=1)
+"""Whoever asks for more means never."""
+_SECONDS = re.compile(r"[0-9]{1,9}")
+
 USER_AGENT = "Sendora/1.0"
 
 _DISCONNECTED = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED})
@@ -66,6 +73,22 @@ class HttpFailure(msgspec.Struct, frozen=True, kw_only=True):
     code: str
     message: str
     was_sent: bool
+
+
+def retry_after_of(headers: Mapping[str, str], now: datetime) -> timedelta | None:
+    """For how long the answer asks to wait, in seconds or until a date (RFC 9110 section 10.2.3); None when it does not
+    say, or says it in no known way. From nothing to a day. `now` is real time.
+    """
+    text = headers.get("Retry-After", "").strip()
+    if _SECONDS.fullmatch(text):
+        return min(timedelta(seconds=int(text)), MAX_RETRY_AFTER)
+    try:
+        until = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    # A date in "-0000" comes without a zone, and means UTC.
+    waiting = until.replace(tzinfo=until.tzinfo or UTC) - now
+    return max(timedelta(), min(waiting, MAX_RETRY_AFTER))
 
 
 class HttpClient:
