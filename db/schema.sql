@@ -444,16 +444,18 @@ CREATE TABLE live_activities (
 CREATE UNIQUE INDEX live_activities_by_device
 ON live_activities (project_id, push_token_id, attributes_type, activity_id) NULLS NOT DISTINCT;
 
--- Sends that count against the frequency caps: one per person and message, however many devices got it.
+-- Sends that count against the frequency caps while their deliveries are neither held back nor cancelled: one person
+-- and message count once, however many devices got it.
 CREATE TABLE push_reservations (
     project_id uuid NOT NULL REFERENCES projects,
+    delivery_id uuid NOT NULL,
     user_id text COLLATE "C" NOT NULL,
     message_id uuid NOT NULL,
     at timestamptz NOT NULL,
-    PRIMARY KEY (project_id, user_id, message_id)
+    PRIMARY KEY (project_id, delivery_id)
 );
 
-CREATE INDEX push_reservations_by_time ON push_reservations (project_id, user_id, at);
+CREATE INDEX push_reservations_by_user ON push_reservations (project_id, user_id, at);
 
 CREATE TABLE consents (
     project_id uuid NOT NULL REFERENCES projects,
@@ -532,6 +534,10 @@ CREATE TABLE webhook_endpoints (
     -- Seconds before attempt 2, 3, …
     retry_schedule integer[] NOT NULL,
     allow_plain_http boolean NOT NULL DEFAULT false,
+    -- Where the log stood when it was made or last switched on: what happened before is not sent to it.
+    after_seq bigint NOT NULL DEFAULT 0 CHECK (after_seq >= 0),
+    -- When the first attempt failed since the last that succeeded.
+    failing_since timestamptz,
     created_at timestamptz NOT NULL,
     PRIMARY KEY (project_id, endpoint_id)
 );
@@ -651,6 +657,7 @@ WHERE next_attempt_at IS NOT NULL;
 CREATE INDEX deliveries_leased ON deliveries (lease_until, project_id) WHERE lease_until IS NOT NULL;
 CREATE INDEX deliveries_by_batch ON deliveries (project_id, batch_id, delivery_id) WHERE batch_id IS NOT NULL;
 CREATE INDEX deliveries_by_user ON deliveries (project_id, user_id, delivery_id) WHERE user_id IS NOT NULL;
+CREATE INDEX deliveries_by_time ON deliveries (project_id, created_at);
 CREATE INDEX deliveries_by_endpoint ON deliveries (project_id, endpoint_id, delivery_id) WHERE endpoint_id IS NOT NULL;
 CREATE INDEX deliveries_by_run ON deliveries (project_id, workflow_run_id, delivery_id)
 WHERE workflow_run_id IS NOT NULL;
