@@ -1,0 +1,242 @@
+"""Sending finished deliveries again, one or many.
+
+Guarantees: a replay adds attempts to the same delivery, with its event id, and starts its schedule of retries again. A
+replay in bulk is of a set that is fixed, and counted, when it is accepted; every delivery of the set is queued exactly
+once, but for those that changed in between (replayed by somebody else, bounced): they are left as they are. It goes in
+chunks, each one transaction that also says how far the replay has come: whatever dies, the next worker goes on from
+there, and no two are at one replay at once.
+Leaves to others: who may, sending, and finding the projects whose replays are to be carried on.
+
+The first chunk is done when the replay is accepted, the rest by workers, in `continue_replays`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import msgspec
+from uuid_utils.compat import uuid7
+
+from db.database import Database
+from db.deliveries import lock_deliveries, read_deliveries
+from db.delivery_changes import lock_delivery_ids, requeue_deliveries
+from db.delivery_filters import DeliveryFilter
+from db.delivery_records import DeliveryRecord
+from db.replays import (
+    ReplayProgress,
+    ReplaySet,
+    count_unfinished_replays,
+    find_replayable,
+    insert_replay,
+    lock_replay,
+    move_replay,
+)
+from db.send_batches import read_batch_deliveries
+from engine.announcements import Announcement
+from engine.clock import Clock
+from engine.dispatch.ledger import record
+from engine.dispatch.sending import SHOWN_DELIVERIES
+from engine.dispatch.status import PENDING
+from engine.dispatch.values import DeliveryStatus, SuppressedReason
+from engine.transactions import run_transaction
+from engine.work import Work, WorkKind
+
+if TYPE_CHECKING:
+    import asyncpg
+
+CHUNK = 1_000
+"""Deliveries per transaction: some 100 ms, for which the project's heads are held only at the end."""
+MAX_UNFINISHED_REPLAYS = 10
+"""Of one project: each is carried on after those before it, so more would only wait."""
+REPLAYED_BY_DEFAULT = (DeliveryStatus.FAILED, DeliveryStatus.DEAD_LETTERED, DeliveryStatus.UNCERTAIN)
+"""What a bulk replay is of when its filter names no status."""
+FINISHED = frozenset(DeliveryStatus) - PENDING - {DeliveryStatus.SENDING}
+"""What can be sent again: nothing is left to be done about it."""
+
+Announce = Callable[[Announcement], None]
+Wake = Callable[[Work], None]
+
+
+class Replayed(msgspec.Struct, frozen=True):
+    """It is queued again."""
+
+    delivery: DeliveryRecord
+
+
+class NotReplayable(msgspec.Struct, frozen=True):
+    """It is still on its way (`status`), or its person was erased."""
+
+    status: str
+    is_erased: bool = False
+
+
+class BulkReplay(msgspec.Struct, frozen=True):
+    """A replay that was accepted: how many it is of, and the first `SHOWN_DELIVERIES` of them."""
+
+    batch_id: UUID
+    replayed: int
+    deliveries: tuple[DeliveryRecord, ...]
+
+
+class TooManyReplays(msgspec.Struct, frozen=True):
+    """The project has `MAX_UNFINISHED_REPLAYS` that are not finished."""
+
+
+class _Chunk(msgspec.Struct, frozen=True):
+    """What one transaction has queued."""
+
+    announcements: tuple[Announcement, ...]
+    shown: tuple[DeliveryRecord, ...] = ()
+
+
+class Replays:
+    """Replays for one process. `announce` and `wake` are called after each commit; they never block.
+
+    `chunk` is how many deliveries one transaction takes.
+    """
+
+    def __init__(self, database: Database, clock: Clock, announce: Announce, wake: Wake, *, chunk: int = CHUNK) -> None:
+        self._database = database
+        self._clock = clock
+        self._announce = announce
+        self._wake = wake
+        self._chunk = chunk
+
+    async def replay_one(self, *, project_id: UUID, delivery_id: UUID) -> Replayed | NotReplayable | None:
+        """Queue a delivery again; None where the project has no such delivery. Raises `Unavailable`."""
+        batch_id, now = uuid7(), self._clock.now()
+        result, announcements = await run_transaction(
+            self._database, lambda connection: _replay_one(connection, project_id, delivery_id, batch_id, now)
+        )
+        self._tell(project_id, announcements)
+        return result
+
+    async def begin(
+        self, *, project_id: UUID, delivery_filter: DeliveryFilter, found: ReplaySet
+    ) -> BulkReplay | TooManyReplays | None:
+        """Accept a replay of what `read_replay_set` found for this filter and do its first chunk; None for nothing.
+
+        Raises `Unavailable`.
+        """
+        if found.last is None:
+            return None
+        batch_id, now = uuid7(), self._clock.now()
+        progress = ReplayProgress(delivery_filter, found.head, found.last)
+
+        async def action(connection: asyncpg.Connection) -> _Chunk | TooManyReplays:
+            if await count_unfinished_replays(connection, project_id=project_id) >= MAX_UNFINISHED_REPLAYS:
+                return TooManyReplays()
+            made = await insert_replay(
+                connection,
+                project_id=project_id,
+                batch_id=batch_id,
+                replayed=found.deliveries,
+                progress=progress,
+                now=now,
+            )
+            if not made:
+                return await _chunk_of_lost_answer(connection, project_id, batch_id)
+            return await _replay_chunk(connection, project_id, batch_id, progress, now, limit=self._chunk, shown=True)
+
+        done = await run_transaction(self._database, action)
+        if isinstance(done, TooManyReplays):
+            return done
+        self._tell(project_id, done.announcements)
+        return BulkReplay(batch_id, found.deliveries, done.shown)
+
+    async def go_on(self, *, project_id: UUID) -> bool:
+        """Do one chunk of the project's oldest replay. False: there is none, or other workers are at all of them.
+
+        Raises `Unavailable`.
+        """
+        now = self._clock.now()
+        done = await run_transaction(
+            self._database, lambda connection: _go_on(connection, project_id, now, limit=self._chunk)
+        )
+        if done is None:
+            return False
+        self._tell(project_id, done.announcements)
+        return True
+
+    def _tell(self, project_id: UUID, announcements: tuple[Announcement, ...]) -> None:
+        for announcement in announcements:
+            self._announce(announcement)
+        if announcements:
+            self._wake(Work(WorkKind.DELIVERIES, project_id))
+
+
+async def continue_replays(database: Database, clock: Clock, announce: Announce, wake: Wake, project_id: UUID) -> bool:
+    """Do one chunk of a project's replays; call it again while it says True."""
+    return await Replays(database, clock, announce, wake).go_on(project_id=project_id)
+
+
+async def _replay_one(
+    connection: asyncpg.Connection, project_id: UUID, delivery_id: UUID, batch_id: UUID, now: datetime
+) -> tuple[Replayed | NotReplayable | None, tuple[Announcement, ...]]:
+    locked = await lock_deliveries(connection, project_id=project_id, delivery_ids=[delivery_id])
+    if not locked:
+        return None, ()
+    delivery = locked[0]
+    if delivery.batch_id == batch_id:
+        # A COMMIT whose answer was lost has queued it already.
+        return Replayed(delivery), ()
+    if delivery.suppressed_reason == SuppressedReason.ERASED:
+        return NotReplayable(delivery.status, is_erased=True), ()
+    if delivery.status not in FINISHED:
+        return NotReplayable(delivery.status), ()
+    await insert_replay(connection, project_id=project_id, batch_id=batch_id, replayed=1, progress=None, now=now)
+    transitions = await requeue_deliveries(
+        connection, project_id=project_id, delivery_ids=[delivery_id], batch_id=batch_id, now=now
+    )
+    queued = await read_deliveries(connection, project_id=project_id, delivery_ids=[delivery_id])
+    announcements = await record(connection, project_id=project_id, transitions=transitions, events=[], now=now)
+    return Replayed(queued[0]), announcements
+
+
+async def _go_on(connection: asyncpg.Connection, project_id: UUID, now: datetime, *, limit: int) -> _Chunk | None:
+    replay = await lock_replay(connection, project_id=project_id)
+    if replay is None:
+        return None
+    return await _replay_chunk(connection, project_id, replay.batch_id, replay.progress, now, limit=limit)
+
+
+async def _replay_chunk(
+    connection: asyncpg.Connection,
+    project_id: UUID,
+    batch_id: UUID,
+    progress: ReplayProgress,
+    now: datetime,
+    *,
+    limit: int,
+    shown: bool = False,
+) -> _Chunk:
+    """Queue the next deliveries of a replay whose batch is locked, and say how far it has come."""
+    ids = await find_replayable(connection, project_id=project_id, progress=progress, limit=limit)
+    rest = msgspec.structs.replace(progress, after=ids[-1]) if len(ids) == limit else None
+    await move_replay(connection, project_id=project_id, batch_id=batch_id, progress=rest)
+    await lock_delivery_ids(connection, project_id=project_id, delivery_ids=ids)
+    transitions = await requeue_deliveries(
+        connection,
+        project_id=project_id,
+        delivery_ids=ids,
+        batch_id=batch_id,
+        now=now,
+        unchanged_since=progress.head,
+    )
+    first = await _first_of(connection, project_id, batch_id) if shown else ()
+    announcements = await record(connection, project_id=project_id, transitions=transitions, events=[], now=now)
+    return _Chunk(announcements, first)
+
+
+async def _chunk_of_lost_answer(connection: asyncpg.Connection, project_id: UUID, batch_id: UUID) -> _Chunk:
+    """A COMMIT whose answer was lost has done the chunk; hubs hear of it from the relay."""
+    return _Chunk((), await _first_of(connection, project_id, batch_id))
+
+
+async def _first_of(connection: asyncpg.Connection, project_id: UUID, batch_id: UUID) -> tuple[DeliveryRecord, ...]:
+    return tuple(
+        await read_batch_deliveries(connection, project_id=project_id, batch_id=batch_id, limit=SHOWN_DELIVERIES)
+    )
