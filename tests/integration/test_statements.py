@@ -11,7 +11,10 @@ import db.statements
 from db.consents import ConsentRecord
 from db.delivery_lists import ReasonRecord
 from db.delivery_records import AttemptRecord, DeliveryRecord, NewTransition
+from db.live_activities import LiveActivityRecord
 from db.providers import ProviderRecord
+from db.push_settings import PushSettingsRecord
+from db.push_tokens import PushTokenRecord
 from db.records import (
     ApiKeyRecord,
     AppendResult,
@@ -29,6 +32,17 @@ from tests.integration.log_support import open_database
 
 SQL = Path(db.statements.__file__).parent / "sql"
 RECORDS: dict[str, type[msgspec.Struct]] = {
+    "live_activities.register_live_activity": LiveActivityRecord,
+    "live_activities.share_live_activities": LiveActivityRecord,
+    "push_settings.lock_push_settings": PushSettingsRecord,
+    "push_settings.read_push_settings": PushSettingsRecord,
+    "push_tokens.read_push_tokens": PushTokenRecord,
+    "push_tokens.read_tokens_by_user": PushTokenRecord,
+    "push_tokens.register_push_token": PushTokenRecord,
+    "push_tokens.share_active_tokens": PushTokenRecord,
+    "push_tokens.share_push_tokens": PushTokenRecord,
+    "push_tokens.share_token_of_device": PushTokenRecord,
+    "push_tokens.unregister_push_token": PushTokenRecord,
     "delivery_changes.cancel_delivery": DeliveryRecord,
     "delivery_changes.requeue_deliveries": NewTransition,
     "delivery_lists.read_reasons": ReasonRecord,
@@ -72,6 +86,14 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "projects.list_projects": ProjectRecord,
 }
 OTHER_COLUMNS = {
+    "live_activities.begin_live_activities": [],
+    "live_activities.set_live_activity_states": ["live_activity_id"],
+    "push_interactions.stamp_interaction": [],
+    "push_reservations.count_sends": ["user_id", "in_hour", "in_day", "message_ids"],
+    "push_reservations.reserve_sends": [],
+    "push_settings.insert_push_settings": [],
+    "push_settings.write_push_settings": [],
+    "push_tokens.settle_push_tokens": ["push_token_id", "is_invalidated"],
     "delivery_changes.lock_delivery_ids": ["delivery_id"],
     "delivery_lists.read_recent_failures": ["delivery_id"],
     "replays.count_unfinished_replays": ["replays"],
