@@ -167,24 +167,25 @@ class _Exchange:
         self.body = bytearray()
 
     def fail(self, error: Exception) -> None:
-        if isinstance(error, NotSent):
-            self.request.headers_sent = False
-        if not self.answer.done():
-            self.answer.set_exception(error)
-
-    def finish(self) -> None:
-        """With Apple's answer, or `Lost` for what is none."""
+        """Nothing more will come. A status that came counts, whatever is missing of its body."""
         if self.answer.done():
             return
-        status = self.headers.get(":status")
-        if status is None:
-            self.fail(Lost("an answer without a status"))
+        if ":status" in self.headers:
+            self.finish()
+            return
+        if isinstance(error, NotSent):
+            self.request.headers_sent = False
+        self.answer.set_exception(error)
+
+    def finish(self) -> None:
+        """With Apple's answer."""
+        if self.answer.done():
             return
         said = _read_body(bytes(self.body))
         self.answer.set_result(
             ApnsAnswer(
                 notification_id=self.headers.get("apns-id") or self.request.notification_id,
-                status=status,
+                status=self.headers[":status"],
                 description=said.reason,
                 timestamp=said.timestamp,
                 body=self.body.decode(errors="replace"),
@@ -339,9 +340,7 @@ class ApnsConnection(APNsTLSClientProtocol):
         exchange = self._open.get(event.stream_id)
         if exchange is None:
             return
-        if exchange.headers.get(":status"):
-            exchange.finish()
-        elif event.error_code == ErrorCodes.REFUSED_STREAM:
+        if event.error_code == ErrorCodes.REFUSED_STREAM:
             exchange.fail(NotSent("the stream was refused"))
         else:
             exchange.fail(Lost("the stream was reset"))
