@@ -92,3 +92,8 @@ def show_provider(vault: Vault, record: ProviderRecord, *, public_url: str) -> S
 def callback_url(public_url: str, provider_id: UUID) -> str:
     """Where a provider reports what became of messages; written as it is here, because Twilio signs it too."""
     return f"{public_url}/callbacks/{write_node_id(NodeKind.PROVIDER, provider_id)}"
+
+
+def delivery_callback_url(public_url: str, provider_id: UUID, delivery_id: UUID) -> str:
+    """The same, for one message: names the delivery even where the answer that named the message was lost."""
+    return f"{callback_url(public_url, provider_id)}?delivery={write_node_id(NodeKind.DELIVERY, delivery_id)}"

@@ -2,9 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import strawberry
+
+from resolvers import sms
+from resolvers.sms import SmsArguments
+from schema.info import Info
+from schema.send_payloads import SendPayload
+from schema.sms import SendSmsInput
 
 
 @strawberry.type
 class SmsMutation:
-    pass
+    @strawberry.mutation(
+        description="Send a text message. Numbers that answered STOP, and people who withdrew their consent, are "
+        "suppressed. Needs EDITOR."
+    )
+    async def send_sms(
+        self,
+        info: Info,
+        arguments: Annotated[
+            SmsArguments, strawberry.argument(name="input", description="The message.", graphql_type=SendSmsInput)
+        ],
+    ) -> SendPayload | None:
+        batch, errors = await sms.send_sms(info.context, arguments=arguments)
+        if batch is None:
+            return SendPayload.of(None, errors=errors)
+        counts = batch.counts
+        return SendPayload.of(
+            batch.batch_id,
+            batch.deliveries,
+            queued=counts.queued,
+            scheduled=counts.scheduled,
+            suppressed=counts.suppressed,
+        )

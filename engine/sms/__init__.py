@@ -1,0 +1,1 @@
+"""Text messages: who may get one, what it says, and what becomes of it."""
