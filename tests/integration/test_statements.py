@@ -28,10 +28,15 @@ from db.sender_domains import SenderDomainRecord
 from db.statements import statements
 from db.suppressions import SuppressionRecord
 from db.templates import TemplateRecord
+from db.webhook_endpoints import WebhookEndpointRecord, WebhookSubscription, WebhookTarget
 from tests.integration.log_support import open_database
 
 SQL = Path(db.statements.__file__).parent / "sql"
 RECORDS: dict[str, type[msgspec.Struct]] = {
+    "webhook_endpoints.list_webhook_endpoints": WebhookEndpointRecord,
+    "webhook_endpoints.read_webhook_endpoints": WebhookEndpointRecord,
+    "webhook_endpoints.read_webhook_subscriptions": WebhookSubscription,
+    "webhook_endpoints.read_webhook_targets": WebhookTarget,
     "live_activities.register_live_activity": LiveActivityRecord,
     "live_activities.share_live_activities": LiveActivityRecord,
     "push_settings.lock_push_settings": PushSettingsRecord,
@@ -51,6 +56,7 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "deliveries.lock_deliveries": DeliveryRecord,
     "deliveries.read_attempts": AttemptRecord,
     "deliveries.read_deliveries": DeliveryRecord,
+    "dispatch.read_candidates": DeliveryRecord,
     "api_keys.insert_api_key": ApiKeyRecord,
     "api_keys.find_api_key": ApiKeyRecord,
     "api_keys.read_api_keys": ApiKeyRecord,
@@ -86,6 +92,17 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "projects.list_projects": ProjectRecord,
 }
 OTHER_COLUMNS = {
+    "webhook_endpoints.count_webhook_endpoints": ["count"],
+    "webhook_endpoints.delete_expired_webhook_secrets": [],
+    "webhook_endpoints.delete_webhook_endpoint": ["endpoint_id"],
+    "webhook_endpoints.delete_webhook_secret": ["secret_id"],
+    "webhook_endpoints.disable_webhook_endpoint": ["endpoint_id"],
+    "webhook_endpoints.expire_webhook_secrets": [],
+    "webhook_endpoints.insert_webhook_endpoint": [],
+    "webhook_endpoints.insert_webhook_secret": [],
+    "webhook_endpoints.lock_webhook_endpoint": ["endpoint_id"],
+    "webhook_endpoints.note_webhook_outcomes": ["endpoint_id", "failing_since"],
+    "webhook_endpoints.update_webhook_endpoint": [],
     "live_activities.begin_live_activities": [],
     "live_activities.set_live_activity_states": ["live_activity_id"],
     "push_interactions.stamp_interaction": [],
@@ -119,6 +136,14 @@ OTHER_COLUMNS = {
     "api_keys.touch_api_keys": [],
     "deliveries.append_transitions": ["epoch", "previous_head"],
     "deliveries.insert_deliveries": [],
+    "dispatch.find_due_projects": ["project_id"],
+    "dispatch.find_expired": ["project_id"],
+    "dispatch.lock_expired": [*DeliveryRecord.__struct_fields__, "lease_token", "lost_count"],
+    "dispatch.lock_persons": ["user_id"],
+    "dispatch.read_pending_keys": ["dispatch_key", "is_due"],
+    "dispatch.try_claim_lock": ["is_mine"],
+    "dispatch.write_claims": ["delivery_id"],
+    "dispatch.write_settlements": ["delivery_id"],
     # What is not held follows from previous_head.
     "events.append_events": ["epoch", "received_at", "previous_head", "held_keys", "held_seqs", "held_mine"],
     "events.delete_events_before": [],
