@@ -28,7 +28,7 @@ from engine.identity import Identities, Viewer
 from engine.live.broadcast import Broadcast
 from engine.live.hub import Hub
 from engine.live.revocations import Revocations
-from engine.live.streams import EventStreams
+from engine.live.streams import Streams
 from engine.log import EventLog
 from engine.reading import POOL_SIZE, Readers
 from resolvers.context import Context, Services
@@ -143,7 +143,7 @@ class Process:
         self.identities = Identities(self.database, region=settings.region, revocations=self.revocations)
         self.log = EventLog(self.database, self.broadcast.announce)
         self.cursors = CursorCodec(_required(settings.secret_key).encode())
-        self.streams = EventStreams(self.hub, self.database, self.cursors)
+        self.streams = Streams(self.hub, self.database, self.cursors)
         self.clock = DatabaseClock(self.database)
         self.services = Services(
             database=self.database,

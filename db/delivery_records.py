@@ -7,6 +7,8 @@ from uuid import UUID
 
 import msgspec
 
+from db.records import HeadRecord
+
 
 class NewDelivery(msgspec.Struct, frozen=True, kw_only=True):
     """A delivery to insert. `content` is JSON text; its shape is the channel's (engine/dispatch/values.py).
@@ -141,3 +143,14 @@ class TransitionRecord(msgspec.Struct, frozen=True, array_like=True):
     event_type: str | None
     error_code: str | None
     created_at: datetime
+
+
+class TransitionPage(msgspec.Struct, frozen=True):
+    """Matching transitions past a position, oldest first, read in one snapshot together with the head row.
+
+    Every matching transition up to and including `reached` is in `transitions` or was in an earlier page.
+    """
+
+    transitions: tuple[TransitionRecord, ...]
+    reached: int
+    head: HeadRecord

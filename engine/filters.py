@@ -1,29 +1,24 @@
-"""Event filters in memory: one event against one filter, and one event against thousands of them.
+"""Event filters in memory.
 
 Guarantees: a filter matches here exactly what `db.event_filters` selects in SQL, so that a stream replayed from the log
-and the same stream live hold the same events. `FilterIndex` looks only at filters whose user, key, type or module can
-be the event's: an event costs its matches. Pure; nothing to stop.
+and the same stream live hold the same events. In an index (engine.filter_index) it stands where only events of its
+user, key, type or module are. Pure; nothing to stop.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Generic, TypeAlias, TypeVar
+from typing import TypeAlias
 
 import msgspec
 
 from db.filters import EventFilter
 from db.records import EventRecord
 from engine.conditions import EventView, compile_conditions
+from engine.filter_index import EVERYWHERE, Matching, Place, all_hold, place_of_name, places_of_name
 from engine.wildcards import fits, split_pattern
 
 EventMatcher: TypeAlias = Callable[[EventView], bool]
-Place: TypeAlias = tuple[str, str | None]
-"""Where a filter stands in the index: a property of events, and the value that it must have."""
-
-_EVERYWHERE: Place = ("any", None)
-
-T = TypeVar("T")
 
 
 def filter_key(event_filter: EventFilter) -> bytes:
@@ -39,12 +34,7 @@ def filter_key(event_filter: EventFilter) -> bytes:
 
 def compile_filter(event_filter: EventFilter) -> EventMatcher:
     """The filter as one function. Raises `ValueError` for conditions that an event alone cannot decide."""
-    tests = list(_tests(event_filter))
-    if not tests:
-        return lambda _view: True
-    if len(tests) == 1:
-        return tests[0]
-    return lambda view: all(test(view) for test in tests)
+    return all_hold(list(_tests(event_filter)))
 
 
 def index_places(event_filter: EventFilter) -> tuple[Place, ...]:
@@ -56,84 +46,23 @@ def index_places(event_filter: EventFilter) -> tuple[Place, ...]:
     if event_filter.anonymous_id is not None:
         return (("anonymous", event_filter.anonymous_id),)
     if event_filter.event_types is not None:
-        places = {_place_of_type(name) for name in event_filter.event_types}
-        if _EVERYWHERE not in places:
+        places = {place_of_name(name) for name in event_filter.event_types}
+        if EVERYWHERE not in places:
             return tuple(places)
     if event_filter.modules is not None:
         return tuple(("module", module) for module in set(event_filter.modules))
-    return (_EVERYWHERE,)
-
-
-class FilterIndex(Generic[T]):
-    """Values, each behind a filter. `match` gives those whose filter an event passes, in the order they were added."""
-
-    def __init__(self) -> None:
-        self._places: dict[Place, dict[T, EventMatcher]] = {}
-        self._orders: dict[T, int] = {}
-        self._added = 0
-
-    def add(self, value: T, event_filter: EventFilter) -> None:
-        """Raises `ValueError` for conditions that an event alone cannot decide."""
-        matcher = compile_filter(event_filter)
-        self._added += 1
-        self._orders[value] = self._added
-        for place in index_places(event_filter):
-            self._places.setdefault(place, {})[value] = matcher
-
-    def remove(self, value: T, event_filter: EventFilter) -> None:
-        """`event_filter` is what the value was added with."""
-        self._orders.pop(value, None)
-        for place in index_places(event_filter):
-            here = self._places.get(place, {})
-            here.pop(value, None)
-            if not here:
-                self._places.pop(place, None)
-
-    def match(self, event: EventRecord) -> list[T]:
-        """Costs a look-up per place of the event, and a test per filter that stands there."""
-        candidates = self._candidates(event)
-        if not candidates:
-            return []
-        view = EventView(event)
-        found = [value for value, matcher in candidates.items() if matcher(view)]
-        if len(found) > 1:
-            found.sort(key=self._orders.__getitem__)
-        return found
-
-    def _candidates(self, event: EventRecord) -> dict[T, EventMatcher]:
-        places = self._places
-        candidates: dict[T, EventMatcher] = {}
-        for place in _places_of_event(event):
-            here = places.get(place)
-            if here is not None:
-                candidates = {**candidates, **here} if candidates else here
-        return candidates
+    return (EVERYWHERE,)
 
 
 def _places_of_event(event: EventRecord) -> tuple[Place, ...]:
-    name = event.event_type
     return (
-        _EVERYWHERE,
+        EVERYWHERE,
         ("user", event.user_id),
-        ("type", name),
-        ("head", name.partition(".")[0]),
-        ("tail", name.rpartition(".")[2]),
+        *places_of_name(event.event_type),
         ("module", event.module),
         ("key", event.key),
         ("anonymous", event.anonymous_id),
     )
-
-
-def _place_of_type(name: str) -> Place:
-    """A wildcard stands under its first or last dotted part, where that part is written out."""
-    if "*" not in name:
-        return ("type", name)
-    before, after = name.partition("*")[0], name.rpartition("*")[2]
-    if "." in before:
-        return ("head", before.partition(".")[0])
-    if "." in after:
-        return ("tail", after.rpartition(".")[2])
-    return _EVERYWHERE
 
 
 def _tests(event_filter: EventFilter) -> Iterable[EventMatcher]:
@@ -167,3 +96,8 @@ def _type_test(names: tuple[str, ...]) -> EventMatcher:
 
 def _ordered(values: tuple[str, ...] | None) -> tuple[str, ...] | None:
     return None if values is None else tuple(sorted(set(values)))
+
+
+EVENT_MATCHING: Matching[EventFilter, EventRecord] = Matching(
+    key=filter_key, compile=compile_filter, view=EventView, places=index_places, places_of=_places_of_event
+)

@@ -36,6 +36,8 @@ class NodeKind(StrEnum):
     WEBHOOK_ENDPOINT = "whe"
     WEBHOOK_SECRET = "whs"  # noqa: S105
     INBOUND_ENDPOINT = "inb"
+    WORKFLOW = "wfl"
+    WORKFLOW_RUN = "run"
 
 
 class NodeId(msgspec.Struct, frozen=True):

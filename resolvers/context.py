@@ -22,7 +22,7 @@ from engine.clock import Clock
 from engine.cursors import CursorCodec
 from engine.egress import Egress
 from engine.identity import Viewer
-from engine.live.streams import EventStreams
+from engine.live.streams import Streams
 from engine.log import EventLog
 from engine.reading import Readers
 from engine.vault import Vault
@@ -44,7 +44,7 @@ class Services:
     database: Database
     readers: Readers
     log: EventLog
-    streams: EventStreams
+    streams: Streams
     cursors: CursorCodec
     announce: Callable[[Announcement], None]
     region: str

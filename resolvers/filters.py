@@ -53,13 +53,13 @@ def read_event_filter(arguments: EventFilterArguments | None, *, roots: frozense
     """Raises `BadUserInput`, naming the part of the filter that can never work."""
     given = arguments or NO_ARGUMENTS
     return EventFilter(
-        event_types=_names(given.event_types, "filter.eventTypes", expand=True),
-        modules=_names(given.modules, "filter.modules"),
+        event_types=read_names(given.event_types, "filter.eventTypes", expand=True),
+        modules=read_names(given.modules, "filter.modules"),
         user_id=check_text(given.user_id, "filter.userId"),
         anonymous_id=check_text(given.anonymous_id, "filter.anonymousId"),
-        keys=_texts(given.keys, "filter.keys", MAX_KEYS, MAX_TEXT_CHARACTERS),
-        since=_instant(given.since, "filter.since"),
-        until=_instant(given.until, "filter.until"),
+        keys=check_texts(given.keys, "filter.keys", limit=MAX_KEYS),
+        since=check_instant(given.since, "filter.since"),
+        until=check_instant(given.until, "filter.until"),
         where=read_conditions(given.where, roots=roots, path=("filter", "where")),
     )
 
@@ -82,12 +82,16 @@ def check_text(text: str | None, name: str, *, limit: int = MAX_TEXT_CHARACTERS)
     return text
 
 
-def _names(names: Sequence[str] | None, name: str, *, expand: bool = False) -> tuple[str, ...] | None:
-    texts = _texts(names, name, MAX_NAMES, MAX_NAME_CHARACTERS)
+def read_names(names: Sequence[str] | None, name: str, *, expand: bool = False) -> tuple[str, ...] | None:
+    """Names, wildcards allowed. `expand` puts in the other names of a canonical type."""
+    texts = check_texts(names, name, limit=MAX_NAMES, characters=MAX_NAME_CHARACTERS)
     return expand_names(texts) if texts is not None and expand else texts
 
 
-def _texts(texts: Iterable[str] | None, name: str, limit: int, characters: int) -> tuple[str, ...] | None:
+def check_texts(
+    texts: Iterable[str] | None, name: str, *, limit: int, characters: int = MAX_TEXT_CHARACTERS
+) -> tuple[str, ...] | None:
+    """The texts, each once. Raises `BadUserInput` for too many, and for those that `check_text` refuses."""
     if texts is None:
         return None
     read = tuple(dict.fromkeys(texts))
@@ -98,7 +102,8 @@ def _texts(texts: Iterable[str] | None, name: str, limit: int, characters: int) 
     return read
 
 
-def _instant(instant: datetime | None, name: str) -> datetime | None:
+def check_instant(instant: datetime | None, name: str) -> datetime | None:
+    """The instant itself. Raises `BadUserInput` for a year that only a mistake writes."""
     if instant is not None and not EARLIEST <= instant <= LATEST:
         raise BadUserInput(f"{name} must lie within the years 2 to 9998.")
     return instant

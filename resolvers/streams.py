@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 from uuid import UUID
 
+from db.delivery_records import TransitionRecord
+from db.records import EventRecord
 from engine.identity import Role
+from engine.lanes import DELIVERIES, EVENTS, LaneKind
 from engine.live.cohorts import StreamItem
-from engine.live.streams import EventSource
+from engine.live.streams import StreamSource
 from resolvers.context import Context
+from resolvers.delivery_filters import DeliveryFilterArguments, read_delivery_filter
 from resolvers.filters import STREAM_ROOTS, EventFilterArguments, read_event_filter
 from resolvers.permissions import require
+
+R = TypeVar("R")
+F = TypeVar("F")
 
 
 async def follow_events(
@@ -18,19 +26,46 @@ async def follow_events(
     *,
     event_filter: EventFilterArguments | None,
     after: str | None,
-    converter: Callable[[UUID], Callable[[StreamItem], object]],
-) -> EventSource:
+    converter: Callable[[UUID], Callable[[StreamItem[EventRecord]], object]],
+) -> StreamSource:
     """The project's events that match, from just after a position, or from now.
 
     `converter`, given the organization, gives what makes an item's value.
-
-    Two viewers of one audience see the same in every event: the project's, with the same role.
     """
     viewer = require(ctx, Role.VIEWER)
-    return ctx.services.streams.events(
+    wanted = read_event_filter(event_filter, roots=STREAM_ROOTS)
+    convert = converter(viewer.project.organization_id)
+    return _follow(ctx, EVENTS, item_filter=wanted, after=after, convert=convert)
+
+
+async def follow_deliveries(
+    ctx: Context,
+    *,
+    delivery_filter: DeliveryFilterArguments | None,
+    after: str | None,
+    convert: Callable[[StreamItem[TransitionRecord]], object],
+) -> StreamSource:
+    """What happens to the project's deliveries that match, from just after a position, or from now."""
+    require(ctx, Role.VIEWER)
+    wanted = read_delivery_filter(delivery_filter)
+    return _follow(ctx, DELIVERIES, item_filter=wanted, after=after, convert=convert)
+
+
+def _follow(
+    ctx: Context,
+    kind: LaneKind[R, F],
+    *,
+    item_filter: F,
+    after: str | None,
+    convert: Callable[[StreamItem[R]], object],
+) -> StreamSource:
+    """Two viewers of one audience see the same in every item: the project's, with the same role."""
+    viewer = require(ctx, Role.VIEWER)
+    return ctx.services.streams.follow(
+        kind,
         viewer.project_id,
-        event_filter=read_event_filter(event_filter, roots=STREAM_ROOTS),
+        item_filter=item_filter,
         audience=(viewer.project_id, viewer.role),
         after=after,
-        convert=converter(viewer.project.organization_id),
+        convert=convert,
     )

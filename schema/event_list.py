@@ -8,6 +8,7 @@ from uuid import UUID
 
 import strawberry
 
+from db.records import EventRecord
 from engine.live.cohorts import StreamItem
 from resolvers.events import ListedEvents
 from resolvers.paging import Counter
@@ -70,10 +71,10 @@ def event_edge(cursor: Cursor, node: Event) -> EventEdge:
     return EventEdge(cursor=cursor, node=node)
 
 
-def edge_maker(organization_id: UUID) -> Callable[[StreamItem], EventEdge]:
+def edge_maker(organization_id: UUID) -> Callable[[StreamItem[EventRecord]], EventEdge]:
     """Gives what turns a stream's item into its edge."""
 
-    def make(item: StreamItem) -> EventEdge:
-        return event_edge(Cursor(item.cursor), Event.of(item.event, organization_id=organization_id))
+    def make(item: StreamItem[EventRecord]) -> EventEdge:
+        return event_edge(Cursor(item.cursor), Event.of(item.record, organization_id=organization_id))
 
     return make

@@ -77,6 +77,9 @@ class Rendering(Protocol):
 
     def __call__(self, payload: object, /) -> bytes | Awaitable[bytes]: ...
 
+    def is_whole(self, response: bytes, /) -> bool:
+        """Whether a response holds no errors: one that does may come out better another time."""
+
 
 class Sink(Protocol):
     """One subscriber's way out. Never blocks and never raises, also after the client has gone."""

@@ -69,6 +69,5 @@ async def record(
             )
     if transitions:
         epoch, records = await append_transitions(connection, project_id=project_id, transitions=transitions, at=now)
-        # A range only: hubs read the items from the log.
-        announcements.append(Announcement(project_id, Lane.DELIVERIES, epoch, records[0].seq, records[-1].seq))
+        announcements.append(Announcement(project_id, Lane.DELIVERIES, epoch, records[0].seq, records[-1].seq, records))
     return tuple(announcements)

@@ -1,7 +1,8 @@
-"""Cohorts: all subscribers of a project who get the same bytes for the same items.
+"""Cohorts: all subscribers of a lane of a project who get the same bytes for the same items.
 
 Guarantees: an item is matched once per cohort, executed and encoded once per (audience, rendering), and its bytes go to
 every member in order: in the same turn of the loop where rendering needs no waiting, else as soon as it is done.
+A rendering that was waited for and holds errors goes to those who waited for it, and is made anew for who comes later.
 A member whose sink is full leaves the live cohort at its own position and costs nothing until it catches up
 (streams). Leaves to others: where items come from (feed) and catching up.
 Stops with its last member; it has no task while rendering is synchronous.
@@ -13,32 +14,35 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
 import msgspec
 
-from db.filters import EventFilter
-from db.records import EventRecord
-from engine.cursors import Cursor, CursorCodec, CursorKind
+from engine.cursors import Cursor, CursorCodec
 from engine.errors import CursorExpired
-from engine.filters import FilterIndex, filter_key
-from engine.live.feed import RENDERED_COPIES, Feed, record_bytes
+from engine.filter_index import FilterIndex
+from engine.lanes import LaneKind, LaneRecord
+from engine.live.feed import Feed
 from engine.live.hub import StreamCounters
 from engine.live.ring import Ring, RingQuota
 
 MAX_RENDERING = 256
 """Items of a cohort that may wait for their rendering; beyond it its members catch up from the log instead."""
+KEPT_BYTES = 4_096
+"""What a rendering that was waited for may always take and yet be kept: rings and pages reckon with the item only."""
 
 LOG_REPLACED = "The log was replaced since this position (a restore): start again, without a cursor."
 
 _logger = logging.getLogger(__name__)
 
+R = TypeVar("R")
 
-class StreamItem(msgspec.Struct, frozen=True):
-    """What a stream carries: an event and the position after it."""
 
-    event: EventRecord
+class StreamItem(msgspec.Struct, Generic[R], frozen=True):
+    """What a stream carries: an item of the log and the position after it."""
+
+    record: R
     cursor: str
 
 
@@ -48,6 +52,8 @@ class Rendering(Protocol):
     key: Hashable
 
     def __call__(self, payload: object, /) -> bytes | Awaitable[bytes]: ...
+
+    def is_whole(self, response: bytes, /) -> bool: ...
 
 
 class Sink(Protocol):
@@ -67,9 +73,18 @@ class Sink(Protocol):
 class Output:
     """One way of turning items into bytes, shared by every cohort of this (audience, rendering)."""
 
-    __slots__ = ("cohorts", "convert", "key", "rendering")
+    __slots__ = ("cohorts", "convert", "counters", "key", "kind", "rendering")
 
-    def __init__(self, key: Hashable, rendering: Rendering, convert: Callable[[StreamItem], object]) -> None:
+    def __init__(
+        self,
+        kind: LaneKind[Any, Any],
+        key: Hashable,
+        rendering: Rendering,
+        convert: Callable[[StreamItem[Any]], object],
+        counters: StreamCounters,
+    ) -> None:
+        self.kind = kind
+        self.counters = counters
         self.key = key
         self.rendering = rendering
         self.convert = convert
@@ -77,13 +92,17 @@ class Output:
 
 
 class Item:
-    """One event for one output: rendered when first asked for, and then only once."""
+    """One item of the log for one output: rendered when first asked for, and then only once.
 
-    __slots__ = ("_rendering", "cursor", "event", "output", "payload", "seq")
+    What was waited for came from elsewhere than the item. It is kept if it is whole, or a database that was away for a
+    moment would be seen by all who come later; and if it is no larger than was reckoned with.
+    """
 
-    def __init__(self, event: EventRecord, cursor: str, output: Output) -> None:
-        self.event = event
-        self.seq = event.seq
+    __slots__ = ("_rendering", "cursor", "output", "payload", "record", "seq")
+
+    def __init__(self, record: LaneRecord, cursor: str, output: Output) -> None:
+        self.record = record
+        self.seq = record.seq
         self.cursor = cursor
         self.output = output
         self.payload: bytes | None = None
@@ -94,18 +113,24 @@ class Item:
         if self.payload is not None:
             return self.payload
         if self._rendering is None:
-            result = self.output.rendering(self.output.convert(StreamItem(self.event, self.cursor)))
+            result = self.output.rendering(self.output.convert(StreamItem(self.record, self.cursor)))
             if isinstance(result, bytes):
                 self.payload = result
                 return result
             self._rendering = asyncio.ensure_future(result)
-            self._rendering.add_done_callback(self._keep)
+            self._rendering.add_done_callback(self._rendered)
+            self.output.counters.rendering += 1
         return self._rendering
 
-    def _keep(self, done: asyncio.Future[bytes]) -> None:
-        if not done.cancelled() and done.exception() is None:
-            self.payload = done.result()
-            self._rendering = None
+    def _rendered(self, done: asyncio.Future[bytes]) -> None:
+        self._rendering = None
+        self.output.counters.rendering -= 1
+        if done.cancelled() or done.exception() is not None:
+            return
+        payload = done.result()
+        room = max(KEPT_BYTES, self.output.kind.rendered_bytes(self.record))
+        if len(payload) <= room and self.output.rendering.is_whole(payload):
+            self.payload = payload
 
 
 class Member:
@@ -126,7 +151,7 @@ class Member:
     @property
     def cursor(self) -> str:
         """Everything up to here has been handed to the sink or was not for it."""
-        return self.cohort.project.cursor_at(self.reached)
+        return self.cohort.streams.cursor_at(self.reached)
 
     @property
     def reached(self) -> int:
@@ -158,14 +183,14 @@ def _deliver_nothing(_payload: bytes, _cursor: str) -> bool:
 class Cohort:
     """Members who share audience, rendering and filter."""
 
-    def __init__(self, project: ProjectStreams, key: Hashable, output: Output, event_filter: EventFilter) -> None:
-        self.project = project
+    def __init__(self, streams: LaneStreams, key: Hashable, output: Output, item_filter: Any) -> None:
+        self.streams = streams
         self.key = key
         self.output = output
-        self.event_filter = event_filter
-        self.filter_key = filter_key(event_filter)
+        self.item_filter = item_filter
+        self.filter_key = streams.kind.matching.key(item_filter)
         self.size = 0
-        self.ring: Ring[Item] = Ring(project.quota, floor=project.position)
+        self.ring: Ring[Item] = Ring(streams.quota, floor=streams.position)
         self._live: dict[Member, None] = {}
         self._snapshot: tuple[Member, ...] | None = ()
         self._waiting: deque[Item] = deque()
@@ -174,7 +199,7 @@ class Cohort:
     @property
     def position(self) -> int:
         """What every live member has been given, or was not for it."""
-        return self._waiting[0].seq - 1 if self._waiting else self.project.position
+        return self._waiting[0].seq - 1 if self._waiting else self.streams.position
 
     def attach(self, member: Member) -> None:
         """Make a member live that has reached the cohort's position (or is already past it)."""
@@ -192,7 +217,7 @@ class Cohort:
 
     def advance(self, item: Item) -> None:
         """The next item that the filter matches."""
-        self.ring.append(item.seq, item, record_bytes(item.event, copies=RENDERED_COPIES))
+        self.ring.append(item.seq, item, self.streams.kind.rendered_bytes(item.record))
         if not self._live:
             return
         try:
@@ -223,11 +248,11 @@ class Cohort:
         if members is None:
             members = self._snapshot = tuple(self._live)
         full = [member for member in members if seq > member.position and not member.deliver(payload, cursor)]
-        self.project.counters.delivered += len(members)
+        self.streams.counters.delivered += len(members)
         for member in full:
             if not member.left:
                 self.detach(member, seq)
-                self.project.catch_up(member)
+                self.streams.catch_up(member)
 
     def _wait_for(self, item: Item) -> None:
         self._waiting.append(item)
@@ -259,7 +284,7 @@ class Cohort:
             self.detach(member, max(member.position, position))
         self._waiting.clear()
         for member in members:
-            self.project.catch_up(member)
+            self.streams.catch_up(member)
 
     def _fail(self, error: Exception) -> None:
         _logger.error("cohort.rendering_failed", exc_info=error)
@@ -267,8 +292,8 @@ class Cohort:
         self.fail_all(error)
 
 
-class ProjectStreams:
-    """Everybody who streams one project here: the feed's follower. Exists while it has members."""
+class LaneStreams:
+    """Everybody who streams one lane of one project here: the feed's follower. Exists while it has members."""
 
     def __init__(
         self,
@@ -280,6 +305,7 @@ class ProjectStreams:
         catch_up: Callable[[Member], None],
     ) -> None:
         self.feed = feed
+        self.kind = feed.kind
         self.position = feed.last
         self.quota = quota
         self.counters = counters
@@ -289,7 +315,7 @@ class ProjectStreams:
         self._cursor_memo: tuple[int, int, str] = (-1, -1, "")
         self._cohorts: dict[Hashable, Cohort] = {}
         self._outputs: dict[Hashable, Output] = {}
-        self._index: FilterIndex[Cohort] = FilterIndex()
+        self._index: FilterIndex[Cohort, Any, Any] = FilterIndex(feed.kind.matching)
         feed.followers.append(self)
 
     @property
@@ -302,17 +328,17 @@ class ProjectStreams:
         *,
         audience: Hashable,
         rendering: Rendering,
-        event_filter: EventFilter,
-        convert: Callable[[StreamItem], object],
+        item_filter: Any,
+        convert: Callable[[StreamItem[Any]], object],
     ) -> Cohort:
-        """The cohort of these, made where it is new. Raises `ValueError` for a filter that an event cannot decide."""
+        """The cohort of these, made where it is new. Raises `ValueError` for a filter that an item cannot decide."""
         output_key = (audience, rendering.key)
-        key = (output_key, filter_key(event_filter))
+        key = (output_key, self.kind.matching.key(item_filter))
         cohort = self._cohorts.get(key)
         if cohort is None:
-            output = self._outputs.get(output_key) or Output(output_key, rendering, convert)
-            cohort = Cohort(self, key, output, event_filter)
-            self._index.add(cohort, event_filter)
+            output = self._outputs.get(output_key) or Output(self.kind, output_key, rendering, convert, self.counters)
+            cohort = Cohort(self, key, output, item_filter)
+            self._index.add(cohort, item_filter)
             self._cohorts[key] = cohort
             self._outputs[output_key] = output
             output.cohorts += 1
@@ -339,22 +365,22 @@ class ProjectStreams:
         """The signed position, computed once for all who stand there."""
         epoch = self.feed.epoch
         if self._cursor_memo[:2] != (epoch, position):
-            cursor = Cursor(CursorKind.EVENTS, self.project_id, epoch, (position,))
+            cursor = Cursor(self.kind.cursor, self.project_id, epoch, (position,))
             self._cursor_memo = (epoch, position, self._cursors.encode(cursor))
         return self._cursor_memo[2]
 
-    def advance(self, events: Sequence[EventRecord], reached: int) -> None:
+    def advance(self, records: Sequence[LaneRecord], reached: int) -> None:
         """See `Follower`."""
-        for event in events:
+        for record in records:
             try:
-                cohorts = self._index.match(event)
+                cohorts = self._index.match(record)
             except Exception as error:
                 _logger.error("streams.matching_failed", exc_info=error)
                 self._fail_all(error)
                 cohorts = []
             if cohorts:
-                self._offer(event, cohorts)
-            self.position = event.seq
+                self._offer(record, cohorts)
+            self.position = record.seq
         self.position = reached
 
     def expire(self) -> None:
@@ -368,18 +394,18 @@ class ProjectStreams:
 
     def _remove_cohort(self, cohort: Cohort) -> None:
         del self._cohorts[cohort.key]
-        self._index.remove(cohort, cohort.event_filter)
+        self._index.remove(cohort, cohort.item_filter)
         cohort.close()
         self.counters.cohorts -= 1
         cohort.output.cohorts -= 1
         if cohort.output.cohorts == 0:
             del self._outputs[cohort.output.key]
 
-    def _offer(self, event: EventRecord, cohorts: list[Cohort]) -> None:
-        cursor = self.cursor_at(event.seq)
+    def _offer(self, record: LaneRecord, cohorts: list[Cohort]) -> None:
+        cursor = self.cursor_at(record.seq)
         items: dict[Any, Item] = {}
         for cohort in cohorts:
             item = items.get(cohort.output)
             if item is None:
-                item = items[cohort.output] = Item(event, cursor, cohort.output)
+                item = items[cohort.output] = Item(record, cursor, cohort.output)
             cohort.advance(item)

@@ -1,4 +1,4 @@
-"""What one gateway knows of one project's log: the decisions, without any I/O.
+"""What one gateway knows of one lane of a project's log: the decisions, without any I/O.
 
 A `Feed` hands every item past its `last` to its followers, once and in order, whatever order, doubling or loss the
 announcements suffer: one that is next is delivered, one that was seen is dropped, one that is ahead waits for what lies
@@ -13,19 +13,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
-from db.records import EventPage, EventRecord, HeadRecord
+from db.records import HeadRecord
 from engine.announcements import Announcement
+from engine.lanes import LaneKind, LanePage, LaneRecord
 from engine.live.ring import Ring, RingQuota
 
 MAX_EARLY = 64
 """Announcements kept while one before them is missing; beyond it the log is read instead."""
-RECORD_OVERHEAD = 400
-"""Bytes that a record takes besides its JSON, about."""
-RENDERED_COPIES = 3
-"""How often a record's JSON is held once it has been rendered, at worst: itself, and escaped in a response."""
 
 _logger = logging.getLogger(__name__)
 
@@ -41,9 +38,9 @@ class Need(Enum):
 
 
 class Follower(Protocol):
-    """Who is told what happens in a project. Called synchronously; must not raise."""
+    """Who is told what happens in a lane. Called synchronously; must not raise."""
 
-    def advance(self, events: Sequence[EventRecord], reached: int) -> None:
+    def advance(self, records: Sequence[Any], reached: int) -> None:
         """The next items, oldest first; everything up to and including `reached` is in them or does not exist."""
 
     def expire(self) -> None:
@@ -51,15 +48,16 @@ class Follower(Protocol):
 
 
 class Feed:
-    """One project's events lane. Starts at the head, see `start`."""
+    """One lane of one project. Starts at the head, see `start`."""
 
-    def __init__(self, project_id: UUID, quota: RingQuota) -> None:
+    def __init__(self, project_id: UUID, kind: LaneKind[Any, Any], quota: RingQuota) -> None:
         self.project_id = project_id
+        self.kind = kind
         self.last = 0
         self.announced = 0
         self.first_seq = 1
         self.epoch = 0
-        self.ring: Ring[EventRecord] = Ring(quota, floor=0)
+        self.ring: Ring[LaneRecord] = Ring(quota, floor=0)
         self.followers: list[Follower] = []
         self._early: dict[int, Announcement] = {}
 
@@ -76,19 +74,19 @@ class Feed:
         self._early.clear()
 
     def observe(self, announcement: Announcement) -> Need:
-        """An announcement of the events lane has come: deliver what is next."""
+        """An announcement of this lane has come: deliver what is next."""
         if announcement.epoch != self.epoch:
             return Need.HEAD
         if announcement.last <= self.last:
             return Need.NOTHING
         self.announced = max(self.announced, announcement.last)
-        if len(announcement.events) != announcement.last - announcement.first + 1 or not announcement.events:
+        if len(announcement.items) != announcement.last - announcement.first + 1 or not announcement.items:
             return Need.GAP_NOW if announcement.first <= self.last + 1 else Need.GAP_LATER
         if announcement.first > self.last + 1:
             if len(self._early) < MAX_EARLY:
                 self._early[announcement.first] = announcement
             return Need.GAP_SOON
-        self._deliver(announcement.events, announcement.last)
+        self._deliver(announcement.items, announcement.last)
         self._deliver_early()
         return Need.GAP_SOON if self.behind else Need.NOTHING
 
@@ -101,14 +99,14 @@ class Feed:
         self.announced = max(self.announced, head.head)
         return Need.GAP_NOW if self.behind else Need.NOTHING
 
-    def accept(self, page: EventPage, *, since: int, announced: int) -> None:
+    def accept(self, page: LanePage[Any], *, since: int, announced: int) -> None:
         """A page after `since` has been read; `announced` is what was known when the reading began."""
         if self._is_another_log(page.head, since) or page.head.first_seq > since + 1:
             self._begin_again(page.head)
             return
         self.first_seq = page.head.first_seq
         if page.reached > self.last:
-            self._deliver(page.events, page.reached)
+            self._deliver(page.items, page.reached)
             self._deliver_early()
         # What was announced before the reading is in the page's snapshot, or was never true.
         later = self.announced if self.announced > announced else 0
@@ -119,19 +117,22 @@ class Feed:
         return head.epoch != self.epoch or head.head < since
 
     def _begin_again(self, head: HeadRecord) -> None:
-        _logger.warning("feed.log_replaced", extra={"project_id": str(self.project_id), "epoch": head.epoch})
+        _logger.warning(
+            "feed.log_replaced",
+            extra={"project_id": str(self.project_id), "lane": self.kind.lane.name, "epoch": head.epoch},
+        )
         self.start(head)
         for follower in list(self.followers):
             follower.expire()
 
-    def _deliver(self, events: Sequence[EventRecord], reached: int) -> None:
-        if events and events[0].seq <= self.last:
-            events = [event for event in events if event.seq > self.last]
+    def _deliver(self, records: Sequence[LaneRecord], reached: int) -> None:
+        if records and records[0].seq <= self.last:
+            records = [record for record in records if record.seq > self.last]
         self.last = reached
-        for event in events:
-            self.ring.append(event.seq, event, record_bytes(event))
+        for record in records:
+            self.ring.append(record.seq, record, self.kind.record_bytes(record))
         for follower in list(self.followers):
-            follower.advance(events, reached)
+            follower.advance(records, reached)
 
     def _deliver_early(self) -> None:
         while self._early:
@@ -140,9 +141,4 @@ class Feed:
                 return
             early = self._early.pop(first)
             if early.last > self.last:
-                self._deliver(early.events, early.last)
-
-
-def record_bytes(event: EventRecord, *, copies: int = 1) -> int:
-    """About what an event takes in memory; `copies` is how often its JSON is held."""
-    return RECORD_OVERHEAD + copies * (len(event.properties) + len(event.context))
+                self._deliver(early.items, early.last)

@@ -1,8 +1,9 @@
-"""The hub: one per gateway, it keeps a `Feed` of every project that somebody here watches.
+"""The hub: one per gateway, it keeps a `Feed` of every lane of a project that somebody here watches.
 
 Guarantees: each watched feed gets each item once and in order; a loss is made good from the log 30–50 ms after it
 shows, while Redis is away within two seconds, and while PostgreSQL is away as soon as it is back. A project costs one
-broadcaster subscription while watched and nothing otherwise; while Redis is well a feed at rest costs no SQL.
+broadcaster subscription while watched, whatever its lanes, and nothing otherwise; an announcement of a lane that nobody
+here watches costs a look; while Redis is well a feed at rest costs no SQL.
 Leaves to others: who gets which item (cohorts), and replaying what is older than the ring (pages).
 Stops when `stop` is awaited: feeds end silently, their followers are told nothing.
 
@@ -14,22 +15,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections import defaultdict, deque
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
 
 from db.database import Database
-from db.events import read_event_page
 from db.heads import read_heads
-from db.records import EventPage, HeadRecord, Lane
-from engine.announcements import Announcement, channel_of, decode
+from db.records import HeadRecord, Lane
+from engine.announcements import Announcement, channel_of, decode, lane_of
 from engine.backoff import Backoff
 from engine.errors import Unavailable
+from engine.lanes import LaneKind, LanePage
 from engine.live.broadcast import Broadcast, Gap, Mailbox, Message
-from engine.live.feed import Feed, Need
+from engine.live.feed import MAX_EARLY, Feed, Need
 from engine.live.ring import RingQuota
 from engine.tasks import end_tasks
 
@@ -51,7 +53,7 @@ LAST_RETRY = 1.0
 RING_QUOTA_BYTES = 64 * 1024 * 1024
 RING_BYTES = 4 * 1024 * 1024
 RING_ITEMS = 2_000
-"""Bounds of recent items: of all projects together, and of each."""
+"""Bounds of recent items: of all feeds together, and of each."""
 STATS_HEADS = 100
 """How many projects are named in the statistics: each is a time series somewhere."""
 
@@ -59,7 +61,10 @@ _logger = logging.getLogger(__name__)
 
 
 class HubStats(msgspec.Struct, frozen=True):
-    """What a gateway's hub does now. `lag` is the largest number of items announced but not delivered yet."""
+    """What a gateway's hub does now. `lag` is the largest number of items announced but not delivered yet.
+
+    `heads` is where the events lane of watched projects stands.
+    """
 
     watched_projects: int
     streams: int
@@ -73,10 +78,11 @@ class HubStats(msgspec.Struct, frozen=True):
 class StreamCounters:
     """What `streams` does, counted where it happens."""
 
-    __slots__ = ("catching_up", "cohorts", "delivered", "streams")
+    __slots__ = ("catching_up", "cohorts", "delivered", "rendering", "streams")
 
     def __init__(self) -> None:
         self.streams = 0
+        self.rendering = 0
         self.cohorts = 0
         self.catching_up = 0
         self.delivered = 0
@@ -96,29 +102,53 @@ class Watch:
             release()
 
 
-class _Watched:
-    """A feed with what keeps it going."""
+class _Subscription:
+    """A project's place at the broadcaster, which all of its watched lanes share."""
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, project_id: UUID) -> None:
+        self.project_id = project_id
+        self.begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.running: asyncio.Task[None] | None = None
+        self.lanes: dict[Lane, _Watched] = {}
+
+
+class _Watched:
+    """A feed with what keeps it going. `unheard` is what came before it stood anywhere."""
+
+    def __init__(self, feed: Feed, subscription: _Subscription) -> None:
         self.feed = feed
+        self.subscription = subscription
         self.watchers = 0
         self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.running: asyncio.Task[None] | None = None
+        self.unheard: deque[Message] = deque(maxlen=MAX_EARLY)
+        self.starting: asyncio.Task[None] | None = None
         self.healing: asyncio.Task[None] | None = None
         self.lingering: asyncio.TimerHandle | None = None
 
+    @property
+    def is_current(self) -> bool:
+        """Whether it is still followed."""
+        return self.subscription.lanes.get(self.feed.kind.lane) is self
+
+
+class _WantedHead(NamedTuple):
+    """Somebody waits for the head of a lane."""
+
+    lane: Lane
+    answer: asyncio.Future[HeadRecord]
+
 
 class Hub:
-    """Feeds of watched projects. Belongs to one event loop."""
+    """Feeds of the watched lanes of projects. Belongs to one event loop."""
 
     def __init__(self, database: Database, broadcast: Broadcast, *, linger: float = LINGER) -> None:
         self.counters = StreamCounters()
         self._database = database
         self._broadcast = broadcast
         self._linger = linger
-        self._watched: dict[UUID, _Watched] = {}
+        self._subscriptions: dict[UUID, _Subscription] = {}
         self._quota = RingQuota(total_bytes=RING_QUOTA_BYTES, ring_bytes=RING_BYTES, ring_items=RING_ITEMS)
-        self._wanted_heads: dict[UUID, list[asyncio.Future[HeadRecord]]] = {}
+        self._wanted_heads: dict[UUID, list[_WantedHead]] = {}
         self._wake = asyncio.Event()
         self._gap_queries = asyncio.Semaphore(GAP_QUERIES)
         self._reading: asyncio.Task[None] | None = None
@@ -132,30 +162,33 @@ class Hub:
     async def stop(self) -> None:
         """End all feeds."""
         self._forget_health()
-        tasks = [task for watched in self._watched.values() for task in self._take_down(watched)]
-        self._watched.clear()
+        tasks = [task for watched in self._all_watched() for task in self._take_down(watched)]
+        tasks += [each.running for each in self._subscriptions.values() if each.running is not None]
+        self._subscriptions.clear()
         await end_tasks([*tasks, self._reading])
         self._reading = None
 
     def stats(self) -> HubStats:
         """Cheap enough for every scrape."""
-        feeds = [watched.feed for watched in self._watched.values()]
+        feeds = [watched.feed for watched in self._all_watched()]
+        logs = [feed for feed in feeds if feed.kind.lane is Lane.EVENTS]
         return HubStats(
-            watched_projects=len(feeds),
+            watched_projects=len(self._subscriptions),
             streams=self.counters.streams,
             cohorts=self.counters.cohorts,
             catching_up=self.counters.catching_up,
             delivered=self.counters.delivered,
             lag=max((feed.announced - feed.last for feed in feeds), default=0),
-            heads={feed.project_id: feed.last for feed in feeds[:STATS_HEADS]},
+            heads={feed.project_id: feed.last for feed in logs[:STATS_HEADS]},
         )
 
-    async def watch(self, project_id: UUID) -> Watch:
-        """Follow a project. Returns when its feed stands at the head, subscribed.
+    async def watch(self, project_id: UUID, kind: LaneKind[Any, Any]) -> Watch:
+        """Follow a lane of a project. Returns when its feed stands at the head, subscribed.
 
         Waits as long as PostgreSQL is away: put a limit around it. Raises `LookupError` for an unknown project.
         """
-        watched = self._watched.get(project_id) or self._begin(project_id)
+        subscription = self._subscriptions.get(project_id) or self._subscribe(project_id)
+        watched = subscription.lanes.get(kind.lane) or self._begin(subscription, kind)
         watched.watchers += 1
         watch = Watch(watched.feed, lambda: self._let_go(watched))
         try:
@@ -165,41 +198,56 @@ class Hub:
             raise
         return watch
 
-    async def read_head(self, project_id: UUID) -> HeadRecord:
+    async def read_head(self, project_id: UUID, lane: Lane) -> HeadRecord:
         """The head as the database has it after this call began; callers at the same time share one statement.
 
         Waits as long as PostgreSQL is away: put a limit around it. Raises `LookupError` for an unknown project.
         """
         answer: asyncio.Future[HeadRecord] = asyncio.get_running_loop().create_future()
-        self._wanted_heads.setdefault(project_id, []).append(answer)
+        self._wanted_heads.setdefault(project_id, []).append(_WantedHead(lane, answer))
         self._wake.set()
         return await answer
 
-    def _begin(self, project_id: UUID) -> _Watched:
-        watched = _Watched(Feed(project_id, self._quota))
-        self._watched[project_id] = watched
-        watched.running = self._spawn(self._run(watched), f"feed-{project_id}")
+    def _all_watched(self) -> list[_Watched]:
+        return [watched for each in self._subscriptions.values() for watched in each.lanes.values()]
+
+    def _subscribe(self, project_id: UUID) -> _Subscription:
+        subscription = self._subscriptions[project_id] = _Subscription(project_id)
+        subscription.running = self._spawn(self._run(subscription), f"project-{project_id}")
+        return subscription
+
+    def _begin(self, subscription: _Subscription, kind: LaneKind[Any, Any]) -> _Watched:
+        watched = _Watched(Feed(subscription.project_id, kind, self._quota), subscription)
+        subscription.lanes[kind.lane] = watched
+        watched.starting = self._spawn(self._start_feed(watched), f"feed-{subscription.project_id}")
         return watched
 
     def _let_go(self, watched: _Watched) -> None:
         watched.watchers -= 1
-        if watched.watchers == 0 and self._is_current(watched):
+        if watched.watchers == 0 and watched.is_current:
             if watched.lingering is not None:
                 watched.lingering.cancel()
             loop = asyncio.get_running_loop()
             watched.lingering = loop.call_later(self._linger, self._end_if_unwatched, watched)
 
     def _end_if_unwatched(self, watched: _Watched) -> None:
-        if watched.watchers == 0 and self._is_current(watched):
+        if watched.watchers == 0:
             self._end(watched)
 
     def _end(self, watched: _Watched) -> None:
-        if self._is_current(watched):
-            del self._watched[watched.feed.project_id]
-            self._take_down(watched)
+        """End a feed, and its project's subscription with the last one."""
+        if not watched.is_current:
+            return
+        self._take_down(watched)
+        subscription = watched.subscription
+        if not subscription.lanes:
+            del self._subscriptions[subscription.project_id]
+            if subscription.running is not None:
+                subscription.running.cancel()
 
     def _take_down(self, watched: _Watched) -> list[asyncio.Task[None]]:
-        tasks = [task for task in (watched.running, watched.healing) if task is not None]
+        del watched.subscription.lanes[watched.feed.kind.lane]
+        tasks = [task for task in (watched.starting, watched.healing) if task is not None]
         for task in tasks:
             task.cancel()
         if watched.lingering is not None:
@@ -210,38 +258,57 @@ class Hub:
         watched.feed.ring.close()
         return tasks
 
-    def _is_current(self, watched: _Watched) -> bool:
-        return self._watched.get(watched.feed.project_id) is watched
+    async def _run(self, subscription: _Subscription) -> None:
+        """A subscription's life."""
+        async with self._broadcast.subscribe(channel_of(subscription.project_id)) as mailbox:
+            subscription.begun.set_result(None)
+            await self._follow(subscription, mailbox)
 
-    async def _run(self, watched: _Watched) -> None:
-        """A feed's life: subscribe, and only then read the head, so that nothing falls between."""
+    async def _start_feed(self, watched: _Watched) -> None:
+        """Read the head once subscribed, so that nothing falls between; then hear what came in the meantime."""
         feed = watched.feed
-        async with self._broadcast.subscribe(channel_of(feed.project_id)) as mailbox:
-            try:
-                feed.start(await self.read_head(feed.project_id))
-            except LookupError as error:
-                watched.started.set_exception(error)
-                self._end(watched)
-                return
-            watched.started.set_result(None)
-            await self._follow(watched, mailbox)
+        await asyncio.shield(watched.subscription.begun)
+        try:
+            feed.start(await self.read_head(feed.project_id, feed.kind.lane))
+        except LookupError as error:
+            watched.started.set_exception(error)
+            self._end(watched)
+            return
+        watched.started.set_result(None)
+        while watched.unheard:
+            self._hear(watched, watched.unheard.popleft())
 
-    async def _follow(self, watched: _Watched, mailbox: Mailbox) -> None:
+    async def _follow(self, subscription: _Subscription, mailbox: Mailbox) -> None:
         while True:
-            message = await mailbox.get()
-            try:
-                self._receive(watched, message)
-            except msgspec.DecodeError:
-                _logger.warning("hub.unreadable_announcement", extra={"channel": message.channel})
+            self._receive(subscription, await mailbox.get())
             # One announcement may have gone to thousands: let their sockets, and other projects, have a turn.
             await asyncio.sleep(0)
 
-    def _receive(self, watched: _Watched, message: Message) -> None:
+    def _receive(self, subscription: _Subscription, message: Message) -> None:
+        """Give a message to the feed that it is for, or a gap to all of them."""
+        if isinstance(message, Gap):
+            for watched in list(subscription.lanes.values()):
+                self._hear(watched, message)
+            return
+        lane = lane_of(message.message)
+        if lane is None:
+            _logger.warning("hub.unreadable_announcement", extra={"channel": message.channel})
+        elif (concerned := subscription.lanes.get(lane)) is not None:
+            self._hear(concerned, message)
+
+    def _hear(self, watched: _Watched, message: Message) -> None:
+        if not watched.started.done():
+            watched.unheard.append(message)
+            return
         if isinstance(message, Gap):
             self._want_head(watched.feed.project_id)
             return
-        announcement = decode(message.message)
-        if announcement.lane == Lane.EVENTS and announcement.project_id == watched.feed.project_id:
+        try:
+            announcement = decode(message.message)
+        except msgspec.DecodeError:
+            _logger.warning("hub.unreadable_announcement", extra={"channel": message.channel})
+            return
+        if announcement.lane == watched.feed.kind.lane and announcement.project_id == watched.feed.project_id:
             self._observe(watched, announcement)
 
     def _observe(self, watched: _Watched, announcement: Announcement) -> None:
@@ -266,7 +333,7 @@ class Hub:
         while feed.behind:
             since, announced = feed.last, feed.announced
             try:
-                page = await self._read_page(feed.project_id, since)
+                page = await self._read_page(feed, since)
             except Exception as error:
                 _logger.warning("hub.gap_unreadable", extra={"reason": type(error).__name__})
                 await backoff.wait()
@@ -274,9 +341,12 @@ class Hub:
                 feed.accept(page, since=since, announced=announced)
                 await asyncio.sleep(0)
 
-    async def _read_page(self, project_id: UUID, after: int) -> EventPage:
+    async def _read_page(self, feed: Feed, after: int) -> LanePage[Any]:
+        kind = feed.kind
         async with self._gap_queries, self._database.connection() as connection:
-            return await read_event_page(connection, project_id=project_id, after=after, limit=GAP_PAGE)
+            return await kind.read_page(
+                connection, project_id=feed.project_id, after=after, limit=GAP_PAGE, item_filter=kind.everything
+            )
 
     def _want_head(self, project_id: UUID) -> None:
         self._wanted_heads.setdefault(project_id, [])
@@ -305,47 +375,37 @@ class Hub:
 
     async def _read_due_heads(self) -> None:
         if not self._broadcast.connected:
-            for project_id in self._watched:
+            for project_id in self._subscriptions:
                 self._wanted_heads.setdefault(project_id, [])
         if not self._wanted_heads:
             return
         wanted, self._wanted_heads = self._wanted_heads, {}
-        since = {project_id: watched.feed.last for project_id, watched in self._watched.items()}
+        since = {watched: watched.feed.last for watched in self._all_watched() if watched.started.done()}
         try:
             async with self._database.connection() as connection:
                 heads = await read_heads(connection, project_ids=list(wanted))
         except BaseException:
             self._want_again(wanted)
             raise
-        found = {head.project_id: head for head in heads if head.lane == Lane.EVENTS}
-        for project_id, answers in wanted.items():
-            self._tell_head(project_id, found.get(project_id), answers, since.get(project_id))
+        found: defaultdict[UUID, dict[Lane, HeadRecord]] = defaultdict(dict)
+        for head in heads:
+            found[head.project_id][head.lane] = head
+        for watched, position in since.items():
+            known = found[watched.feed.project_id].get(watched.feed.kind.lane)
+            if known is not None and watched.is_current:
+                self._tell_head(watched, known, position)
+        for project_id, askers in wanted.items():
+            _answer(askers, found[project_id])
 
-    def _want_again(self, wanted: dict[UUID, list[asyncio.Future[HeadRecord]]]) -> None:
-        for project_id, answers in wanted.items():
-            waiting = [answer for answer in answers if not answer.done()]
+    def _want_again(self, wanted: dict[UUID, list[_WantedHead]]) -> None:
+        for project_id, askers in wanted.items():
+            waiting = [each for each in askers if not each.answer.done()]
             self._wanted_heads.setdefault(project_id, []).extend(waiting)
         self._wake.set()
 
-    def _tell_head(
-        self, project_id: UUID, head: HeadRecord | None, answers: list[asyncio.Future[HeadRecord]], since: int | None
-    ) -> None:
-        watched = self._watched.get(project_id)
-        if (
-            head is not None
-            and since is not None
-            and watched is not None
-            and watched.started.done()
-            and watched.feed.observe_head(head, since=since) is Need.GAP_NOW
-        ):
+    def _tell_head(self, watched: _Watched, head: HeadRecord, since: int) -> None:
+        if watched.feed.observe_head(head, since=since) is Need.GAP_NOW:
             self._heal(watched, 0)
-        for answer in answers:
-            if answer.done():
-                continue
-            if head is None:
-                answer.set_exception(LookupError("unknown project"))
-            else:
-                answer.set_result(head)
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=name)
@@ -356,3 +416,14 @@ class Hub:
 def _report_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         _logger.error("hub.task_failed", exc_info=error, extra={"task": task.get_name()})
+
+
+def _answer(askers: Sequence[_WantedHead], heads: Mapping[Lane, HeadRecord]) -> None:
+    for lane, answer in askers:
+        if answer.done():
+            continue
+        head = heads.get(lane)
+        if head is None:
+            answer.set_exception(LookupError("unknown project"))
+        else:
+            answer.set_result(head)

@@ -1,4 +1,4 @@
-"""Pages of a log for readers that are behind, shared: a thousand at one place cost one query.
+"""Pages of a lane for readers that are behind, shared: a thousand at one place cost one query.
 
 Guarantees: at most `CATCH_UP_QUERIES` queries at once; readers of one filter near each other share pages, also while
 they are being read, and what was rendered of them; what the ring still holds costs no query. At most `CACHE_BYTES` are
@@ -13,17 +13,13 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from itertools import islice
 from time import monotonic
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from uuid import UUID
 
 from db.database import Database
-from db.events import read_event_page
-from db.filters import EventFilter
-from db.records import EventRecord, HeadRecord
-from engine.conditions import EventView
-from engine.filters import compile_filter
+from db.records import HeadRecord, Lane
+from engine.lanes import LaneKind, LaneRecord
 from engine.live.cohorts import Cohort, Item, Output
-from engine.live.feed import RENDERED_COPIES, record_bytes
 from engine.tasks import end_tasks
 
 CATCH_UP_QUERIES = 4
@@ -34,8 +30,8 @@ CACHE_BYTES = 16 * 1024 * 1024
 PAGE_AGE = 5.0
 """Seconds: long enough for a crowd to pass, short enough that an erased item is soon gone from here too."""
 
-_Shelf: TypeAlias = tuple[UUID, int, bytes]
-"""Project, epoch and filter: what was read of a log that was replaced is never looked at again."""
+_Shelf: TypeAlias = tuple[UUID, Lane, int, bytes]
+"""Project, lane, epoch and filter: what was read of a log that was replaced is never looked at again."""
 
 
 class Page:
@@ -44,13 +40,20 @@ class Page:
     `head` came in the same snapshot; it is None where no query was needed.
     """
 
-    def __init__(self, start: int, reached: int, events: tuple[EventRecord, ...], head: HeadRecord | None) -> None:
+    def __init__(
+        self,
+        kind: LaneKind[Any, Any],
+        start: int,
+        reached: int,
+        records: tuple[LaneRecord, ...],
+        head: HeadRecord | None,
+    ) -> None:
         self.start = start
         self.reached = reached
         self.head = head
-        self.events = events
+        self.records = records
         self.read_at = monotonic()
-        self.bytes = 1_000 + sum(record_bytes(event, copies=RENDERED_COPIES) for event in events)
+        self.bytes = 1_000 + sum(map(kind.rendered_bytes, records))
         self._items: dict[Hashable, tuple[Item, ...]] = {}
 
     def holds(self, position: int) -> bool:
@@ -62,7 +65,7 @@ class Page:
         output: Output = cohort.output
         items = self._items.get(output)
         if items is None:
-            items = tuple(Item(event, cohort.project.cursor_at(event.seq), output) for event in self.events)
+            items = tuple(Item(record, cohort.streams.cursor_at(record.seq), output) for record in self.records)
             self._items[output] = items
         return items
 
@@ -87,24 +90,24 @@ class Pages:
 
         Raises what the database raises, and `LookupError` for a project that is gone.
         """
-        shelf = (cohort.project.project_id, cohort.project.feed.epoch, cohort.filter_key)
+        feed = cohort.streams.feed
+        shelf = (feed.project_id, feed.kind.lane, feed.epoch, cohort.filter_key)
         start = position - position % PAGE_ITEMS
         for key in ((shelf, start), (shelf, position)):
             page = self._get(key)
             if page is not None and page.holds(position):
                 return page
-        ring = cohort.project.feed.ring
-        if ring.covers(position):
-            return self._read_ring(shelf, cohort, max(start, ring.floor))
-        page = await self._read_once((shelf, start), cohort.event_filter)
+        if feed.ring.covers(position):
+            return self._read_ring(shelf, cohort, max(start, feed.ring.floor))
+        page = await self._read_once((shelf, start), cohort)
         if page.holds(position):
             return page
         # What was being read began too early, or ends before this reader.
-        return await self._read_once((shelf, position), cohort.event_filter)
+        return await self._read_once((shelf, position), cohort)
 
-    def forget(self, project_id: UUID) -> None:
-        """Drop what is kept of a project."""
-        for key in [key for key in self._kept if key[0][0] == project_id]:
+    def forget(self, project_id: UUID, lane: Lane) -> None:
+        """Drop what is kept of a lane."""
+        for key in [key for key in self._kept if key[0][:2] == (project_id, lane)]:
             self._drop(key)
 
     def _get(self, key: tuple[_Shelf, int]) -> Page | None:
@@ -116,32 +119,33 @@ class Pages:
 
     def _read_ring(self, shelf: _Shelf, cohort: Cohort, start: int) -> Page:
         """Recent items, without a query: up to the feed's last, or `PAGE_ITEMS` matches."""
-        feed = cohort.project.feed
-        matches = compile_filter(cohort.event_filter)
+        feed = cohort.streams.feed
+        matching = feed.kind.matching
+        matches = matching.compile(cohort.item_filter)
         recent = feed.ring.after(start, len(feed.ring))
-        found = tuple(islice((event for event in recent if matches(EventView(event))), PAGE_ITEMS))
+        found = tuple(islice((record for record in recent if matches(matching.view(record))), PAGE_ITEMS))
         reached = found[-1].seq if len(found) == PAGE_ITEMS else feed.last
-        page = Page(start, reached, found, None)
+        page = Page(feed.kind, start, reached, found, None)
         self._keep((shelf, start), page)
         return page
 
-    async def _read_once(self, key: tuple[_Shelf, int], event_filter: EventFilter) -> Page:
+    async def _read_once(self, key: tuple[_Shelf, int], cohort: Cohort) -> Page:
         """Shielded, so that a reader who goes away does not take the page from the others."""
         task = self._reading.get(key)
         if task is None:
-            task = asyncio.create_task(self._query(key, event_filter), name="catch-up-page")
+            task = asyncio.create_task(self._query(cohort.streams.kind, key, cohort.item_filter), name="catch-up-page")
             self._reading[key] = task
             task.add_done_callback(lambda done: self._done(key, done))
         return await asyncio.shield(task)
 
-    async def _query(self, key: tuple[_Shelf, int], event_filter: EventFilter) -> Page:
-        (project_id, _, _), start = key
+    async def _query(self, kind: LaneKind[Any, Any], key: tuple[_Shelf, int], item_filter: Any) -> Page:
+        (project_id, *_), start = key
         async with self._queries, self._database.connection() as connection:
             self.queries += 1
-            page = await read_event_page(
-                connection, project_id=project_id, after=start, limit=PAGE_ITEMS, event_filter=event_filter
+            page = await kind.read_page(
+                connection, project_id=project_id, after=start, limit=PAGE_ITEMS, item_filter=item_filter
             )
-        return Page(start, page.reached, page.events, page.head)
+        return Page(kind, start, page.reached, page.items, page.head)
 
     def _done(self, key: tuple[_Shelf, int], task: asyncio.Task[Page]) -> None:
         self._reading.pop(key, None)

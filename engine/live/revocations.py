@@ -19,6 +19,7 @@ from db.database import Database
 from db.events import read_event_page
 from db.records import SYSTEM_PROJECT, EventRecord
 from engine.backoff import Backoff
+from engine.lanes import EVENTS
 from engine.live.hub import Hub, Watch
 
 REVOKED = "api_key.revoked"
@@ -51,7 +52,7 @@ class Revocations:
 
         Waits as long as PostgreSQL is away.
         """
-        self._watch = await self._hub.watch(SYSTEM_PROJECT)
+        self._watch = await self._hub.watch(SYSTEM_PROJECT, EVENTS)
         self._watch.feed.followers.append(self)
 
     def stop(self) -> None:
@@ -92,9 +93,9 @@ class Revocations:
 
         return forget
 
-    def advance(self, events: Sequence[EventRecord], reached: int) -> None:  # noqa: ARG002
+    def advance(self, records: Sequence[EventRecord], reached: int) -> None:  # noqa: ARG002
         """See `feed.Follower`."""
-        for event in events:
+        for event in records:
             if event.event_type == REVOKED:
                 self._revoke(event)
 

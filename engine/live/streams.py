@@ -1,6 +1,6 @@
-"""Event streams: what a subscribe resolver hands to the transport.
+"""Streams of any lane: what a subscribe resolver hands to the transport.
 
-Guarantees: a subscriber gets every event past its starting position that its filter matches, once and in order of seq,
+Guarantees: a subscriber gets every item past its starting position that its filter matches, once and in order of seq,
 whatever Redis, PostgreSQL, its own speed and the other subscribers do; or its stream ends with an error that says so
 (CURSOR_EXPIRED when retention overtook it or the log was replaced). Its cursor is its position also when none matched.
 Leaves to others: sockets, execution and encoding (the transport's `Rendering` and `Sink`), rights (the resolver's
@@ -18,15 +18,16 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from typing import Any, TypeVar
 from uuid import UUID
 
 from db.database import Database
-from db.filters import EventFilter
-from db.records import HeadRecord
+from db.records import HeadRecord, Lane
 from engine.backoff import Backoff
 from engine.cursors import Cursor, CursorCodec, CursorKind
 from engine.errors import CursorExpired, NotFound, RateLimited, Unavailable
-from engine.live.cohorts import LOG_REPLACED, Item, Member, ProjectStreams, Rendering, Sink, StreamItem
+from engine.lanes import LaneKind
+from engine.live.cohorts import LOG_REPLACED, Item, LaneStreams, Member, Rendering, Sink, StreamItem
 from engine.live.hub import Hub, Watch
 from engine.live.pages import PAGE_ITEMS, Page, Pages
 from engine.live.ring import RingQuota
@@ -44,27 +45,31 @@ RING_BYTES = 1024 * 1024
 RING_ITEMS = 512
 """Bounds of encoded recent items: of all cohorts together, and of each."""
 
-_STREAM_CURSORS = frozenset({CursorKind.HEAD, CursorKind.EVENTS})
-
 _logger = logging.getLogger(__name__)
 
 
-class EventSource:
+R = TypeVar("R")
+F = TypeVar("F")
+
+
+class StreamSource:
     """One subscribe call's `LiveSource`."""
 
     def __init__(
         self,
-        streams: EventStreams,
+        streams: Streams,
+        kind: LaneKind[Any, Any],
         project_id: UUID,
         *,
-        event_filter: EventFilter,
+        item_filter: Any,
         audience: Hashable,
         after: str | None,
-        convert: Callable[[StreamItem], object],
+        convert: Callable[[StreamItem[Any]], object],
     ) -> None:
         self.audience = audience
+        self.kind = kind
         self.project_id = project_id
-        self.event_filter = event_filter
+        self.item_filter = item_filter
         self.convert = convert
         self._streams = streams
         self._after = after
@@ -77,11 +82,11 @@ class EventSource:
         return await self._streams._join(self, rendering, sink, self._after if after is None else after)
 
     def __aiter__(self) -> AsyncIterator[object]:
-        raise TypeError("an event stream is joined, not iterated")
+        raise TypeError("a stream is joined, not iterated")
 
 
-class EventStreams:
-    """All event streams of a gateway. Belongs to one event loop."""
+class Streams:
+    """All streams of a gateway. Belongs to one event loop."""
 
     def __init__(
         self,
@@ -97,40 +102,44 @@ class EventStreams:
         self._max_streams = max_streams_per_project
         self._quota = RingQuota(total_bytes=RING_QUOTA_BYTES, ring_bytes=RING_BYTES, ring_items=RING_ITEMS)
         self._open: Counter[UUID] = Counter()
-        self._projects: dict[UUID, ProjectStreams] = {}
+        self._lanes: dict[tuple[UUID, Lane], LaneStreams] = {}
         self._watches: dict[Member, Watch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def events(
+    def follow(
         self,
+        kind: LaneKind[R, F],
         project_id: UUID,
         *,
-        event_filter: EventFilter,
+        item_filter: F,
         audience: Hashable,
         after: str | None,
-        convert: Callable[[StreamItem], object],
-    ) -> EventSource:
-        """The project's events from a cursor on, or from now on. `convert` makes an item what the root field returns.
+        convert: Callable[[StreamItem[R]], object],
+    ) -> StreamSource:
+        """A lane of a project from a cursor on, or from now on. `convert` makes an item what the root field returns.
 
-        `event_filter` must be one that an event alone can decide (`engine.filters.compile_filter` takes it).
+        `item_filter` must be one that an item alone can decide (`kind.matching.compile` takes it).
         """
-        return EventSource(self, project_id, event_filter=event_filter, audience=audience, after=after, convert=convert)
+        return StreamSource(
+            self, kind, project_id, item_filter=item_filter, audience=audience, after=after, convert=convert
+        )
 
     async def stop(self) -> None:
         """End everything that runs."""
         await end_tasks(self._tasks)
         await self.pages.stop()
 
-    async def _join(self, source: EventSource, rendering: Rendering, sink: Sink, after: str | None) -> Member:
+    async def _join(self, source: StreamSource, rendering: Rendering, sink: Sink, after: str | None) -> Member:
         project_id = source.project_id
         cursor = None
         if after is not None:
-            cursor = self._cursors.decode(after, project_id=project_id, kinds=_STREAM_CURSORS)
+            kinds = frozenset({CursorKind.HEAD, source.kind.cursor})
+            cursor = self._cursors.decode(after, project_id=project_id, kinds=kinds)
         self._admit(project_id)
         watch: Watch | None = None
         try:
             async with asyncio.timeout(JOIN_TIMEOUT):
-                watch = await self._hub.watch(project_id)
+                watch = await self._hub.watch(project_id, source.kind)
                 position = await self._starting_position(watch, cursor)
             return self._enter(source, rendering, sink, watch, position)
         except BaseException as error:
@@ -158,58 +167,60 @@ class EventStreams:
         if cursor is None:
             return None
         feed = watch.feed
-        position = int(cursor.key[0])
+        lane = feed.kind.lane
+        position = int(cursor.key[lane - 1 if cursor.kind is CursorKind.HEAD else 0])
         if not (cursor.epoch == feed.epoch and feed.ring.covers(position) and position <= feed.last):
-            _check_position(cursor, position, await self._hub.read_head(feed.project_id))
+            _check_position(cursor, position, await self._hub.read_head(feed.project_id, lane))
         return position
 
     def _enter(
-        self, source: EventSource, rendering: Rendering, sink: Sink, watch: Watch, position: int | None
+        self, source: StreamSource, rendering: Rendering, sink: Sink, watch: Watch, position: int | None
     ) -> Member:
         """Become a member and start. No await from here on, so nothing can fall between."""
-        project = self._projects.get(source.project_id) or self._open_project(watch)
+        streams = self._lanes.get((source.project_id, source.kind.lane)) or self._open_lane(watch)
         try:
-            cohort = project.cohort(
+            cohort = streams.cohort(
                 audience=source.audience,
                 rendering=rendering,
-                event_filter=source.event_filter,
+                item_filter=source.item_filter,
                 convert=source.convert,
             )
         except ValueError:
-            self._close_project_if_empty(project)
+            self._close_lane_if_empty(streams)
             raise
-        start = project.position if position is None else position
+        start = streams.position if position is None else position
         member = Member(cohort, sink, position=start, release=self._release)
-        project.add(member)
+        streams.add(member)
         self._watches[member] = watch
-        sink.announce(project.cursor_at(start))
+        sink.announce(streams.cursor_at(start))
         if not member.left:
             self._attach_or_catch_up(member)
         return member
 
-    def _open_project(self, watch: Watch) -> ProjectStreams:
-        project = ProjectStreams(
+    def _open_lane(self, watch: Watch) -> LaneStreams:
+        streams = LaneStreams(
             watch.feed,
             cursors=self._cursors,
             quota=self._quota,
             counters=self._hub.counters,
             catch_up=self._catch_up,
         )
-        self._projects[project.project_id] = project
-        return project
+        self._lanes[streams.project_id, streams.kind.lane] = streams
+        return streams
 
-    def _close_project_if_empty(self, project: ProjectStreams) -> None:
-        if not project.members and self._projects.get(project.project_id) is project:
-            del self._projects[project.project_id]
-            project.close()
-            self.pages.forget(project.project_id)
+    def _close_lane_if_empty(self, streams: LaneStreams) -> None:
+        key = (streams.project_id, streams.kind.lane)
+        if not streams.members and self._lanes.get(key) is streams:
+            del self._lanes[key]
+            streams.close()
+            self.pages.forget(*key)
 
     def _release(self, member: Member) -> None:
-        project = member.cohort.project
-        project.remove(member)
-        self._give_up_seat(project.project_id)
+        streams = member.cohort.streams
+        streams.remove(member)
+        self._give_up_seat(streams.project_id)
         self._watches.pop(member).release()
-        self._close_project_if_empty(project)
+        self._close_lane_if_empty(streams)
 
     def _attach_or_catch_up(self, member: Member) -> None:
         if member.position >= member.cohort.position:
@@ -262,13 +273,13 @@ class EventStreams:
 
     async def _next_items(self, member: Member) -> tuple[Sequence[Item], int]:
         """Some next items, and where the member stands after the last of them."""
-        cohort, project = member.cohort, member.cohort.project
+        cohort, streams = member.cohort, member.cohort.streams
         if cohort.ring.covers(member.position):
             items = cohort.ring.after(member.position, PAGE_ITEMS)
-            return items, items[-1].seq if len(items) == PAGE_ITEMS else project.position
+            return items, items[-1].seq if len(items) == PAGE_ITEMS else streams.position
         page = await self._read_page(member)
         if page.head is not None:
-            _check_floor(project.feed.epoch, member.position, page.head)
+            _check_floor(streams.feed.epoch, member.position, page.head)
         return page.items(cohort), page.reached
 
     async def _read_page(self, member: Member) -> Page:
@@ -293,7 +304,7 @@ async def _hand_over(member: Member, items: Sequence[Item]) -> bool:
             return False
         accepted = member.deliver(payload, item.cursor)
         member.position = item.seq
-        member.cohort.project.counters.delivered += 1
+        member.cohort.streams.counters.delivered += 1
         if not accepted or member.left:
             return False
     return True

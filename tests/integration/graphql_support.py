@@ -22,7 +22,7 @@ from engine.identity import ApiKeyKind, Identities, Role, Viewer
 from engine.live.broadcast import Broadcast
 from engine.live.hub import Hub
 from engine.live.revocations import Revocations
-from engine.live.streams import EventStreams
+from engine.live.streams import Streams
 from engine.log import EventLog
 from engine.provisioning import create_api_key, create_organization, create_project
 from engine.reading import Readers
@@ -198,7 +198,7 @@ async def open_gateway(database_url: str, redis_url: str | None = None) -> Async
         log = EventLog(database, tell)
         stack.push_async_callback(log.close)
         cursors = CursorCodec(b"a secret of tests, long enough for it")
-        streams = EventStreams(hub, database, cursors)
+        streams = Streams(hub, database, cursors)
         stack.push_async_callback(streams.stop)
         revocations = Revocations(hub, database)
         identities = Identities(database, region=REGION, revocations=revocations)

@@ -13,14 +13,14 @@ import msgspec
 
 from db.database import Database
 from db.events import append_events, read_events_by_seq
-from db.filters import EVERYTHING, EventFilter
 from db.records import EventRecord, Lane, NewEvent
 from engine.announcements import Announcement
 from engine.cursors import CursorCodec
+from engine.lanes import EVENTS, LaneKind
 from engine.live.broadcast import Broadcast
 from engine.live.cohorts import Member, StreamItem
 from engine.live.hub import Hub
-from engine.live.streams import EventStreams
+from engine.live.streams import Streams
 from tests.integration.log_support import new_event
 
 CODEC = CursorCodec(b"a secret that all gateways of this test share")
@@ -33,7 +33,7 @@ class Gateway:
         self.database = database
         self.broadcast = broadcast
         self.hub = Hub(database, broadcast, linger=linger)
-        self.streams = EventStreams(self.hub, database, CODEC, **options)
+        self.streams = Streams(self.hub, database, CODEC, **options)
 
     async def append(self, project_id: UUID, *events: NewEvent, announce: bool = True) -> list[EventRecord]:
         """Commit, and announce as the log does. Without: the gateway that died between the two."""
@@ -57,13 +57,20 @@ class Gateway:
         project_id: UUID,
         sink: RecordingSink,
         *,
-        event_filter: EventFilter = EVERYTHING,
+        kind: LaneKind[Any, Any] = EVENTS,
+        item_filter: Any = None,
         after: str | None = None,
         rendering: Rendering | None = None,
         audience: Hashable = "everybody",
     ) -> Member:
-        source = self.streams.events(
-            project_id, event_filter=event_filter, audience=audience, after=after, convert=lambda item: item
+        """Follow a lane: all of it without a filter."""
+        source = self.streams.follow(
+            kind,
+            project_id,
+            item_filter=kind.everything if item_filter is None else item_filter,
+            audience=audience,
+            after=after,
+            convert=lambda item: item,
         )
         return await source.join(rendering or Rendering(), sink)
 
@@ -88,7 +95,7 @@ async def open_gateway(
 
 
 class Rendering:
-    """Renders an item as `[seq, key]`, at once or `delay` seconds later, and counts how often."""
+    """Renders an item as `[seq]`, at once or `delay` seconds later, and counts how often."""
 
     def __init__(self, key: Hashable = "document", *, delay: float | None = None) -> None:
         self.key = key
@@ -98,8 +105,11 @@ class Rendering:
     def __call__(self, item: object) -> bytes | Awaitable[bytes]:
         assert isinstance(item, StreamItem)
         self.calls += 1
-        payload = msgspec.json.encode([item.event.seq, item.event.key])
+        payload = msgspec.json.encode([item.record.seq])
         return payload if self._delay is None else self._later(payload, self._delay)
+
+    def is_whole(self, response: bytes) -> bool:
+        return response.startswith(b"[")
 
     async def _later(self, payload: bytes, delay: float) -> bytes:
         await asyncio.sleep(delay)

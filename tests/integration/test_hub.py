@@ -18,6 +18,7 @@ from db.heads import advance_epoch
 from db.records import Lane
 from engine.announcements import Announcement, channel_of
 from engine.errors import CursorExpired
+from engine.lanes import EVENTS
 from launch.embedded import EmbeddedValkey
 from tests.integration.log_support import make_project, new_event
 from tests.integration.stream_support import RecordingSink, open_gateway, until
@@ -242,7 +243,7 @@ async def test_a_thousand_projects_watched_at_once_are_read_together(database_ur
             )
         before = database.taken
 
-        watches = await asyncio.gather(*(gateway.hub.watch(project_id) for project_id in projects))
+        watches = await asyncio.gather(*(gateway.hub.watch(project_id, EVENTS) for project_id in projects))
 
         assert database.taken - before <= 20
         assert gateway.hub.stats().watched_projects == 1_000

@@ -117,7 +117,7 @@ async def test_events_that_are_refused_do_not_touch_their_neighbours(database_ur
         kept = [draft.key for number, draft in enumerate(drafts) if number not in (7, 23)]
         assert list((await keys_by_seq(connection, project)).values()) == kept
         assert seqs_of(outcomes) == list(range(1, 39))
-        assert [event.key for announcement in announced for event in announcement.events] == kept
+        assert [event.key for announcement in announced for event in announcement.items] == kept
 
 
 async def test_one_bad_event_fails_alone_among_the_callers_of_one_transaction(database_url: str) -> None:
@@ -166,11 +166,9 @@ async def test_what_was_stored_is_announced_once_in_order_and_duplicates_are_not
 
         stored = await whole_log(connection, project)
         assert len(stored) == 20 + 60
-        assert [event for announcement in announced for event in announcement.events] == stored
+        assert [event for announcement in announced for event in announcement.items] == stored
         for announcement in announced:
-            assert [event.seq for event in announcement.events] == list(
-                range(announcement.first, announcement.last + 1)
-            )
+            assert [event.seq for event in announcement.items] == list(range(announcement.first, announcement.last + 1))
             assert (announcement.project_id, announcement.lane, announcement.epoch) == (project, Lane.EVENTS, 1)
 
 

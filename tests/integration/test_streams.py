@@ -189,10 +189,10 @@ async def test_cohorts_that_differ_only_in_their_filter_share_the_rendered_item(
         everything, orders, nothing = RecordingSink(), RecordingSink(), RecordingSink()
         await gateway.subscribe(project_id, everything, rendering=rendering)
         await gateway.subscribe(
-            project_id, orders, rendering=rendering, event_filter=EventFilter(event_types=("order.*",))
+            project_id, orders, rendering=rendering, item_filter=EventFilter(event_types=("order.*",))
         )
         quiet = await gateway.subscribe(
-            project_id, nothing, rendering=rendering, event_filter=EventFilter(user_id="nobody")
+            project_id, nothing, rendering=rendering, item_filter=EventFilter(user_id="nobody")
         )
 
         await gateway.append(project_id, new_event("a"), new_event("b", event_type="page.viewed"), new_event("c"))
@@ -290,7 +290,7 @@ async def test_a_reader_that_retention_overtakes_is_told_so(database_url: str, r
 
         async with gateway.database.transaction() as connection:
             await trim_events(connection, project_id=project_id, first_seq=900)
-        gateway.streams.pages.forget(project_id)
+        gateway.streams.pages.forget(project_id, Lane.EVENTS)
         sink.drain()
 
         await sink.until(lambda sink: sink.error is not None)
@@ -395,7 +395,7 @@ async def test_streams_at_rest_cost_no_sql(database_url: str, redis_url: str) ->
     async with open_gateway(database_url, redis_url) as gateway, open_statement_watch(database_url) as count:
         projects = [await make_project(gateway.database) for _ in range(5)]
         for project_id in projects * 20:
-            await gateway.subscribe(project_id, RecordingSink(), event_filter=EventFilter(user_id="somebody"))
+            await gateway.subscribe(project_id, RecordingSink(), item_filter=EventFilter(user_id="somebody"))
         before = await count()
 
         await asyncio.sleep(1.5)

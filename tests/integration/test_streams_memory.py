@@ -6,6 +6,7 @@ import asyncio
 import gc
 import tracemalloc
 
+from db.records import Lane
 from engine.live.streams import RING_ITEMS
 from tests.integration.log_support import make_project
 from tests.integration.stream_support import RecordingSink, Rendering, open_gateway, until
@@ -39,7 +40,7 @@ async def test_a_hundred_stuck_readers_hold_no_more_after_twenty_thousand_events
 
         # Rings were full before, and all they hold has been replaced since; 15,000 events alone would be 15 MB.
         assert gateway.hub.stats().catching_up == 100
-        rings = sum(len(cohort.ring) for cohort in gateway.streams._projects[project_id]._cohorts.values())
+        rings = sum(len(cohort.ring) for cohort in gateway.streams._lanes[project_id, Lane.EVENTS]._cohorts.values())
         assert rings <= 100 * RING_ITEMS
         replaced = rings * 250 + 2_000 * 3_000
         assert grown < replaced + 8_000_000

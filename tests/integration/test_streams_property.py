@@ -145,7 +145,7 @@ class Subscriber:
         sink = RecordingSink(bound=self.world.random.choice(bounds), pause=0.003)
         try:
             self.member = await gateway.subscribe(
-                self.project_id, sink, event_filter=self.event_filter, after=self.cursor, rendering=self.rendering
+                self.project_id, sink, item_filter=self.event_filter, after=self.cursor, rendering=self.rendering
             )
         except Unavailable:
             self.world.did["join unavailable"] += 1

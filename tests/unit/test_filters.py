@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from db.filters import EVERYTHING, Condition, EventFilter
 from db.records import EventRecord
 from engine.conditions import EventView
-from engine.filters import FilterIndex, compile_filter, filter_key, index_places
+from engine.filter_index import FilterIndex
+from engine.filters import EVENT_MATCHING, compile_filter, filter_key, index_places
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -101,7 +102,7 @@ def test_a_pattern_made_to_backtrack_is_decided_at_once() -> None:
 )
 def test_each_field_of_a_filter_decides(event_filter: EventFilter, expected: bool) -> None:
     event = make_event()
-    index: FilterIndex[str] = FilterIndex()
+    index: FilterIndex[str, EventFilter, EventRecord] = FilterIndex(EVENT_MATCHING)
     index.add("it", event_filter)
 
     assert matches(event_filter, event) is expected
@@ -122,7 +123,7 @@ def test_filters_that_say_the_same_have_one_key() -> None:
 
 
 def test_a_removed_filter_is_not_found_and_leaves_nothing() -> None:
-    index: FilterIndex[str] = FilterIndex()
+    index: FilterIndex[str, EventFilter, EventRecord] = FilterIndex(EVENT_MATCHING)
     several = EventFilter(event_types=("order.placed", "push.*", "*.failed"))
     index.add("one", several)
     index.add("two", several)
@@ -137,7 +138,7 @@ def test_a_removed_filter_is_not_found_and_leaves_nothing() -> None:
 
 
 def test_a_thousand_filters_on_other_users_are_not_even_looked_at() -> None:
-    index: FilterIndex[int] = FilterIndex()
+    index: FilterIndex[int, EventFilter, EventRecord] = FilterIndex(EVENT_MATCHING)
     for number in range(1_000):
         index.add(number, EventFilter(user_id=f"user-{number}"))
 
@@ -175,7 +176,7 @@ filters = st.builds(
 def test_the_index_finds_exactly_what_matches_in_the_order_of_adding(
     event_filters: list[EventFilter], event: EventRecord
 ) -> None:
-    index: FilterIndex[int] = FilterIndex()
+    index: FilterIndex[int, EventFilter, EventRecord] = FilterIndex(EVENT_MATCHING)
     for number, event_filter in enumerate(event_filters):
         index.add(number, event_filter)
 

@@ -10,8 +10,9 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from db.records import EventPage, EventRecord, HeadRecord, Lane
+from db.records import EventRecord, HeadRecord, Lane
 from engine.announcements import Announcement
+from engine.lanes import EVENTS, LanePage
 from engine.live.feed import MAX_EARLY, Feed, Need
 from engine.live.ring import Ring, RingQuota
 
@@ -54,7 +55,7 @@ class Recorder:
 
 
 def start_feed(position: int = 0) -> tuple[Feed, Recorder]:
-    feed, recorder = Feed(PROJECT, quota()), Recorder()
+    feed, recorder = Feed(PROJECT, EVENTS, quota()), Recorder()
     feed.start(head(position))
     feed.followers.append(recorder)
     return feed, recorder
@@ -104,7 +105,7 @@ def test_an_announcement_that_holds_fewer_items_than_its_range_is_not_believed()
 def test_a_page_with_a_hole_is_no_loss() -> None:
     feed, recorder = start_feed(5)
     feed.observe(Announcement(PROJECT, Lane.EVENTS, 1, 10, 9))
-    feed.accept(EventPage((make_event(7),), 9, head(9)), since=5, announced=9)
+    feed.accept(LanePage((make_event(7),), 9, head(9)), since=5, announced=9)
     assert (recorder.seqs, recorder.reached, feed.behind) == ([7], 9, False)
 
 
@@ -113,14 +114,14 @@ def test_a_page_read_before_newer_announcements_takes_nothing_back() -> None:
     feed.observe(told(7, 7))
     feed.observe(told(6, 6))
     feed.observe(told(8, 8))
-    feed.accept(EventPage((make_event(6),), 6, head(6)), since=5, announced=7)
+    feed.accept(LanePage((make_event(6),), 6, head(6)), since=5, announced=7)
     assert (recorder.seqs, feed.last, feed.behind) == ([6, 7, 8], 8, False)
 
 
 def test_an_announcement_that_was_never_true_is_forgotten_after_a_page() -> None:
     feed, _ = start_feed(5)
     feed.observe(Announcement(PROJECT, Lane.EVENTS, 1, 1_001, 1_000))
-    feed.accept(EventPage((make_event(6),), 6, head(6)), since=5, announced=1_000)
+    feed.accept(LanePage((make_event(6),), 6, head(6)), since=5, announced=1_000)
     assert not feed.behind
 
 
@@ -147,7 +148,7 @@ def test_a_head_read_before_a_delivery_is_only_old() -> None:
 
 def test_a_gap_that_retention_removed_ends_its_followers() -> None:
     feed, recorder = start_feed(5)
-    feed.accept(EventPage((make_event(20),), 20, head(20, first_seq=20)), since=5, announced=20)
+    feed.accept(LanePage((make_event(20),), 20, head(20, first_seq=20)), since=5, announced=20)
     assert (recorder.expired, recorder.seqs) == (1, [])
 
 
@@ -180,7 +181,7 @@ def test_any_order_doubling_and_loss_ends_complete_once_and_in_order(data: st.Da
     while feed.behind:
         since = feed.last
         reached = min(since + data.draw(st.integers(1, 9)), ends[-1])
-        page = EventPage(tuple(make_event(seq) for seq in range(since + 1, reached + 1)), reached, head(ends[-1]))
+        page = LanePage(tuple(make_event(seq) for seq in range(since + 1, reached + 1)), reached, head(ends[-1]))
         feed.accept(page, since=since, announced=feed.announced)
     assert recorder.seqs == list(range(1, ends[-1] + 1))
 

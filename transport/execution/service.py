@@ -35,6 +35,9 @@ __all__ = [
     "read_request",
 ]
 
+_ERRORS_FIRST = b'{"errors"'
+"""How a response with errors begins."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -135,7 +138,7 @@ class GraphQLService:
         return _Rendering(self, prepared, session)
 
     def encode(self, result: ExecutionResult | Sequence[GraphQLError]) -> bytes:
-        """The JSON of the GraphQL response. Without `data` for errors of the request."""
+        """The JSON of the GraphQL response, errors first. Without `data` for errors of the request."""
         if not isinstance(result, ExecutionResult):
             return _dumps({"errors": [error.formatted for error in result]})
         if result.errors is None and not result.extensions:
@@ -193,6 +196,10 @@ class _Rendering:
         if isinstance(outcome, ExecutionResult):
             return self._encoded(outcome)
         return self._awaited(outcome)
+
+    def is_whole(self, response: bytes, /) -> bool:
+        """See `Rendering`: `encode` writes errors first."""
+        return not response.startswith(_ERRORS_FIRST)
 
     async def _awaited(self, outcome: Awaitable[ExecutionResult]) -> bytes:
         """Within the time limit, because everybody who shares the rendering waits for it; then the errors are TIMEOUT.
