@@ -104,7 +104,7 @@ OTHER_COLUMNS = {
     "webhook_endpoints.note_webhook_outcomes": ["endpoint_id", "failing_since"],
     "webhook_endpoints.update_webhook_endpoint": [],
     "live_activities.begin_live_activities": [],
-    "live_activities.set_live_activity_states": ["live_activity_id"],
+    "live_activities.end_live_activities": ["push_token_id", "attributes_type", "activity_id"],
     "push_interactions.stamp_interaction": [],
     "push_reservations.count_sends": ["user_id", "in_hour", "in_day", "message_ids"],
     "push_reservations.reserve_sends": [],

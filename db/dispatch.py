@@ -1,0 +1,203 @@
+"""Claiming due deliveries, ending their attempts, and finding what is due or was left behind.
+
+Guarantees: every function is one statement in the caller's transaction; locks of deliveries are taken in the order of
+their ids. Leases are the database's real time, everything else is business time and handed in. Leaves to others: the
+transitions that belong into the same transaction (`engine.dispatch.ledger`), and committing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import msgspec
+
+from db.deliveries import delivery_of
+from db.delivery_records import DeliveryRecord
+from db.statements import statements
+
+if TYPE_CHECKING:
+    import asyncpg
+
+LOST_CODE = "WorkerLost"
+"""The error of an attempt whose worker never said what became of it."""
+
+_SQL = statements("dispatch")
+
+
+class PendingKey(msgspec.Struct, frozen=True):
+    """A dispatch key that deliveries of a project wait for. `is_due`: for some of them it is time."""
+
+    dispatch_key: str
+    is_due: bool
+
+
+class ClaimWrite(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes of a candidate: SENDING, SCHEDULED (`next_attempt_at`), SUPPRESSED or FAILED.
+
+    It is written only if the delivery still is as `read`. `payload` is JSON text.
+    """
+
+    read: DeliveryRecord
+    status: str
+    next_attempt_at: datetime | None = None
+    suppressed_reason: str | None = None
+    payload: str | None = None
+    variant: str | None = None
+    locale: str | None = None
+    repeatable: bool = False
+    error_code: str | None = None
+    error_message: str | None = None
+    error_permanent: bool | None = None
+    error_hint: str | None = None
+
+
+class SettlementWrite(msgspec.Struct, frozen=True, kw_only=True):
+    """How an attempt ended. `number` is None when it was never made: then no attempt is kept."""
+
+    delivery_id: UUID
+    lease_token: UUID
+    status: str
+    attempt_count: int
+    schedule_offset: int
+    next_attempt_at: datetime | None = None
+    provider_message_id: str | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    error_permanent: bool | None = None
+    error_hint: str | None = None
+    number: int | None = None
+    at: datetime | None = None
+    duration_ms: int = 0
+    status_code: int | None = None
+    response_body: str | None = None
+    signature_header: str | None = None
+
+
+class ExpiredRecord(msgspec.Struct, frozen=True):
+    """A delivery that is SENDING under a lease that has ended. `lost_count` counts earlier attempts that were lost."""
+
+    delivery: DeliveryRecord
+    lease_token: UUID
+    lost_count: int
+
+
+async def try_claim_lock(connection: asyncpg.Connection, *, project_id: UUID) -> bool:
+    """Whether the caller's transaction alone may claim deliveries of the project. Never waits."""
+    is_mine: bool = await connection.fetchval(_SQL["try_claim_lock"], project_id)
+    return is_mine
+
+
+async def read_pending_keys(
+    connection: asyncpg.Connection, *, project_id: UUID, now: datetime, after: str, limit: int
+) -> list[PendingKey]:
+    """The next `limit` dispatch keys after one, sorted."""
+    rows = await connection.fetch(_SQL["read_pending_keys"], project_id, now, after, limit)
+    return [PendingKey(row["dispatch_key"], row["is_due"]) for row in rows]
+
+
+async def read_candidates(
+    connection: asyncpg.Connection,
+    *,
+    project_id: UUID,
+    now: datetime,
+    keys: Sequence[str],
+    rooms: Sequence[int],
+    limit: int,
+) -> list[DeliveryRecord]:
+    """At most `limit` due deliveries, and of each key at most its room: fair to keys, oldest first. Without locks."""
+    rows = await connection.fetch(_SQL["read_candidates"], project_id, now, keys, rooms, limit)
+    return [delivery_of(row) for row in rows]
+
+
+async def lock_persons(connection: asyncpg.Connection, *, project_id: UUID, user_ids: Sequence[str]) -> list[str]:
+    """Lock persons, sorted, against changes; returns who there is."""
+    rows = await connection.fetch(_SQL["lock_persons"], project_id, user_ids)
+    return [row["user_id"] for row in rows]
+
+
+async def write_claims(
+    connection: asyncpg.Connection,
+    *,
+    project_id: UUID,
+    claims: Sequence[ClaimWrite],
+    now: datetime,
+    lease_token: UUID,
+    lease: timedelta,
+) -> set[UUID]:
+    """Write what was decided; returns the deliveries that it took effect for."""
+    rows = await connection.fetch(
+        _SQL["write_claims"],
+        project_id,
+        [each.read.delivery_id for each in claims],
+        [each.read.status for each in claims],
+        [each.read.next_attempt_at for each in claims],
+        [each.read.attempt_count for each in claims],
+        [each.status for each in claims],
+        [each.next_attempt_at for each in claims],
+        [each.suppressed_reason for each in claims],
+        [each.payload for each in claims],
+        [each.variant for each in claims],
+        [each.locale for each in claims],
+        [each.repeatable for each in claims],
+        [each.error_code for each in claims],
+        [each.error_message for each in claims],
+        [each.error_permanent for each in claims],
+        [each.error_hint for each in claims],
+        now,
+        lease_token,
+        lease,
+    )
+    return {row["delivery_id"] for row in rows}
+
+
+async def write_settlements(
+    connection: asyncpg.Connection, *, project_id: UUID, settlements: Sequence[SettlementWrite], now: datetime
+) -> set[UUID]:
+    """End attempts; returns the deliveries whose lease was still held. The others' attempts are kept all the same."""
+    rows = await connection.fetch(
+        _SQL["write_settlements"],
+        project_id,
+        [each.delivery_id for each in settlements],
+        [each.lease_token for each in settlements],
+        [each.status for each in settlements],
+        [each.next_attempt_at for each in settlements],
+        [each.attempt_count for each in settlements],
+        [each.schedule_offset for each in settlements],
+        [each.provider_message_id for each in settlements],
+        [each.error_code for each in settlements],
+        [each.error_message for each in settlements],
+        [each.error_permanent for each in settlements],
+        [each.error_hint for each in settlements],
+        [each.number for each in settlements],
+        [each.at for each in settlements],
+        [each.duration_ms for each in settlements],
+        [each.status_code for each in settlements],
+        [each.response_body for each in settlements],
+        [each.signature_header for each in settlements],
+        now,
+        LOST_CODE,
+    )
+    return {row["delivery_id"] for row in rows}
+
+
+async def lock_expired(connection: asyncpg.Connection, *, project_id: UUID, limit: int) -> list[ExpiredRecord]:
+    """Deliveries whose lease has ended, locked, sorted by id; those that somebody holds are passed over."""
+    expired = []
+    for row in await connection.fetch(_SQL["lock_expired"], project_id, limit, LOST_CODE):
+        values = dict(row.items())
+        lease_token, lost_count = values.pop("lease_token"), values.pop("lost_count")
+        expired.append(ExpiredRecord(delivery_of(values), lease_token, lost_count))
+    return expired
+
+
+async def find_expired(connection: asyncpg.Connection, *, limit: int = 10_000) -> list[UUID]:
+    """The projects that have deliveries whose lease has ended; of all projects, so it looks at `limit` deliveries."""
+    return [row["project_id"] for row in await connection.fetch(_SQL["find_expired"], limit)]
+
+
+async def find_due_projects(connection: asyncpg.Connection, *, now: datetime) -> list[UUID]:
+    """The projects that have deliveries to attempt now, of all projects. Costs a look-up per dispatch key at most."""
+    return [row["project_id"] for row in await connection.fetch(_SQL["find_due_projects"], now)]

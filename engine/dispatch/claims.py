@@ -1,0 +1,275 @@
+"""One round of claims: due deliveries of one project become SENDING, or are held back, in one transaction.
+
+Guarantees: the commit of that transaction is the dispatch. What `ChannelWork.prepare` locked and saw (consents, token
+owners) still holds when it commits; a delivery is claimed only if it still is as it was when that was decided; nothing
+is claimed that has no place reserved in its lane; whatever has no place, or a lane that rests, is passed over and no
+attempt is counted. One transaction at a time claims for a project, whatever the number of workers, so none of them
+decides about rows that another one takes. Locks: persons (sorted), what the channels lock, deliveries (sorted), heads.
+
+Leaves to others: sending what is returned, giving it back where the commit's outcome is not known, and announcing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
+
+import msgspec
+
+from db.delivery_records import DeliveryRecord
+from db.dispatch import ClaimWrite, lock_persons, read_candidates, read_pending_keys, try_claim_lock, write_claims
+from engine.announcements import Announcement
+from engine.channels.base import ChannelWork, Message, Postpone, Prepared, Ready, Refuse, Suppress
+from engine.dispatch.lanes import Lanes, Slot
+from engine.dispatch.ledger import record
+from engine.dispatch.status import event_of, transition_of
+from engine.dispatch.values import Channel, DeliveryError, DeliveryStatus
+
+if TYPE_CHECKING:
+    import asyncpg
+
+MAX_KEYS = 500
+"""Dispatch keys looked at in one round; the next round goes on behind them."""
+CLAIM_LIMIT = 64
+"""Deliveries in one round: the project's head is locked no longer than their transitions take."""
+FAULTY_POSTPONEMENT = timedelta(minutes=1)
+"""What could not even be prepared, by a fault of ours, is looked at again after this."""
+SHORTEST_POSTPONEMENT = timedelta(seconds=1)
+"""Less would be tried again before anything has changed."""
+
+INTERNAL_ERROR = DeliveryError(
+    "InternalError", "Something went wrong on our side. It has been logged with this delivery's id.", permanent=False
+)
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """Who may settle what was claimed in one round. `ends_at` is on our monotonic clock, and early."""
+
+    token: UUID
+    ends_at: float
+
+
+class Claimed(msgspec.Struct, frozen=True, eq=False):
+    """A delivery that is SENDING for us, with its place."""
+
+    delivery: DeliveryRecord
+    message: Message
+    slot: Slot
+    lease: Lease
+
+
+class Round(msgspec.Struct, frozen=True, kw_only=True):
+    """What a round came to: `count` of its `candidates` were claimed or held back, those were `claimed`.
+
+    `full_keys` may have more due than there was room for. `next_key`: where the next round goes on, or None when all
+    keys were seen. `is_contended`: another worker is claiming for the project. `at` is business time.
+    """
+
+    project_id: UUID
+    at: datetime
+    candidates: tuple[DeliveryRecord, ...] = ()
+    count: int = 0
+    claimed: tuple[Claimed, ...] = ()
+    full_keys: tuple[str, ...] = ()
+    next_key: str | None = None
+    is_contended: bool = False
+    announcements: tuple[Announcement, ...] = ()
+
+
+class Claims(msgspec.Struct, frozen=True, kw_only=True):
+    """What the rounds of a process share. `lease` is how long what they claim is ours."""
+
+    works: Mapping[Channel, ChannelWork]
+    lanes: Lanes
+    lease: timedelta
+    monotonic: Callable[[], float]
+
+    async def select(
+        self,
+        connection: asyncpg.Connection,
+        *,
+        project_id: UUID,
+        now: datetime,
+        after: str,
+        limit: int,
+        places: dict[UUID, Slot],
+    ) -> Round:
+        """Find due deliveries behind a dispatch key and take places for them, which the caller gives back."""
+        if not await try_claim_lock(connection, project_id=project_id):
+            return Round(project_id=project_id, at=now, is_contended=True)
+        pending = await read_pending_keys(connection, project_id=project_id, now=now, after=after, limit=MAX_KEYS)
+        rooms = {key.dispatch_key: self.lanes.room(project_id, key.dispatch_key) for key in pending if key.is_due}
+        limit = min(limit, self.lanes.project_room(project_id))
+        candidates = await self._candidates(connection, project_id, now, rooms, limit)
+        for candidate in candidates:
+            slot = self.lanes.reserve(project_id, candidate.dispatch_key)
+            if slot is not None:
+                places[candidate.delivery_id] = slot
+        found = Counter(candidate.dispatch_key for candidate in candidates)
+        is_cut = len(candidates) >= limit
+        return Round(
+            project_id=project_id,
+            at=now,
+            candidates=tuple(candidate for candidate in candidates if candidate.delivery_id in places),
+            full_keys=tuple(key for key, room in rooms.items() if is_cut or found[key] >= room),
+            next_key=pending[-1].dispatch_key if len(pending) == MAX_KEYS else None,
+        )
+
+    async def _candidates(
+        self, connection: asyncpg.Connection, project_id: UUID, now: datetime, rooms: Mapping[str, int], limit: int
+    ) -> list[DeliveryRecord]:
+        keys = [key for key, room in rooms.items() if room]
+        if not keys or not limit:
+            return []
+        return await read_candidates(
+            connection, project_id=project_id, now=now, keys=keys, rooms=[rooms[key] for key in keys], limit=limit
+        )
+
+    async def claim(
+        self, connection: asyncpg.Connection, found: Round, *, places: Mapping[UUID, Slot], faulty: Container[UUID]
+    ) -> Round:
+        """Decide about the candidates of a round and write it; all of it takes effect with the commit.
+
+        What is `faulty` could not be decided about or written before: it is put off.
+        """
+        sound = [each for each in found.candidates if each.delivery_id not in faulty]
+        prepared = await self._decide(connection, found, sound)
+        put_off = Postpone(until=found.at + FAULTY_POSTPONEMENT, error=INTERNAL_ERROR)
+        writes = [_write_of(each, prepared.get(each.delivery_id, put_off), found.at) for each in found.candidates]
+        token, began = uuid4(), self.monotonic()
+        written = await write_claims(
+            connection,
+            project_id=found.project_id,
+            claims=writes,
+            now=found.at,
+            lease_token=token,
+            lease=self.lease,
+        )
+        done = [(write, _after(write)) for write in writes if write.read.delivery_id in written]
+        lease = Lease(token, began + self.lease.total_seconds())
+        return msgspec.structs.replace(
+            found,
+            count=len(done),
+            claimed=tuple(_claimed(done, prepared, places, lease)),
+            announcements=await _record(connection, found, done),
+        )
+
+    async def _decide(
+        self, connection: asyncpg.Connection, found: Round, candidates: Sequence[DeliveryRecord]
+    ) -> dict[UUID, Prepared]:
+        """What is to become of candidates. Locks what the decisions depend on."""
+        groups: dict[str, list[DeliveryRecord]] = {}
+        for candidate in candidates:
+            groups.setdefault(candidate.channel, []).append(candidate)
+        if len(groups) > 1:
+            # Each channel locks its own persons, sorted; one channel's after another's would not be.
+            persons = {candidate.user_id for candidate in candidates if candidate.user_id is not None}
+            await lock_persons(connection, project_id=found.project_id, user_ids=list(persons))
+        prepared: dict[UUID, Prepared] = {}
+        for channel in sorted(groups):
+            prepared |= await self.works[Channel(channel)].prepare(
+                connection, project_id=found.project_id, deliveries=groups[channel], now=found.at
+            )
+        if len(prepared) != len(candidates):
+            raise LookupError("a channel did not decide about every delivery that it was asked about")
+        return prepared
+
+
+def _claimed(
+    done: Sequence[tuple[ClaimWrite, DeliveryRecord]],
+    prepared: Mapping[UUID, Prepared],
+    places: Mapping[UUID, Slot],
+    lease: Lease,
+) -> Iterator[Claimed]:
+    for _, delivery in done:
+        decision = prepared.get(delivery.delivery_id)
+        if isinstance(decision, Ready):
+            yield Claimed(delivery, decision.message, places[delivery.delivery_id], lease)
+
+
+async def _record(
+    connection: asyncpg.Connection, found: Round, done: Sequence[tuple[ClaimWrite, DeliveryRecord]]
+) -> tuple[Announcement, ...]:
+    transitions, events = [], []
+    for write, delivery in done:
+        is_sending = write.status == DeliveryStatus.SENDING
+        transition = transition_of(
+            delivery,
+            before=write.read.status,
+            after=write.status,
+            attempt_number=delivery.attempt_count if is_sending else None,
+            error_code=write.error_code,
+        )
+        transitions.append(transition)
+        event = event_of(delivery, transition, _properties(write))
+        events += [] if event is None else [event]
+    return await record(connection, project_id=found.project_id, transitions=transitions, events=events, now=found.at)
+
+
+def _write_of(delivery: DeliveryRecord, prepared: Prepared, now: datetime) -> ClaimWrite:
+    match prepared:
+        case Ready(message=message, payload=payload, variant=variant, locale=locale):
+            return ClaimWrite(
+                read=delivery,
+                status=DeliveryStatus.SENDING,
+                payload=payload,
+                variant=variant,
+                locale=locale,
+                repeatable=message.repeatable,
+            )
+        case Suppress(reason=reason, error=error):
+            return _held_back(delivery, DeliveryStatus.SUPPRESSED, error, suppressed_reason=reason)
+        case Postpone(until=until, error=error):
+            until = max(until, now + SHORTEST_POSTPONEMENT)
+            return _held_back(delivery, DeliveryStatus.SCHEDULED, error, next_attempt_at=until)
+        case Refuse(error=error):
+            return _held_back(delivery, DeliveryStatus.FAILED, error)
+
+
+def _held_back(
+    delivery: DeliveryRecord,
+    status: DeliveryStatus,
+    error: DeliveryError | None,
+    *,
+    next_attempt_at: datetime | None = None,
+    suppressed_reason: str | None = None,
+) -> ClaimWrite:
+    return ClaimWrite(
+        read=delivery,
+        status=status,
+        next_attempt_at=next_attempt_at,
+        suppressed_reason=suppressed_reason,
+        error_code=error.code if error else None,
+        error_message=error.message if error else None,
+        error_permanent=error.permanent if error else None,
+        error_hint=error.hint if error else None,
+    )
+
+
+def _after(write: ClaimWrite) -> DeliveryRecord:
+    """The delivery as the statement left it, in what a settlement or an event asks of it."""
+    read, is_sending = write.read, write.status == DeliveryStatus.SENDING
+    return msgspec.structs.replace(
+        read,
+        status=write.status,
+        next_attempt_at=write.next_attempt_at,
+        suppressed_reason=write.suppressed_reason,
+        payload=read.payload if write.payload is None else msgspec.Raw(write.payload.encode()),
+        variant=write.variant or read.variant,
+        locale=write.locale or read.locale,
+        repeatable=write.repeatable,
+        attempt_count=read.attempt_count + is_sending,
+    )
+
+
+def _properties(write: ClaimWrite) -> dict[str, object]:
+    known = {
+        "reason": write.suppressed_reason,
+        "scheduledFor": write.next_attempt_at,
+        "errorCode": write.error_code,
+        "error": write.error_message,
+    }
+    return {name: value for name, value in known.items() if value is not None}
