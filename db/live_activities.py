@@ -54,6 +54,13 @@ class LiveActivityRecord(msgspec.Struct, frozen=True, kw_only=True):
         return f"LiveActivityRecord(live_activity_id={self.live_activity_id}, state={self.state})"
 
 
+class EndedActivity(NamedTuple):
+    """How an activity ended: with which token, and in which state."""
+
+    token: str
+    state: str
+
+
 async def register_live_activity(
     connection: asyncpg.Connection,
     *,
@@ -111,11 +118,18 @@ async def begin_live_activities(
     )
 
 
-async def set_live_activity_states(
-    connection: asyncpg.Connection, *, project_id: UUID, states: Mapping[UUID, str], now: datetime
-) -> set[UUID]:
-    """Keep what became of activities; gives those whose state it changed."""
+async def end_live_activities(
+    connection: asyncpg.Connection, *, project_id: UUID, ended: Mapping[ActivityKey, EndedActivity], now: datetime
+) -> set[ActivityKey]:
+    """Keep that activities are over or their tokens dead; gives those that this changed."""
     rows = await connection.fetch(
-        _SQL["set_live_activity_states"], project_id, list(states), list(states.values()), now
+        _SQL["end_live_activities"],
+        project_id,
+        [key.push_token_id for key in ended],
+        [key.attributes_type for key in ended],
+        [key.activity_id for key in ended],
+        [each.token for each in ended.values()],
+        [each.state for each in ended.values()],
+        now,
     )
-    return {row["live_activity_id"] for row in rows}
+    return {ActivityKey(row["push_token_id"], row["attributes_type"], row["activity_id"]) for row in rows}

@@ -36,20 +36,27 @@ ON CONFLICT (project_id, push_token_id, attributes_type, activity_id) DO UPDATE
 SET state = 'STARTING', token = NULL, updated_at = excluded.updated_at
 WHERE l.state IN ('ENDED', 'INVALIDATED');
 
--- name: set_live_activity_states
--- Keeps what became of activities; gives those whose state it changed.
+-- name: end_live_activities
+-- Keeps that activities are over, or their tokens dead, unless they have got other tokens since; gives those it changed.
 WITH change AS (
-    SELECT live_activity_id, state
-    FROM unnest(CAST($2 AS uuid[]), CAST($3 AS text[])) AS c (live_activity_id, state)
+    SELECT push_token_id, attributes_type, activity_id, token, state
+    FROM unnest(CAST($2 AS uuid[]), CAST($3 AS text[]), CAST($4 AS text[]), CAST($5 AS text[]), CAST($6 AS text[]))
+        AS c (push_token_id, attributes_type, activity_id, token, state)
 ),
 locked AS (
-    SELECT live_activity_id
-    FROM live_activities
-    WHERE project_id = $1 AND live_activity_id = ANY($2)
-    ORDER BY live_activity_id
-    FOR NO KEY UPDATE
+    SELECT l.live_activity_id, change.state
+    FROM change
+    JOIN live_activities AS l
+        ON l.push_token_id = change.push_token_id
+        AND l.attributes_type = change.attributes_type
+        AND l.activity_id IS NOT DISTINCT FROM change.activity_id
+        AND l.token = change.token
+        AND l.state IN ('STARTABLE', 'ACTIVE')
+    WHERE l.project_id = $1
+    ORDER BY l.live_activity_id
+    FOR NO KEY UPDATE OF l
 )
-UPDATE live_activities AS l SET state = change.state, updated_at = $4
-FROM locked JOIN change USING (live_activity_id)
-WHERE l.project_id = $1 AND l.live_activity_id = change.live_activity_id AND l.state <> change.state
-RETURNING l.live_activity_id;
+UPDATE live_activities AS l SET state = locked.state, updated_at = $7
+FROM locked
+WHERE l.project_id = $1 AND l.live_activity_id = locked.live_activity_id
+RETURNING l.push_token_id, l.attributes_type, l.activity_id;

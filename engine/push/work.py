@@ -1,0 +1,262 @@
+"""Push, as the dispatcher uses it.
+
+Guarantees: a push is prepared only for a device that still belongs to whom it was made for, and only as the policy
+says at that moment; both stay true until the commit of SENDING, because persons, consents and tokens are locked. Caps
+are reserved in the same transaction, once per person and message. Locks, in this order: profiles, consents, push
+tokens, Live Activities, providers.
+Leaves to others: the deliveries themselves, retries, and what push services say (`engine.channels`).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Protocol, TypeVar
+from uuid import UUID
+
+import msgspec
+
+from db.delivery_records import DeliveryRecord
+from db.live_activities import ActivityKey, LiveActivityRecord, share_live_activities
+from db.push_reservations import reserve_sends
+from db.push_tokens import PushTokenRecord, share_push_tokens
+from db.records import NewEvent
+from engine.channels.base import Message, Outcome, Postpone, Prepared, Ready, Refuse, Settled, Suppress
+from engine.channels.push_message import ApnsMessage, FcmMessage, WebPushMessage, expo_rejection, is_expo_token
+from engine.dispatch.values import Channel, DeliveryError, PushContent, SuppressedReason
+from engine.providers.credentials import ProviderCredentials
+from engine.push.accounts import Account, activity_message, notification_message, read_accounts
+from engine.push.live_activities import SENDABLE_STATES, ActivityState, activity_key
+from engine.push.policy import Decision, HoldBack, PolicyToken, PutOff
+from engine.push.settlement import settle_pushes
+from engine.push.standing import Standing, read_standing
+from engine.vault import Vault
+
+if TYPE_CHECKING:
+    import asyncpg
+
+STARTING_PAUSE = timedelta(seconds=5)
+"""An app gives the token of an activity that was just started within a second or two."""
+STARTING_PATIENCE = timedelta(minutes=2)
+"""After this it does not come any more: the device was off, or the app refused to start it."""
+
+_CHANGED_HANDS = DeliveryError(
+    "DeviceChangedHands",
+    "Since this was made the device was registered by somebody else, signed off, or given up by its push service.",
+    permanent=True,
+    hint="Nothing has to be done: what was meant for one person is not shown to another.",
+)
+_NO_ACTIVITY = DeliveryError(
+    "NoLiveActivity",
+    "The device has no such Live Activity, or none that can be started.",
+    permanent=True,
+    hint="Register its token with registerLiveActivityToken; an activity that has ended takes no updates.",
+)
+
+_content_of = msgspec.json.Decoder(PushContent).decode
+M = TypeVar("M", contravariant=True)
+
+
+class Sender(Protocol[M]):
+    """One push service."""
+
+    async def send(self, message: M) -> Outcome: ...
+
+    async def close(self) -> None: ...
+
+
+class _Due(msgspec.Struct, frozen=True):
+    """A delivery with what is known of it. `token` is None where it is not the recipient's any more."""
+
+    delivery: DeliveryRecord
+    content: PushContent
+    token: PushTokenRecord | None
+
+
+class _Known(msgspec.Struct, frozen=True):
+    """What messages are made from."""
+
+    accounts: Mapping[str, Account]
+    activities: Mapping[ActivityKey, LiveActivityRecord]
+    now: datetime
+
+
+class PushWork:
+    """See `ChannelWork`. `contact` is a `mailto:` or `https:` URL for push services whose project set none."""
+
+    channel = Channel.PUSH
+
+    def __init__(
+        self,
+        vault: Vault,
+        *,
+        contact: str,
+        apns: Sender[ApnsMessage],
+        fcm: Sender[FcmMessage],
+        web_push: Sender[WebPushMessage],
+    ) -> None:
+        self._vault = vault
+        self._contact = contact
+        self._apns = apns
+        self._fcm = fcm
+        self._web_push = web_push
+
+    async def prepare(
+        self, connection: asyncpg.Connection, *, project_id: UUID, deliveries: Sequence[DeliveryRecord], now: datetime
+    ) -> Mapping[UUID, Prepared]:
+        """See `ChannelWork.prepare`."""
+        contents = {each.delivery_id: _content_of(each.content) for each in deliveries}
+        standing = await read_standing(
+            connection,
+            project_id=project_id,
+            user_ids=[each.user_id for each in deliveries if each.user_id is not None],
+            message_ids=[content.message_id for content in contents.values()],
+            now=now,
+        )
+        tokens = await _own_tokens(connection, project_id, deliveries)
+        due = [
+            _Due(each, contents[each.delivery_id], tokens.get(each.delivery_id))
+            for each in sorted(deliveries, key=lambda each: each.delivery_id)
+        ]
+        known = await self._read_known(connection, project_id, due, now)
+        prepared: dict[UUID, Prepared] = {}
+        for group in _by_message(due):
+            prepared.update(self._decide(standing, known, group))
+        await reserve_sends(connection, project_id=project_id, reservations=standing.reservations, now=now)
+        return prepared
+
+    async def send(self, message: Message) -> Outcome:
+        """See `ChannelWork.send`."""
+        match message:
+            case ApnsMessage():
+                return await self._apns.send(message)
+            case FcmMessage():
+                return await self._fcm.send(message)
+            case WebPushMessage():
+                return await self._web_push.send(message)
+        raise TypeError(f"{type(message).__name__} is no push")
+
+    async def settle(
+        self, connection: asyncpg.Connection, *, project_id: UUID, settled: Sequence[Settled], now: datetime
+    ) -> Sequence[NewEvent]:
+        """See `ChannelWork.settle`."""
+        return await settle_pushes(connection, project_id=project_id, settled=settled, now=now)
+
+    async def close(self) -> None:
+        """Close connections."""
+        await self._apns.close()
+        await self._fcm.close()
+        await self._web_push.close()
+
+    async def _read_known(
+        self, connection: asyncpg.Connection, project_id: UUID, due: Sequence[_Due], now: datetime
+    ) -> _Known:
+        keys = {
+            activity_key(each.token.push_token_id, each.content.live_activity)
+            for each in due
+            if each.token is not None and each.content.live_activity is not None
+        }
+        activities: Mapping[ActivityKey, LiveActivityRecord] = {}
+        if keys:
+            activities = await share_live_activities(connection, project_id=project_id, keys=list(keys))
+        platforms = {each.token.platform for each in due if each.token is not None}
+        accounts = await read_accounts(connection, self._vault, project_id=project_id, platforms=platforms, now=now)
+        return _Known(accounts, activities, now)
+
+    def _decide(self, standing: Standing, known: _Known, group: Sequence[_Due]) -> Mapping[UUID, Prepared]:
+        """About one message to one person's devices."""
+        first = group[0]
+        user_id = first.delivery.user_id
+        if user_id is not None and user_id not in standing.present:
+            return {each.delivery.delivery_id: Suppress(reason=SuppressedReason.ERASED) for each in group}
+        reachable = [(each, each.token) for each in group if each.token is not None]
+        prepared: dict[UUID, Prepared] = {
+            each.delivery.delivery_id: Suppress(reason=SuppressedReason.NO_TOKENS, error=_gone(each.delivery))
+            for each in group
+            if each.token is None
+        }
+        if not reachable:
+            return prepared
+        decisions = standing.decide(
+            first.content,
+            user_id=user_id,
+            device=reachable[0][1].push_token_id,
+            tokens=[
+                PolicyToken(timezone=token.timezone, locale=token.locale, variant=each.delivery.variant)
+                for each, token in reachable
+            ],
+        )
+        for (each, token), decision in zip(reachable, decisions, strict=True):
+            delivery_id = each.delivery.delivery_id
+            answer = self._prepare(each, token, decision, known)
+            if isinstance(answer, Ready):
+                standing.count(each.content, user_id=user_id, delivery_id=delivery_id, decision=decision)
+            prepared[delivery_id] = answer
+        return prepared
+
+    def _prepare(self, due: _Due, token: PushTokenRecord, decision: Decision, known: _Known) -> Prepared:
+        if isinstance(decision, HoldBack):
+            return Suppress(reason=decision.reason)
+        if isinstance(decision, PutOff):
+            return Postpone(until=decision.until)
+        if is_expo_token(token.token):
+            return Refuse(error=expo_rejection().error)
+        account = known.accounts[token.platform]
+        if isinstance(account, DeliveryError):
+            return Refuse(error=account)
+        if decision.notification is None:
+            return _prepare_activity(due, token, account, known)
+        message = notification_message(due.delivery, token, account, decision.notification, contact=self._contact)
+        return Ready(
+            message=message,
+            payload=msgspec.json.encode(decision.notification).decode(),
+            variant=decision.variant,
+            locale=decision.locale,
+        )
+
+
+def _prepare_activity(due: _Due, token: PushTokenRecord, account: ProviderCredentials, known: _Known) -> Prepared:
+    change = due.content.live_activity
+    if change is None:
+        raise ValueError("a push without text changes a Live Activity")
+    activity = known.activities.get(activity_key(token.push_token_id, change))
+    if activity is not None and activity.state == ActivityState.STARTING:
+        is_expected = known.now < activity.updated_at + STARTING_PATIENCE
+        if is_expected:
+            return Postpone(until=known.now + STARTING_PAUSE)
+    if activity is None or activity.token is None or activity.state not in SENDABLE_STATES:
+        return Suppress(reason=SuppressedReason.NO_TOKENS, error=_NO_ACTIVITY)
+    return Ready(
+        message=activity_message(due.delivery, token, account, change, activity),
+        payload=msgspec.json.encode(change).decode(),
+    )
+
+
+async def _own_tokens(
+    connection: asyncpg.Connection, project_id: UUID, deliveries: Iterable[DeliveryRecord]
+) -> Mapping[UUID, PushTokenRecord]:
+    """By delivery: the device it was made for, where that is active and still its recipient's."""
+    wanted = {each.delivery_id: each for each in deliveries if each.push_token_id is not None}
+    ids = {each.push_token_id for each in wanted.values() if each.push_token_id is not None}
+    found = await share_push_tokens(connection, project_id=project_id, push_token_ids=sorted(ids))
+    tokens = {token.push_token_id: token for token in found if token.active}
+    return {
+        delivery_id: tokens[each.push_token_id]
+        for delivery_id, each in wanted.items()
+        if each.push_token_id in tokens and tokens[each.push_token_id].owner_generation == each.owner_generation
+    }
+
+
+def _by_message(due: Iterable[_Due]) -> Iterable[Sequence[_Due]]:
+    """Deliveries of one message to one person, in the order of their first one."""
+    groups: defaultdict[tuple[object, UUID], list[_Due]] = defaultdict(list)
+    for each in due:
+        person = each.delivery.user_id if each.delivery.user_id is not None else each.delivery.push_token_id
+        groups[person, each.content.message_id].append(each)
+    return groups.values()
+
+
+def _gone(delivery: DeliveryRecord) -> DeliveryError | None:
+    """What to say of a device that was there when the delivery was made."""
+    return None if delivery.push_token_id is None else _CHANGED_HANDS
