@@ -32,7 +32,7 @@ class WebhookSecretRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WebhookEndpointRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """An endpoint as it is now, with its active secrets, the oldest first."""
+    """An endpoint as it is now, with its secrets, the oldest first; those that have ended may be among them."""
 
     project_id: UUID
     endpoint_id: UUID
@@ -114,18 +114,18 @@ async def count_webhook_endpoints(connection: asyncpg.Connection, *, project_id:
 
 
 async def read_webhook_endpoints(
-    connection: asyncpg.Connection, *, project_id: UUID, endpoint_ids: Sequence[UUID], now: datetime
+    connection: asyncpg.Connection, *, project_id: UUID, endpoint_ids: Sequence[UUID]
 ) -> list[WebhookEndpointRecord]:
     """Endpoints by their ids, in no order; unknown ones are absent."""
-    rows = await connection.fetch(_SQL["read_webhook_endpoints"], project_id, endpoint_ids, now)
+    rows = await connection.fetch(_SQL["read_webhook_endpoints"], project_id, endpoint_ids)
     return [_endpoint(row) for row in rows]
 
 
 async def list_webhook_endpoints(
-    connection: asyncpg.Connection, *, project_id: UUID, after: UUID | None, limit: int, now: datetime
+    connection: asyncpg.Connection, *, project_id: UUID, after: UUID | None, limit: int
 ) -> list[WebhookEndpointRecord]:
     """A project's endpoints, newest first, those after (so older than) one of them."""
-    rows = await connection.fetch(_SQL["list_webhook_endpoints"], project_id, after, limit, now)
+    rows = await connection.fetch(_SQL["list_webhook_endpoints"], project_id, after, limit)
     return [_endpoint(row) for row in rows]
 
 

@@ -46,7 +46,7 @@ WHERE p.project_id = $1
 FOR NO KEY UPDATE;
 
 -- name: read_webhook_endpoints
--- Endpoints of a project by their ids, each with its secrets that are active at $3, the oldest first.
+-- Endpoints of a project by their ids, each with its secrets, the oldest first.
 SELECT
     e.project_id, e.endpoint_id, e.url, e.description, e.events, e.enabled, e.disabled_reason, e.signature_scheme,
     e.retry_schedule, e.allow_plain_http, e.created_at,
@@ -56,13 +56,12 @@ SELECT
         ) ORDER BY s.secret_id), '[]')
         FROM webhook_secrets AS s
         WHERE s.project_id = e.project_id AND s.endpoint_id = e.endpoint_id
-            AND (s.expires_at IS NULL OR s.expires_at > $3)
     ) AS secrets
 FROM webhook_endpoints AS e
 WHERE e.project_id = $1 AND e.endpoint_id = ANY($2);
 
 -- name: list_webhook_endpoints
--- A project's endpoints from the newest on, after one if it is given, each with its secrets that are active at $4.
+-- A project's endpoints from the newest on, after one if it is given, each with its secrets, the oldest first.
 SELECT
     e.project_id, e.endpoint_id, e.url, e.description, e.events, e.enabled, e.disabled_reason, e.signature_scheme,
     e.retry_schedule, e.allow_plain_http, e.created_at,
@@ -72,7 +71,6 @@ SELECT
         ) ORDER BY s.secret_id), '[]')
         FROM webhook_secrets AS s
         WHERE s.project_id = e.project_id AND s.endpoint_id = e.endpoint_id
-            AND (s.expires_at IS NULL OR s.expires_at > $4)
     ) AS secrets
 FROM webhook_endpoints AS e
 WHERE e.project_id = $1 AND (CAST($2 AS uuid) IS NULL OR e.endpoint_id < $2)
