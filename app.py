@@ -11,7 +11,6 @@ from typing import Any
 from uuid import UUID
 
 from graphql import GraphQLSchema
-from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -32,9 +31,10 @@ from engine.live.streams import Streams
 from engine.log import EventLog
 from engine.reading import POOL_SIZE, Readers
 from resolvers.context import Context, Services
+from resolvers.loaders import Lookups
 from schema import build_schema
 from schema.decoders import DECODERS
-from settings import Settings, SettingsError, egress_of, public_url_of, vault_of
+from settings import Settings, egress_of, public_url_of, required, vault_of
 from telemetry import Metrics, Readings
 from transport.application import InputDecoder, PublicError
 from transport.endpoint import GraphQLEndpoint
@@ -130,23 +130,24 @@ class Process:
 
     def __init__(self, settings: Settings) -> None:
         self.database = Database(
-            _required(settings.database_url),
+            required(settings.database_url),
             max_size=settings.database_pool_size,
             application_name="sendora-gateway",
         )
         self.reading_database = Database(
-            _required(settings.database_url), min_size=0, max_size=POOL_SIZE, application_name="sendora-gateway"
+            required(settings.database_url), min_size=0, max_size=POOL_SIZE, application_name="sendora-gateway"
         )
-        self.broadcast = Broadcast(_required(settings.redis_url))
+        self.broadcast = Broadcast(required(settings.redis_url))
         self.hub = Hub(self.database, self.broadcast)
         self.revocations = Revocations(self.hub, self.database)
         self.identities = Identities(self.database, region=settings.region, revocations=self.revocations)
         self.log = EventLog(self.database, self.broadcast.announce)
-        self.cursors = CursorCodec(_required(settings.secret_key).encode())
+        self.cursors = CursorCodec(required(settings.secret_key).encode())
         self.streams = Streams(self.hub, self.database, self.cursors)
         self.clock = DatabaseClock(self.database)
         self.services = Services(
             database=self.database,
+            lookups=Lookups(self.database),
             readers=Readers(self.reading_database),
             log=self.log,
             streams=self.streams,
@@ -206,7 +207,7 @@ def create_app(settings: Settings, *, private_path: Path | None = None) -> ASGIA
         )
     )
     explorer = Explorer(EXPLORER_PAGE)
-    homes = Homes(private_path, _required(settings.secret_key).encode()) if private_path else None
+    homes = Homes(private_path, required(settings.secret_key).encode()) if private_path else None
     endpoint = _across_origins(_graphql_endpoint(process.application, explorer, settings, metrics, homes), settings)
     others = _other_routes(process, metrics)
 
@@ -295,9 +296,3 @@ def _token(headers: Mapping[str, str], payload: Mapping[str, Any] | None) -> str
     """The header wins where both are given: a proxy may set it."""
     token = headers.get(API_KEY) or (payload or {}).get(API_KEY)
     return token if isinstance(token, str) and token else None
-
-
-def _required(value: SecretStr | None) -> str:
-    if value is None:
-        raise SettingsError("DATABASE_URL, REDIS_URL and SENDORA_SECRET_KEY must be set.")
-    return value.get_secret_value()

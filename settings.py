@@ -67,6 +67,8 @@ class Settings(BaseSettings):
     public_url: str = ""
     """Where this deployment is reached from outside, e.g. https://gateway.example.com: for callbacks and links in mail.
     By default http:// with host and port."""
+    contact: str = "mailto:postmaster@localhost"
+    """A mailto: or https: URL for push services, where a project's own provider names none (RFC 8292)."""
     egress_allow: str = ""
     """Networks (comma-separated, e.g. 10.1.0.0/16) that may be reached although they are private, over http too."""
     ssrf_guard: Annotated[bool, Field(validation_alias=AliasChoices("SSRF_GUARD", "SENDORA_SSRF_GUARD"))] = True
@@ -75,6 +77,7 @@ class Settings(BaseSettings):
     region: Region = Region.US
     gateways: Annotated[int, Field(ge=1, le=64)] = 1
     database_pool_size: Annotated[int, Field(ge=2, le=200)] = 10
+    worker_pool_size: Annotated[int, Field(ge=4, le=200)] = 10
     introspection: bool = True
     status_profile: StatusProfile = StatusProfile.AUDITS
     allowed_origins: str = ""
@@ -114,14 +117,19 @@ def read_settings(**overrides: object) -> Settings:
         ) from None
 
 
+def required(value: SecretStr | None) -> str:
+    """One of the three that a deployment must give. Raises `SettingsError` where it is missing."""
+    if value is None:
+        raise SettingsError("DATABASE_URL, REDIS_URL and SENDORA_SECRET_KEY must be set.")
+    return value.get_secret_value()
+
+
 def vault_of(settings: Settings) -> Vault:
     """What seals credentials. Raises `SettingsError` without a secret key."""
-    if settings.secret_key is None:
-        raise SettingsError("SENDORA_SECRET_KEY must be set.")
     previous = [
         key.strip().encode() for key in settings.previous_secret_keys.get_secret_value().split(",") if key.strip()
     ]
-    return Vault(settings.secret_key.get_secret_value().encode(), previous)
+    return Vault(required(settings.secret_key).encode(), previous)
 
 
 def egress_of(settings: Settings) -> Egress:
