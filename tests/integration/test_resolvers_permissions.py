@@ -25,6 +25,12 @@ NEEDED = {
     "Query.eventTypes": Role.VIEWER,
     "Query.profile": Role.VIEWER,
     "Query.profiles": Role.VIEWER,
+    "Query.deliveries": Role.VIEWER,
+    "Query.deliveryStats": Role.VIEWER,
+    "Query.deliveryHealth": Role.VIEWER,
+    "Mutation.cancelDelivery": Role.EDITOR,
+    "Mutation.replayDelivery": Role.EDITOR,
+    "Mutation.replayDeliveries": Role.EDITOR,
     "Mutation.track": Role.INGEST,
     "Mutation.trackBatch": Role.INGEST,
     "Mutation.identify": Role.INGEST,
@@ -34,9 +40,13 @@ NEEDED = {
     "Query.providers": Role.VIEWER,
     "Mutation.configureProvider": Role.ADMIN,
     "Mutation.deleteProvider": Role.ADMIN,
+    "Mutation.sendSms": Role.EDITOR,
     "Subscription.eventStream": Role.VIEWER,
 }
 ARGUMENTS = {
+    "cancelDelivery": '(id: "dlv_x")',
+    "replayDelivery": '(id: "dlv_x")',
+    "replayDeliveries": '(filter: {userId: "ada"})',
     "node": '(id: "prj_x")',
     "nodes": '(ids: ["prj_x"])',
     "profile": '(userId: "ada")',
@@ -48,6 +58,7 @@ ARGUMENTS = {
     "revokeApiKey": '(id: "key_x")',
     "configureProvider": "(input: {kind: SMTP})",
     "deleteProvider": '(id: "prv_x")',
+    "sendSms": '(input: {body: "hi"})',
 }
 BOUNDED_LISTS = {"Query.nodes", "Query.providers"}
 

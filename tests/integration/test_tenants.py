@@ -14,6 +14,7 @@ import pytest
 
 from engine.errors import CursorInvalid
 from schema import build_schema
+from tests.integration.delivery_support import make_delivery, node_id
 from tests.integration.graphql_support import Gateway, Tenant, open_gateway
 
 SECRET = "4242 4242 4242 4242"
@@ -273,6 +274,24 @@ async def _delete_provider(victim: Tenant, attacker: Tenant) -> None:
     assert (await victim.data(node, id=provider["id"]))["node"] == {"id": provider["id"]}
 
 
+@case("Mutation.sendSms")
+async def _send_sms(victim: Tenant, attacker: Tenant) -> None:
+    document = """mutation ($settings: JSON, $secrets: JSON) {
+      configureProvider(input: {kind: TWILIO, settings: $settings, secrets: $secrets}) { userErrors { code } }
+    }"""
+    twilio = {"settings": {"accountSid": "AC" + "0" * 32, "from": "Shop"}, "secrets": {"authToken": SECRET}}
+    await victim.data(document, **twilio)
+    send = """mutation { sendSms(input: {userIds: ["ada"], body: "hi"}) {
+      deliveries { status error { code } } userErrors { code }
+    } }"""
+    refused = (await _sees_nothing(attacker, send))["data"]["sendSms"]
+    assert refused == {"deliveries": [], "userErrors": [{"code": "NOT_CONFIGURED"}]}
+    # With an account of one's own, the other project's person still has no number.
+    await attacker.data(document, **twilio)
+    sent = (await _sees_nothing(attacker, send))["data"]["sendSms"]
+    assert sent["deliveries"] == [{"status": "FAILED", "error": {"code": "NO_PHONE"}}]
+
+
 @case("Subscription.eventStream")
 async def _event_stream(victim: Tenant, attacker: Tenant) -> None:
     document = """subscription ($filter: EventFilter, $after: Cursor) {
@@ -295,13 +314,92 @@ async def _event_stream(victim: Tenant, attacker: Tenant) -> None:
         follower.membership.leave()
 
 
+async def _delivery(victim: Tenant) -> str:
+    """A delivery of the victim's that failed, with its message."""
+    content = f'{{"subject": "{SECRET}"}}'
+    values = {"status": "FAILED", "user_id": "ada", "event_type": "victim.only", "error_code": "E1"}
+    return node_id(await make_delivery(victim, channel="EMAIL", content=content, event_seq=1, **values))
+
+
+async def _state(victim: Tenant) -> Any:
+    return await victim.data("{ deliveries { totalCount edges { node { id status batchId payload } } } }")
+
+
+@case("Query.deliveries")
+async def _deliveries(victim: Tenant, attacker: Tenant) -> None:
+    delivery_id = await _delivery(victim)
+    cursor = (await victim.data("{ deliveries { edges { cursor } } }"))["deliveries"]["edges"][0]["cursor"]
+    document = """query ($filter: DeliveryFilter, $after: Cursor) {
+      deliveries(filter: $filter, after: $after) { totalCount edges { node { payload attempts { number } } } }
+    }"""
+    for delivery_filter in ({}, {"ids": [delivery_id]}, {"userId": "ada"}, {"eventTypes": ["*"]}):
+        response = await _sees_nothing(attacker, document, filter=delivery_filter)
+        assert response["data"]["deliveries"] == {"totalCount": 0, "edges": []}, delivery_filter
+    assert await attacker.codes(document, after=cursor) == ["CURSOR_INVALID"]
+    node = "query ($id: ID!) { node(id: $id) { id } nodes(ids: [$id]) { id } }"
+    assert await attacker.data(node, id=delivery_id) == {"node": None, "nodes": [None]}
+    # A person of one's own with the same user id leads to one's own deliveries only.
+    await attacker.track(userId="ada")
+    person = await attacker.data('{ profile(userId: "ada") { deliveries { totalCount } } }')
+    assert person["profile"]["deliveries"]["totalCount"] == 0
+
+
+@case("Query.deliveryStats")
+async def _delivery_stats(victim: Tenant, attacker: Tenant) -> None:
+    delivery_id = await _delivery(victim)
+    document = "query ($filter: DeliveryFilter) { deliveryStats(filter: $filter) { total byStatus { count } p50Ms } }"
+    for delivery_filter in ({}, {"ids": [delivery_id]}, {"userId": "ada"}):
+        stats = (await attacker.data(document, filter=delivery_filter))["deliveryStats"]
+        assert stats == {"total": 0, "byStatus": [], "p50Ms": None}
+
+
+@case("Query.deliveryHealth")
+async def _delivery_health(victim: Tenant, attacker: Tenant) -> None:
+    await _delivery(victim)
+    health = await attacker.data("{ deliveryHealth { topReasons { reason } recentFailures { id } } }")
+    assert health["deliveryHealth"] == {"topReasons": [], "recentFailures": []}
+
+
+@case("Mutation.cancelDelivery")
+async def _cancel_delivery(victim: Tenant, attacker: Tenant) -> None:
+    delivery_id = node_id(await make_delivery(victim, channel="EMAIL"))
+    before = await _state(victim)
+    document = "mutation ($id: ID!) { cancelDelivery(id: $id) { delivery { id } userErrors { code } } }"
+    refused = (await attacker.data(document, id=delivery_id))["cancelDelivery"]
+    assert refused == {"delivery": None, "userErrors": [{"code": "NOT_FOUND"}]}
+    assert await _state(victim) == before
+
+
+@case("Mutation.replayDelivery")
+async def _replay_delivery(victim: Tenant, attacker: Tenant) -> None:
+    delivery_id = await _delivery(victim)
+    before = await _state(victim)
+    document = "mutation ($id: ID!) { replayDelivery(id: $id) { delivery { id } userErrors { code } } }"
+    refused = (await attacker.data(document, id=delivery_id))["replayDelivery"]
+    assert refused == {"delivery": None, "userErrors": [{"code": "NOT_FOUND"}]}
+    assert await _state(victim) == before
+
+
+@case("Mutation.replayDeliveries")
+async def _replay_deliveries(victim: Tenant, attacker: Tenant) -> None:
+    delivery_id = await _delivery(victim)
+    before = await _state(victim)
+    document = """mutation ($filter: DeliveryFilter!) {
+      replayDeliveries(filter: $filter) { batchId replayed deliveries { id } userErrors { code } }
+    }"""
+    for delivery_filter in ({"ids": [delivery_id]}, {"userId": "ada"}, {"statuses": ["FAILED"]}):
+        replayed = (await attacker.data(document, filter=delivery_filter))["replayDeliveries"]
+        assert replayed == {"batchId": None, "replayed": 0, "deliveries": [], "userErrors": []}
+    assert await _state(victim) == before
+
+
 @pytest.mark.parametrize("same_organization", [False, True], ids=["stranger", "sibling"])
 @pytest.mark.parametrize("root_field", sorted(CASES))
 async def test_another_project_is_out_of_reach(gateway: Gateway, root_field: str, same_organization: bool) -> None:
     victim = await gateway.tenant("victim")
     attacker = await _sibling(victim) if same_organization else await gateway.tenant("attacker")
     await victim.track(id="shared", eventType="victim.only", userId="ada", properties={"card": SECRET})
-    await victim.data(IDENTIFY, input={"userId": "ada", "traits": {"card": SECRET}})
+    await victim.data(IDENTIFY, input={"userId": "ada", "traits": {"card": SECRET, "phone": "+14155550132"}})
     before = await _everything(victim)
     await CASES[root_field](victim, attacker)
     assert await _everything(victim) == before
