@@ -35,6 +35,7 @@ class CursorKind(IntEnum):
     PROFILES = 5
     EVENT_TYPES = 6
     DELIVERY_LIST = 7
+    WEBHOOK_ENDPOINTS = 8
 
 
 class Cursor(msgspec.Struct, frozen=True):

@@ -11,6 +11,7 @@ import msgspec
 
 from db.delivery_records import DeliveryRecord
 from db.records import ApiKeyRecord, EventRecord, ProfileRecord, ProjectRecord
+from db.webhook_endpoints import WebhookEndpointRecord
 from engine.errors import BadUserInput
 from engine.identity import Role, Viewer
 from engine.node_ids import NodeId, NodeKind, parse_node_id
@@ -37,7 +38,14 @@ class FoundOrganization(msgspec.Struct, frozen=True):
 
 
 Found: TypeAlias = (
-    FoundEvent | ProfileRecord | ProjectRecord | FoundOrganization | ApiKeyRecord | DeliveryRecord | ShownProvider
+    FoundEvent
+    | ProfileRecord
+    | ProjectRecord
+    | FoundOrganization
+    | ApiKeyRecord
+    | DeliveryRecord
+    | ShownProvider
+    | WebhookEndpointRecord
 )
 
 
@@ -72,6 +80,8 @@ async def _find(ctx: Context, viewer: Viewer, node_id: NodeId) -> Found | None:
             return await ctx.loaders.api_keys.load((viewer.project_id, node_id.uuid))
         case NodeKind.DELIVERY:
             return await ctx.loaders.deliveries.load((viewer.project_id, node_id.uuid))
+        case NodeKind.WEBHOOK_ENDPOINT:
+            return await ctx.loaders.webhook_endpoints.load((viewer.project_id, node_id.uuid))
         case NodeKind.PROVIDER:
             provider = await ctx.loaders.providers.load((viewer.project_id, node_id.uuid))
             return None if provider is None else show_provider(ctx, provider)

@@ -17,6 +17,7 @@ from schema.provider import Provider
 from schema.query import Query
 from schema.scalars import SCALARS
 from schema.subscription import Subscription
+from schema.webhook_endpoint import WebhookEndpoint
 from schema.withheld import read_attribute
 
 
@@ -27,7 +28,7 @@ def build_schema() -> strawberry.Schema:
         query=Query,
         mutation=Mutation,
         subscription=Subscription,
-        types=[Event, Profile, Project, Organization, ApiKey, Delivery, Provider],
+        types=[Event, Profile, Project, Organization, ApiKey, Delivery, Provider, WebhookEndpoint],
         config=StrawberryConfig(scalar_map=SCALARS, default_resolver=read_attribute),
     )
     _leave_absent_arguments_absent(schema)

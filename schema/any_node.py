@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from db.delivery_records import DeliveryRecord
 from db.records import ApiKeyRecord, ProfileRecord, ProjectRecord
+from db.webhook_endpoints import WebhookEndpointRecord
 from engine.providers.configuring import ShownProvider
 from resolvers.nodes import Found, FoundEvent, FoundOrganization
 from schema.delivery import Delivery
@@ -12,6 +13,7 @@ from schema.node import Node
 from schema.profile import Profile
 from schema.project import ApiKey, Organization, Project
 from schema.provider import Provider
+from schema.webhook_endpoint import WebhookEndpoint
 
 
 def as_node(found: Found | None) -> Node | None:
@@ -31,5 +33,7 @@ def as_node(found: Found | None) -> Node | None:
             return ApiKey.of(found)
         case DeliveryRecord():
             return Delivery.of(found)
+        case WebhookEndpointRecord():
+            return WebhookEndpoint.of(found)
         case ShownProvider():
             return Provider.of(found)

@@ -102,9 +102,7 @@ class WebhookEndpoints:
 
         return await self._change(action, secret)
 
-    async def update(
-        self, *, project_id: UUID, endpoint_id: UUID, given: Mapping[str, Any], now: datetime
-    ) -> WebhookChange:
+    async def update(self, *, project_id: UUID, endpoint_id: UUID, given: Mapping[str, Any]) -> WebhookChange:
         """What is absent stays as it is; null clears it."""
 
         async def action(connection: asyncpg.Connection) -> WebhookEndpointRecord:
