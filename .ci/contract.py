@@ -21,6 +21,8 @@ DELIVERED = frozenset(
     Query.viewer Query.node Query.nodes Query.events Query.eventTypes Query.profile Query.profiles
     Mutation.track Mutation.trackBatch Mutation.identify
     Mutation.createProject Mutation.createApiKey Mutation.revokeApiKey
+    Query.deliveries Query.deliveryStats Query.deliveryHealth
+    Mutation.cancelDelivery Mutation.replayDelivery Mutation.replayDeliveries
     Subscription.eventStream
     """.split()  # noqa: SIM905
 )
@@ -28,24 +30,23 @@ DELIVERED = frozenset(
 
 OWED = {
     "deliveries and channels": """
-        ChannelCount ConfigureProviderInput Delivery.endpoint Delivery.pushToken DeletePayload DeliveryConnection
-        DeliveryEdge DeliveryFilter DeliveryHealth DeliveryPayload DeliveryStats
+        ConfigureProviderInput Delivery.endpoint Delivery.pushToken
         DeliveryUpdate DeliveryUpdateEdge DnsRecord InboundEndpoint InboundEndpointPayload InboundVerifier
-        LocalizedPushInput Mutation.addSenderDomain Mutation.cancelDelivery Mutation.configureProvider
+        LocalizedPushInput Mutation.addSenderDomain Mutation.configureProvider
         Mutation.deleteInboundEndpoint Mutation.deleteProvider Mutation.deleteTemplate
-        Mutation.deleteWebhookEndpoint Mutation.registerPushToken Mutation.replayDeliveries
-        Mutation.replayDelivery Mutation.retireWebhookSecret Mutation.rotateWebhookSecret
+        Mutation.deleteWebhookEndpoint Mutation.registerPushToken
+        Mutation.retireWebhookSecret Mutation.rotateWebhookSecret
         Mutation.saveInboundEndpoint Mutation.saveTemplate Mutation.saveWebhookEndpoint Mutation.sendEmail
         Mutation.sendPush Mutation.sendSms Mutation.sendTestPush Mutation.sendTestWebhook Mutation.trackPush
         Mutation.unregisterPushToken Mutation.updatePushSettings Mutation.verifySenderDomain Platform
-        Profile.deliveries Profile.pushTokens Provider ProviderKind ProviderPayload PushContentInput
+        Profile.pushTokens Provider ProviderKind ProviderPayload PushContentInput
         PushEnvironment PushInteraction PushPriority PushSettings PushSettingsInput PushSettingsPayload
-        PushToken PushTokenConnection PushTokenEdge PushTokenFilter PushTokenPayload Query.deliveries
-        Query.deliveryHealth Query.deliveryStats Query.inboundEndpoints Query.providers Query.pushSettings
-        Query.pushTokens Query.senderDomains Query.templates Query.webhookEndpoints ReasonCount
-        RegisterPushTokenInput ReplayPayload SaveInboundEndpointInput SaveTemplateInput SaveWebhookEndpointInput
-        SendEmailInput SendPayload SendPushInput SendSmsInput SenderDomain SenderDomainPayload
-        SenderDomainStatus SignatureScheme StatusCount Subscription.deliveryUpdates Template
+        PushToken PushTokenConnection PushTokenEdge PushTokenFilter PushTokenPayload
+        Query.inboundEndpoints Query.providers Query.pushSettings
+        Query.pushTokens Query.senderDomains Query.templates Query.webhookEndpoints
+        RegisterPushTokenInput SaveInboundEndpointInput SaveTemplateInput SaveWebhookEndpointInput
+        SendEmailInput SendPushInput SendSmsInput SenderDomain SenderDomainPayload
+        SenderDomainStatus SignatureScheme Subscription.deliveryUpdates Template
         TemplateConnection TemplateEdge TemplatePayload TestWebhookPayload TrackPushInput VariantInput
         WebPushKeysInput WebhookEndpoint WebhookEndpointConnection WebhookEndpointEdge WebhookEndpointPayload
         WebhookSecret
@@ -63,7 +64,7 @@ OWED = {
         WorkflowStepInput WorkflowStepStats WorkflowTrigger WorkflowTriggerInput
     """,
     "audiences and analytics": """
-        Audience AudienceChange AudienceChangeEdge AudienceConnection AudienceEdge Board Float FunnelGroup
+        Audience AudienceChange AudienceChangeEdge AudienceConnection AudienceEdge Board FunnelGroup
         FunnelInput FunnelOrder FunnelReport FunnelStepInput FunnelStepResult Insight InsightConnection
         InsightEdge InsightKind Interval Measure Mutation.deleteAudience Mutation.deleteBoard
         Mutation.deleteInsight Mutation.saveAudience Mutation.saveBoard Mutation.saveInsight Profile.audiences

@@ -1,15 +1,38 @@
-"""Reading deliveries and what belongs to them, and cancelling and replaying them."""
+"""Reading deliveries and what belongs to them, cancelling them, and sending them again."""
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import msgspec
 
+from db.delivery_filters import DeliveryFilter
+from db.delivery_lists import count_deliveries
+from db.delivery_lists import list_deliveries as read_delivery_list
 from db.delivery_records import AttemptRecord, DeliveryRecord
-from db.records import ProfileRecord
+from db.records import CappedCount, ProfileRecord
+from db.replays import read_replay_set
+from engine.cursors import Cursor, CursorKind
+from engine.dispatch.cancelling import Cancelled
+from engine.dispatch.cancelling import cancel_delivery as cancel
+from engine.dispatch.replaying import (
+    FINISHED,
+    MAX_UNFINISHED_REPLAYS,
+    REPLAYED_BY_DEFAULT,
+    BulkReplay,
+    NotReplayable,
+    Replayed,
+    Replays,
+    TooManyReplays,
+)
 from engine.dispatch.values import Channel
-from engine.identity import Role
+from engine.errors import BadUserInput, UserError
+from engine.identity import Role, Viewer
+from engine.node_ids import NodeKind, parse_node_id
 from resolvers.context import Context
+from resolvers.delivery_filters import DeliveryFilterArguments, read_delivery_filter
 from resolvers.nodes import FoundEvent
+from resolvers.paging import Counter, Page, PageArguments, read_window
 from resolvers.permissions import require
 
 MASKED = "***"
@@ -17,6 +40,44 @@ MASKED = "***"
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _headers = msgspec.json.Decoder(dict[str, str])
+_NOTHING = DeliveryFilter(ids=())
+
+
+class ListedDeliveries(msgspec.Struct, frozen=True):
+    """A page of deliveries and what counts the whole list."""
+
+    page: Page[DeliveryRecord]
+    counter: Counter
+
+
+async def list_deliveries(
+    ctx: Context, *, arguments: PageArguments, delivery_filter: DeliveryFilterArguments | None
+) -> ListedDeliveries:
+    """A page of the project's deliveries, newest first."""
+    viewer = require(ctx, Role.VIEWER)
+    return await _list(ctx, viewer, arguments, read_delivery_filter(delivery_filter))
+
+
+async def list_of_person(
+    ctx: Context, *, profile: ProfileRecord, arguments: PageArguments, delivery_filter: DeliveryFilterArguments | None
+) -> ListedDeliveries:
+    """A page of what was sent to one person. A filter for another person matches nothing."""
+    viewer = require(ctx, Role.VIEWER)
+    wanted = read_delivery_filter(delivery_filter)
+    if wanted.user_id not in (None, profile.user_id):
+        wanted = _NOTHING
+    return await _list(ctx, viewer, arguments, msgspec.structs.replace(wanted, user_id=profile.user_id))
+
+
+async def list_of_endpoint(
+    ctx: Context, *, endpoint_id: UUID, arguments: PageArguments, delivery_filter: DeliveryFilterArguments | None
+) -> ListedDeliveries:
+    """A page of what was sent to one webhook endpoint. A filter for another endpoint matches nothing."""
+    viewer = require(ctx, Role.VIEWER)
+    wanted = read_delivery_filter(delivery_filter)
+    if wanted.endpoint_id not in (None, endpoint_id):
+        wanted = _NOTHING
+    return await _list(ctx, viewer, arguments, msgspec.structs.replace(wanted, endpoint_id=endpoint_id))
 
 
 async def profile_of(ctx: Context, *, record: DeliveryRecord) -> ProfileRecord | None:
@@ -49,6 +110,103 @@ def shown_payload(record: DeliveryRecord) -> msgspec.Raw:
     return _without_secrets(record.content) if record.channel == Channel.WEBHOOK else record.content
 
 
+async def cancel_delivery(ctx: Context, *, node_id: str) -> tuple[DeliveryRecord | None, tuple[UserError, ...]]:
+    """End a delivery that was not sent yet."""
+    viewer = require(ctx, Role.EDITOR)
+    delivery_id = _delivery_id(node_id)
+    if delivery_id is None:
+        return None, _NOT_FOUND
+    services = ctx.services
+    found = await cancel(
+        services.database,
+        services.clock,
+        services.announce,
+        project_id=viewer.project_id,
+        delivery_id=delivery_id,
+    )
+    ctx.forget_reads()
+    match found:
+        case Cancelled(delivery=delivery):
+            return delivery, ()
+        case None:
+            return None, _NOT_FOUND
+    message = f"This delivery is {found.status}: only a QUEUED, SCHEDULED or RETRYING one can be cancelled."
+    return None, (UserError(message, "STATE", ("id",)),)
+
+
+async def replay_delivery(ctx: Context, *, node_id: str) -> tuple[DeliveryRecord | None, tuple[UserError, ...]]:
+    """Send a finished delivery again."""
+    viewer = require(ctx, Role.EDITOR)
+    delivery_id = _delivery_id(node_id)
+    if delivery_id is None:
+        return None, _NOT_FOUND
+    found = await _replays(ctx).replay_one(project_id=viewer.project_id, delivery_id=delivery_id)
+    ctx.forget_reads()
+    match found:
+        case Replayed(delivery=delivery):
+            return delivery, ()
+        case None:
+            return None, _NOT_FOUND
+    return None, (UserError(_why_not(found), "STATE", ("id",)),)
+
+
+async def replay_deliveries(
+    ctx: Context, *, delivery_filter: DeliveryFilterArguments
+) -> tuple[BulkReplay | None, tuple[UserError, ...]]:
+    """Send again what a filter matches; None without errors when it matches nothing."""
+    viewer = require(ctx, Role.EDITOR)
+    try:
+        wanted = read_delivery_filter(delivery_filter)
+    except BadUserInput as error:
+        return None, (UserError(str(error), "INVALID", ("filter",)),)
+    errors = _check_replay(wanted)
+    if errors:
+        return None, errors
+    if wanted.statuses is None:
+        wanted = msgspec.structs.replace(wanted, statuses=tuple(REPLAYED_BY_DEFAULT))
+    async with ctx.reading(viewer.project_id) as connection:
+        found = await read_replay_set(connection, project_id=viewer.project_id, delivery_filter=wanted)
+    begun = await _replays(ctx).begin(project_id=viewer.project_id, delivery_filter=wanted, found=found)
+    ctx.forget_reads()
+    if isinstance(begun, TooManyReplays):
+        message = f"{MAX_UNFINISHED_REPLAYS} replays are still at work: wait until one of them is done."
+        return None, (UserError(message, "LIMIT_EXCEEDED", ("filter",)),)
+    return begun, ()
+
+
+async def _list(
+    ctx: Context, viewer: Viewer, arguments: PageArguments, delivery_filter: DeliveryFilter
+) -> ListedDeliveries:
+    codec, project_id = ctx.services.cursors, viewer.project_id
+    window = read_window(arguments, codec, project_id=project_id, kind=CursorKind.DELIVERY_LIST)
+    async with ctx.reading(project_id) as connection:
+        found = await read_delivery_list(
+            connection,
+            project_id=project_id,
+            limit=window.limit,
+            after=_key(window.after),
+            before=_key(window.before),
+            from_end=window.from_end,
+            delivery_filter=delivery_filter,
+        )
+    cursors = tuple(codec.encode(_cursor(record)) for record in found.deliveries)
+    page = window.page(found.deliveries, cursors, has_more=found.has_more)
+    return ListedDeliveries(page, Counter(lambda: _count(ctx, project_id, delivery_filter)))
+
+
+async def _count(ctx: Context, project_id: UUID, delivery_filter: DeliveryFilter) -> CappedCount:
+    async with ctx.reading(project_id) as connection:
+        return await count_deliveries(connection, project_id=project_id, delivery_filter=delivery_filter)
+
+
+def _cursor(record: DeliveryRecord) -> Cursor:
+    return Cursor(CursorKind.DELIVERY_LIST, record.project_id, 0, (record.delivery_id.hex,))
+
+
+def _key(cursor: Cursor | None) -> UUID | None:
+    return None if cursor is None else UUID(hex=str(cursor.key[0]))
+
+
 def _without_secrets(content: msgspec.Raw) -> msgspec.Raw:
     members = _members.decode(content)
     members.pop("sealedSecret", None)
@@ -56,3 +214,33 @@ def _without_secrets(content: msgspec.Raw) -> msgspec.Raw:
         names = _headers.decode(members["headers"])
         members["headers"] = msgspec.Raw(msgspec.json.encode(dict.fromkeys(names, MASKED)))
     return msgspec.Raw(msgspec.json.encode(members))
+
+
+_NOT_FOUND = (UserError("This project has no such delivery.", "NOT_FOUND", ("id",)),)
+
+
+def _delivery_id(node_id: str) -> UUID | None:
+    parsed = parse_node_id(node_id)
+    return parsed.uuid if parsed is not None and parsed.kind is NodeKind.DELIVERY else None
+
+
+def _replays(ctx: Context) -> Replays:
+    services = ctx.services
+    return Replays(services.database, services.clock, services.announce, services.wake)
+
+
+def _why_not(found: NotReplayable) -> str:
+    if found.is_erased:
+        return "The person whom this delivery was for has been erased: there is nothing left to send."
+    return f"This delivery is {found.status}: it can be replayed once it is finished."
+
+
+def _check_replay(wanted: DeliveryFilter) -> tuple[UserError, ...]:
+    if wanted == DeliveryFilter():
+        message = "Say what to replay: give at least one field of the filter, for example statuses or since."
+        return (UserError(message, "INVALID", ("filter",)),)
+    pending = sorted(set(wanted.statuses or ()) - FINISHED)
+    if pending:
+        message = f"Only finished deliveries can be replayed: leave {', '.join(pending)} out."
+        return (UserError(message, "INVALID", ("filter", "statuses")),)
+    return ()

@@ -9,9 +9,11 @@ import strawberry
 
 from db.records import ProfileRecord
 from engine.node_ids import NodeKind, write_node_id
+from resolvers import deliveries as resolve_deliveries
 from resolvers import events as resolve
 from resolvers.paging import Counter, PageArguments
 from resolvers.profiles import ListedProfiles
+from schema.delivery_filter import DeliveryFilterArgument
 from schema.event_filter import FilterArgument
 from schema.info import Info
 from schema.node import Node
@@ -20,6 +22,7 @@ from schema.scalars import JSON, Cursor
 from schema.withheld import WITHHELD
 
 if TYPE_CHECKING:
+    from schema.delivery_list import DeliveryConnection
     from schema.event_list import EventConnection
 
 
@@ -53,6 +56,22 @@ class Profile(Node):
             event_filter=event_filter,
         )
         return event_lists.EventConnection.of(listed)
+
+    @strawberry.field(description="What was sent, or is to be sent, to this person. Newest first; needs VIEWER.")
+    async def deliveries(
+        self,
+        info: Info,
+        first: First = 20,
+        after: After = None,
+        delivery_filter: DeliveryFilterArgument = None,
+    ) -> Annotated[DeliveryConnection, strawberry.lazy("schema.delivery_list")]:
+        listed = await resolve_deliveries.list_of_person(
+            info.context,
+            profile=self.record,
+            arguments=PageArguments(first=first, after=after),
+            delivery_filter=delivery_filter,
+        )
+        return delivery_lists.DeliveryConnection.of(listed)
 
     @staticmethod
     def of(record: ProfileRecord, *, withheld: bool = False) -> Profile:
@@ -108,5 +127,6 @@ class ProfileConnection:
         )
 
 
-# Last, because an event leads to its person and a person to their events: each module names the other's types.
+# Last, because an event or a delivery leads to its person and a person to theirs: each module names the other's types.
+import schema.delivery_list as delivery_lists  # noqa: E402
 import schema.event_list as event_lists  # noqa: E402

@@ -9,11 +9,10 @@ import strawberry
 
 from db.delivery_records import DeliveryRecord
 from engine import errors
+from engine.dispatch.replaying import BulkReplay
+from engine.dispatch.sending import SHOWN_DELIVERIES
 from schema.delivery import Delivery, batch_node_id
 from schema.errors import MutationPayload, user_errors
-
-SHOWN_DELIVERIES = 100
-"""How many deliveries a payload holds: as many as a page has items."""
 
 
 @strawberry.type(description="A send that was accepted, or why it was not. Needs EDITOR.")
@@ -61,23 +60,18 @@ class DeliveryPayload(MutationPayload):
 @strawberry.type(description="A replay adds an attempt to the same delivery, with its event id. Needs EDITOR.")
 class ReplayPayload(MutationPayload):
     batch_id: strawberry.ID | None = strawberry.field(
-        description="Names the replay: what was replayed has it as its batchId."
+        description="Names the replay: what is replayed has it as its batchId. Null when nothing matches."
     )
     replayed: int = strawberry.field(description="How many deliveries are sent again, counted at acceptance.")
     deliveries: list[Delivery] = strawberry.field(description="The first 100; follow the rest by batchId.")
 
     @staticmethod
-    def of(
-        batch_id: UUID | None,
-        deliveries: Sequence[DeliveryRecord] = (),
-        *,
-        replayed: int = 0,
-        errors: tuple[errors.UserError, ...] = (),
-    ) -> ReplayPayload:
+    def of(replay: BulkReplay | None, errors: tuple[errors.UserError, ...] = ()) -> ReplayPayload:
+        """None where nothing is replayed."""
         return ReplayPayload(
-            batch_id=None if batch_id is None else batch_node_id(batch_id),
-            replayed=replayed,
-            deliveries=_shown(deliveries),
+            batch_id=None if replay is None else batch_node_id(replay.batch_id),
+            replayed=0 if replay is None else replay.replayed,
+            deliveries=[] if replay is None else _shown(replay.deliveries),
             user_errors=user_errors(errors),
         )
 

@@ -14,7 +14,8 @@ import pytest
 
 from engine.errors import CursorInvalid
 from schema import build_schema
-from tests.integration.delivery_support import make_delivery, node_id
+from tests.integration.delivery_support import make_delivery
+from tests.integration.delivery_support import node_id as delivery_node_id
 from tests.integration.graphql_support import Gateway, Tenant, open_gateway
 
 SECRET = "4242 4242 4242 4242"
@@ -318,7 +319,7 @@ async def _delivery(victim: Tenant) -> str:
     """A delivery of the victim's that failed, with its message."""
     content = f'{{"subject": "{SECRET}"}}'
     values = {"status": "FAILED", "user_id": "ada", "event_type": "victim.only", "error_code": "E1"}
-    return node_id(await make_delivery(victim, channel="EMAIL", content=content, event_seq=1, **values))
+    return delivery_node_id(await make_delivery(victim, channel="EMAIL", content=content, event_seq=1, **values))
 
 
 async def _state(victim: Tenant) -> Any:
@@ -362,7 +363,7 @@ async def _delivery_health(victim: Tenant, attacker: Tenant) -> None:
 
 @case("Mutation.cancelDelivery")
 async def _cancel_delivery(victim: Tenant, attacker: Tenant) -> None:
-    delivery_id = node_id(await make_delivery(victim, channel="EMAIL"))
+    delivery_id = delivery_node_id(await make_delivery(victim, channel="EMAIL"))
     before = await _state(victim)
     document = "mutation ($id: ID!) { cancelDelivery(id: $id) { delivery { id } userErrors { code } } }"
     refused = (await attacker.data(document, id=delivery_id))["cancelDelivery"]
