@@ -12,6 +12,7 @@ from db.delivery_records import AttemptRecord, DeliveryRecord
 from engine.dispatch.values import Channel, DeliveryStatus, SuppressedReason
 from engine.node_ids import NodeKind, write_node_id
 from resolvers import deliveries as resolve
+from resolvers import webhooks
 from schema.descriptions import described_enum
 from schema.info import Info
 from schema.node import Node
@@ -20,6 +21,7 @@ from schema.scalars import JSON
 if TYPE_CHECKING:
     from schema.event import Event
     from schema.profile import Profile
+    from schema.webhook_endpoint import WebhookEndpoint
 
 described_enum(
     Channel,
@@ -154,6 +156,15 @@ class Delivery(Node):
         found = await resolve.event_of(info.context, record=self.record)
         return None if found is None else events.Event.of(found.record, organization_id=found.organization_id)
 
+    @strawberry.field(
+        description="The webhook endpoint that it goes to; null without one and once it is deleted. Needs VIEWER."
+    )
+    async def endpoint(
+        self, info: Info
+    ) -> Annotated[WebhookEndpoint, strawberry.lazy("schema.webhook_endpoint")] | None:
+        found = await webhooks.endpoint_of(info.context, endpoint_id=self.record.endpoint_id)
+        return webhook_endpoints.WebhookEndpoint.of_optional(found)
+
     @strawberry.field(description="What was tried, oldest first. Needs VIEWER.")
     async def attempts(self, info: Info) -> list[DeliveryAttempt]:
         return [DeliveryAttempt.of(each) for each in await resolve.attempts_of(info.context, record=self.record)]
@@ -193,3 +204,4 @@ def batch_node_id(batch_id: UUID) -> strawberry.ID:
 # Last, because a delivery leads to its person and a person to their deliveries: each module names the other's types.
 import schema.event as events  # noqa: E402
 import schema.profile as profiles  # noqa: E402
+import schema.webhook_endpoint as webhook_endpoints  # noqa: E402
