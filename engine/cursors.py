@@ -36,6 +36,7 @@ class CursorKind(IntEnum):
     EVENT_TYPES = 6
     DELIVERY_LIST = 7
     WEBHOOK_ENDPOINTS = 8
+    PUSH_TOKENS = 9
 
 
 class Cursor(msgspec.Struct, frozen=True):
