@@ -13,6 +13,7 @@ import re
 import time
 from collections import defaultdict
 from contextlib import AsyncExitStack
+from functools import cache
 from typing import Any
 from uuid import uuid4
 
@@ -56,6 +57,12 @@ class Stall(msgspec.Struct, frozen=True):
 Action = Answer | HangUp | Stall
 
 
+@cache
+def _service_account_key() -> rsa.RSAPrivateKey:
+    """Takes up to a second: one is enough for all peers of a process."""
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
 class FcmPeer:
     """One Firebase project with one service account."""
 
@@ -69,7 +76,7 @@ class FcmPeer:
         self.token_answers: list[web.Response] = []
         self.token_gate: asyncio.Event | None = None
         self.access_tokens: set[str] = set()
-        self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        self._key = _service_account_key()
         self._email = f"firebase-adminsdk@{project_id}.iam.gserviceaccount.com"
         self._port = port
         self._ending = asyncio.Event()
