@@ -27,7 +27,7 @@ from engine.log import EventLog
 from engine.reading import Readers
 from engine.vault import Vault
 from engine.work import Work
-from resolvers.loaders import Loaders
+from resolvers.loaders import Loaders, Lookups
 
 if TYPE_CHECKING:
     import asyncpg
@@ -42,6 +42,7 @@ class Services:
     """
 
     database: Database
+    lookups: Lookups
     readers: Readers
     log: EventLog
     streams: Streams
@@ -70,9 +71,9 @@ class Context:
 
     @property
     def loaders(self) -> Loaders:
-        """Batching and caching of look-ups, for this operation only."""
+        """What this operation has looked up."""
         if self._loaders is None:
-            self._loaders = Loaders(self.services.database)
+            self._loaders = Loaders(self.services.lookups)
         return self._loaders
 
     @asynccontextmanager

@@ -1,16 +1,20 @@
-"""Look-ups by key, batched within one operation: each list below costs one statement, however many rows ask.
+"""Look-ups by key: what is asked for at the same time costs one statement per table and project, whoever asks.
 
-Every key starts with the project, so that no loader can reach into another one.
+`Lookups` lives as long as the process and gathers what all operations and all items of streams ask for. `Loaders` lives
+for one operation, or one item, and remembers what was found: the same row is the same throughout.
+
+An answer is never older than its question. Every key starts with the project, so that no loader can reach into another
+one.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from itertools import islice
+from typing import Any, Generic, TypeAlias, TypeVar
 from uuid import UUID
-
-from strawberry.dataloader import DataLoader
 
 from db.api_keys import read_api_keys
 from db.database import Database
@@ -20,103 +24,184 @@ from db.events import read_events_by_seq
 from db.profiles import read_profiles, read_profiles_by_user
 from db.providers import ProviderRecord, read_providers
 from db.records import ApiKeyRecord, EventRecord, ProfileRecord
+from db.webhook_endpoints import WebhookEndpointRecord, read_webhook_endpoints
+
+MAX_KEYS = 500
+"""In one statement: its rows may be large, and others wait behind it."""
 
 K = TypeVar("K")
 R = TypeVar("R")
+V = TypeVar("V")
+
+_Askers: TypeAlias = dict[K, list[asyncio.Future[V]]]
 
 
-class _ByProject(Generic[K, R]):
-    """Loads what is found under (project, key) with one statement per project."""
+class Lookup(Generic[K, V]):
+    """Finds values under (project, key). One statement at a time per project; who comes meanwhile goes into the next.
+
+    So a burst of questions costs a few statements and one connection, and a lone question waits for nothing.
+    """
 
     def __init__(
-        self, database: Database, read: Callable[[Any, UUID, list[K]], Awaitable[list[R]]], key_of: Callable[[R], K]
+        self, database: Database, read: Callable[[Any, UUID, list[K]], Awaitable[Mapping[K, V]]], *, missing: V
     ) -> None:
         self._database = database
         self._read = read
-        self._key_of = key_of
+        self._missing = missing
+        self._waiting: dict[UUID, _Askers[K, V]] = {}
+        self._reading: dict[UUID, asyncio.Task[None]] = {}
 
-    async def __call__(self, keys: list[tuple[UUID, K]]) -> Sequence[R | None]:
-        wanted: defaultdict[UUID, list[K]] = defaultdict(list)
-        for project_id, key in keys:
-            wanted[project_id].append(key)
-        found: dict[tuple[UUID, K], R] = {}
-        async with self._database.connection() as connection:
-            for project_id, of_project in wanted.items():
-                records = await self._read(connection, project_id, of_project)
-                found.update({(project_id, self._key_of(record)): record for record in records})
-        return [found.get(key) for key in keys]
+    def ask(self, project_id: UUID, key: K) -> asyncio.Future[V]:
+        """The value, as the database has it after this call; raises what the database raises."""
+        answer: asyncio.Future[V] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(project_id, {}).setdefault(key, []).append(answer)
+        if project_id not in self._reading:
+            # It begins in the next turn of the loop: whoever asks in this one is in.
+            self._reading[project_id] = asyncio.create_task(self._read_on(project_id), name="lookup")
+        return answer
+
+    async def _read_on(self, project_id: UUID) -> None:
+        try:
+            while waiting := self._waiting.pop(project_id, None):
+                taken = dict(islice(waiting.items(), MAX_KEYS))
+                rest = dict(islice(waiting.items(), MAX_KEYS, None))
+                if rest:
+                    self._waiting[project_id] = rest
+                await self._answer(project_id, taken)
+        finally:
+            del self._reading[project_id]
+
+    async def _answer(self, project_id: UUID, askers: _Askers[K, V]) -> None:
+        wanted = {key: answers for key, answers in askers.items() if not all(each.done() for each in answers)}
+        if not wanted:
+            return
+        try:
+            async with self._database.connection() as connection:
+                found = await self._read(connection, project_id, list(wanted))
+        except Exception as error:
+            for answer in _open(wanted):
+                answer.set_exception(error)
+        except BaseException:
+            for answer in _open(wanted):
+                answer.cancel()
+            raise
+        else:
+            for key, answers in wanted.items():
+                value = found.get(key, self._missing)
+                for answer in answers:
+                    if not answer.done():
+                        answer.set_result(value)
 
 
-class _AttemptsByDelivery:
-    """Loads all attempts of deliveries with one statement per project; none is an empty tuple."""
+def _open(askers: _Askers[K, V]) -> list[asyncio.Future[V]]:
+    return [answer for answers in askers.values() for answer in answers if not answer.done()]
+
+
+class Loader(Generic[K, V]):
+    """What one operation has asked one `Lookup` for."""
+
+    __slots__ = ("_answers", "_lookup")
+
+    def __init__(self, lookup: Lookup[K, V]) -> None:
+        self._lookup = lookup
+        self._answers: dict[tuple[UUID, K], asyncio.Future[V]] = {}
+
+    def load(self, key: tuple[UUID, K]) -> asyncio.Future[V]:
+        """What is found under (project, key); asked for once."""
+        answer = self._answers.get(key)
+        if answer is None or answer.cancelled():
+            answer = self._answers[key] = self._lookup.ask(*key)
+        return answer
+
+    async def load_many(self, keys: Iterable[tuple[UUID, K]]) -> list[V]:
+        """The same for several, in their order."""
+        return await asyncio.gather(*map(self.load, keys))
+
+
+def _rows(
+    database: Database, read: Callable[[Any, UUID, list[K]], Awaitable[list[R]]], key_of: Callable[[R], K]
+) -> Lookup[K, R | None]:
+    """One row per key. A missing one is None."""
+
+    async def by_key(connection: Any, project_id: UUID, keys: list[K]) -> dict[K, R | None]:
+        return {key_of(record): record for record in await read(connection, project_id, keys)}
+
+    return Lookup(database, by_key, missing=None)
+
+
+def _groups(
+    database: Database, read: Callable[[Any, UUID, list[K]], Awaitable[list[R]]], key_of: Callable[[R], K]
+) -> Lookup[K, tuple[R, ...]]:
+    """Any number of rows per key, in the order in which they are read."""
+
+    async def by_key(connection: Any, project_id: UUID, keys: list[K]) -> dict[K, tuple[R, ...]]:
+        found: defaultdict[K, list[R]] = defaultdict(list)
+        for record in await read(connection, project_id, keys):
+            found[key_of(record)].append(record)
+        return {key: tuple(records) for key, records in found.items()}
+
+    return Lookup(database, by_key, missing=())
+
+
+class Lookups:
+    """One per process. Belongs to one event loop."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def __call__(self, keys: list[tuple[UUID, UUID]]) -> list[tuple[AttemptRecord, ...]]:
-        wanted: defaultdict[UUID, list[UUID]] = defaultdict(list)
-        for project_id, delivery_id in keys:
-            wanted[project_id].append(delivery_id)
-        found: defaultdict[tuple[UUID, UUID], list[AttemptRecord]] = defaultdict(list)
-        async with self._database.connection() as connection:
-            for project_id, of_project in wanted.items():
-                for record in await read_attempts(connection, project_id=project_id, delivery_ids=of_project):
-                    found[project_id, record.delivery_id].append(record)
-        return [tuple(found[key]) for key in keys]
+        self.profiles_by_user: Lookup[str, ProfileRecord | None] = _rows(
+            database,
+            lambda connection, project_id, keys: read_profiles_by_user(
+                connection, project_id=project_id, user_ids=keys
+            ),
+            lambda record: record.user_id,
+        )
+        self.profiles: Lookup[UUID, ProfileRecord | None] = _rows(
+            database,
+            lambda connection, project_id, keys: read_profiles(connection, project_id=project_id, profile_ids=keys),
+            lambda record: record.profile_id,
+        )
+        self.events: Lookup[int, EventRecord | None] = _rows(
+            database,
+            lambda connection, project_id, keys: read_events_by_seq(connection, project_id=project_id, seqs=keys),
+            lambda record: record.seq,
+        )
+        self.api_keys: Lookup[UUID, ApiKeyRecord | None] = _rows(
+            database,
+            lambda connection, project_id, keys: read_api_keys(connection, project_id=project_id, api_key_ids=keys),
+            lambda record: record.api_key_id,
+        )
+        self.deliveries: Lookup[UUID, DeliveryRecord | None] = _rows(
+            database,
+            lambda connection, project_id, keys: read_deliveries(connection, project_id=project_id, delivery_ids=keys),
+            lambda record: record.delivery_id,
+        )
+        self.attempts: Lookup[UUID, tuple[AttemptRecord, ...]] = _groups(
+            database,
+            lambda connection, project_id, keys: read_attempts(connection, project_id=project_id, delivery_ids=keys),
+            lambda record: record.delivery_id,
+        )
+        self.providers: Lookup[UUID, ProviderRecord | None] = _rows(
+            database,
+            lambda connection, project_id, keys: read_providers(connection, project_id=project_id, provider_ids=keys),
+            lambda record: record.provider_id,
+        )
+        self.webhook_endpoints: Lookup[UUID, WebhookEndpointRecord | None] = _rows(
+            database,
+            lambda connection, project_id, keys: read_webhook_endpoints(
+                connection, project_id=project_id, endpoint_ids=keys
+            ),
+            lambda record: record.endpoint_id,
+        )
 
 
 class Loaders:
-    """One per operation. A missing row is None."""
+    """One per operation, or per item of a stream."""
 
-    def __init__(self, database: Database) -> None:
-        self.profiles_by_user: DataLoader[tuple[UUID, str], ProfileRecord | None] = DataLoader(
-            _ByProject(
-                database,
-                lambda connection, project_id, keys: read_profiles_by_user(
-                    connection, project_id=project_id, user_ids=keys
-                ),
-                lambda record: record.user_id,
-            )
-        )
-        self.profiles: DataLoader[tuple[UUID, UUID], ProfileRecord | None] = DataLoader(
-            _ByProject(
-                database,
-                lambda connection, project_id, keys: read_profiles(connection, project_id=project_id, profile_ids=keys),
-                lambda record: record.profile_id,
-            )
-        )
-        self.events: DataLoader[tuple[UUID, int], EventRecord | None] = DataLoader(
-            _ByProject(
-                database,
-                lambda connection, project_id, keys: read_events_by_seq(connection, project_id=project_id, seqs=keys),
-                lambda record: record.seq,
-            )
-        )
-        self.api_keys: DataLoader[tuple[UUID, UUID], ApiKeyRecord | None] = DataLoader(
-            _ByProject(
-                database,
-                lambda connection, project_id, keys: read_api_keys(connection, project_id=project_id, api_key_ids=keys),
-                lambda record: record.api_key_id,
-            )
-        )
-        self.deliveries: DataLoader[tuple[UUID, UUID], DeliveryRecord | None] = DataLoader(
-            _ByProject(
-                database,
-                lambda connection, project_id, keys: read_deliveries(
-                    connection, project_id=project_id, delivery_ids=keys
-                ),
-                lambda record: record.delivery_id,
-            )
-        )
-        self.attempts: DataLoader[tuple[UUID, UUID], tuple[AttemptRecord, ...]] = DataLoader(
-            _AttemptsByDelivery(database)
-        )
-        self.providers: DataLoader[tuple[UUID, UUID], ProviderRecord | None] = DataLoader(
-            _ByProject(
-                database,
-                lambda connection, project_id, keys: read_providers(
-                    connection, project_id=project_id, provider_ids=keys
-                ),
-                lambda record: record.provider_id,
-            )
-        )
+    def __init__(self, lookups: Lookups) -> None:
+        self.profiles_by_user = Loader(lookups.profiles_by_user)
+        self.profiles = Loader(lookups.profiles)
+        self.events = Loader(lookups.events)
+        self.api_keys = Loader(lookups.api_keys)
+        self.deliveries = Loader(lookups.deliveries)
+        self.attempts = Loader(lookups.attempts)
+        self.providers = Loader(lookups.providers)
+        self.webhook_endpoints = Loader(lookups.webhook_endpoints)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
@@ -40,6 +40,11 @@ JOIN_TIMEOUT = 10.0
 FIRST_RETRY = 0.05
 LAST_RETRY = 1.0
 """Seconds between attempts at a page while PostgreSQL is away."""
+RENDER_AHEAD = 64
+"""Items whose rendering begins while an earlier one is waited for: one statement instead of as many, and short enough
+that beginning them does not keep the loop for long."""
+MAX_RENDERING = 2_000
+"""Renderings that are waited for, of all streams together, beyond which nobody renders ahead."""
 RING_QUOTA_BYTES = 32 * 1024 * 1024
 RING_BYTES = 1024 * 1024
 RING_ITEMS = 512
@@ -294,11 +299,14 @@ class Streams:
 
 async def _hand_over(member: Member, items: Sequence[Item]) -> bool:
     """Deliver what lies past the member's position. False: its sink is full, or it has left."""
-    for item in items:
+    begun: deque[bytes | asyncio.Future[bytes]] = deque()
+    for place, item in enumerate(items):
         if item.seq <= member.position:
             continue
-        payload = item.render()
+        payload = begun.popleft() if begun else item.render()
         if not isinstance(payload, bytes):
+            if not begun:
+                begun = _render_ahead(items[place + 1 : place + 1 + RENDER_AHEAD])
             payload = await asyncio.shield(payload)
         if member.left:
             return False
@@ -308,6 +316,20 @@ async def _hand_over(member: Member, items: Sequence[Item]) -> bool:
         if not accepted or member.left:
             return False
     return True
+
+
+def _render_ahead(items: Sequence[Item]) -> deque[bytes | asyncio.Future[bytes]]:
+    """Begin renderings that have to be waited for, so that what they wait for is asked for together."""
+    begun: deque[bytes | asyncio.Future[bytes]] = deque()
+    for item in items:
+        if item.output.counters.rendering >= MAX_RENDERING:
+            break
+        try:
+            begun.append(item.render())
+        except Exception:
+            # It fails again when it is its turn, and then its stream is told.
+            break
+    return begun
 
 
 def _check_position(cursor: Cursor, position: int, head: HeadRecord) -> None:

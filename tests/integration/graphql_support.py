@@ -29,6 +29,7 @@ from engine.reading import Readers
 from engine.vault import Vault
 from engine.work import Work
 from resolvers.context import Services
+from resolvers.loaders import Lookups
 from schema import build_schema
 from transport.application import LiveSource, Membership
 from transport.execution.service import GraphQLRequest, GraphQLService
@@ -207,6 +208,7 @@ async def open_gateway(database_url: str, redis_url: str | None = None) -> Async
         woken: list[Work] = []
         services = Services(
             database=database,
+            lookups=Lookups(database),
             readers=Readers(database),
             log=log,
             streams=streams,
