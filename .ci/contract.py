@@ -23,7 +23,7 @@ DELIVERED = frozenset(
     Mutation.createProject Mutation.createApiKey Mutation.revokeApiKey
     Query.deliveries Query.deliveryStats Query.deliveryHealth
     Mutation.cancelDelivery Mutation.replayDelivery Mutation.replayDeliveries
-    Subscription.eventStream
+    Subscription.eventStream Subscription.deliveryUpdates
     """.split()  # noqa: SIM905
 )
 """Root fields that are finished, with all types behind them but for what `OWED` names."""
@@ -31,7 +31,7 @@ DELIVERED = frozenset(
 OWED = {
     "deliveries and channels": """
         ConfigureProviderInput Delivery.endpoint Delivery.pushToken
-        DeliveryUpdate DeliveryUpdateEdge DnsRecord InboundEndpoint InboundEndpointPayload InboundVerifier
+        DnsRecord InboundEndpoint InboundEndpointPayload InboundVerifier
         LocalizedPushInput Mutation.addSenderDomain Mutation.configureProvider
         Mutation.deleteInboundEndpoint Mutation.deleteProvider Mutation.deleteTemplate
         Mutation.deleteWebhookEndpoint Mutation.registerPushToken
@@ -46,7 +46,7 @@ OWED = {
         Query.pushTokens Query.senderDomains Query.templates Query.webhookEndpoints
         RegisterPushTokenInput SaveInboundEndpointInput SaveTemplateInput SaveWebhookEndpointInput
         SendEmailInput SendPushInput SendSmsInput SenderDomain SenderDomainPayload
-        SenderDomainStatus SignatureScheme Subscription.deliveryUpdates Template
+        SenderDomainStatus SignatureScheme Template
         TemplateConnection TemplateEdge TemplatePayload TestWebhookPayload TrackPushInput VariantInput
         WebPushKeysInput WebhookEndpoint WebhookEndpointConnection WebhookEndpointEdge WebhookEndpointPayload
         WebhookSecret

@@ -42,6 +42,7 @@ NEEDED = {
     "Mutation.deleteProvider": Role.ADMIN,
     "Mutation.sendSms": Role.EDITOR,
     "Subscription.eventStream": Role.VIEWER,
+    "Subscription.deliveryUpdates": Role.VIEWER,
 }
 ARGUMENTS = {
     "cancelDelivery": '(id: "dlv_x")',

@@ -383,6 +383,29 @@ async def _replay_deliveries(victim: Tenant, attacker: Tenant) -> None:
         assert replayed == {"batchId": None, "replayed": 0, "deliveries": [], "userErrors": []}
 
 
+@case("Subscription.deliveryUpdates")
+async def _delivery_updates(victim: Tenant, attacker: Tenant) -> None:
+    document = """subscription ($filter: DeliveryFilter, $after: Cursor) {
+      deliveryUpdates(filter: $filter, after: $after) { cursor node { delivery { userId payload } } }
+    }"""
+    heads = [
+        (await each.data("{ viewer { project { head } } }"))["viewer"]["project"]["head"] for each in (victim, attacker)
+    ]
+    with pytest.raises(CursorInvalid):
+        await attacker.follow(document, after=heads[0])
+    await make_delivery(attacker, user_id="ada")
+    wide = [await attacker.follow(document, filter=each, after=heads[1]) for each in ({}, {"userId": "ada"})]
+    narrow = await attacker.follow(document, filter={"ids": [await _delivery(victim)]}, after=heads[1])
+    for follower in wide:
+        item = await follower.next()
+        assert SECRET not in repr(item)
+        assert item["data"]["deliveryUpdates"]["node"]["delivery"]["userId"] == "ada"
+    assert all(follower.items.empty() for follower in (*wide, narrow))
+    for follower in (*wide, narrow):
+        assert follower.membership is not None
+        follower.membership.leave()
+
+
 @pytest.mark.parametrize("same_organization", [False, True], ids=["stranger", "sibling"])
 @pytest.mark.parametrize("root_field", sorted(CASES))
 async def test_another_project_is_out_of_reach(gateway: Gateway, root_field: str, same_organization: bool) -> None:
