@@ -28,25 +28,30 @@ async def cancel_delivery(
     return delivery_of(await connection.fetchrow(_SQL["cancel_delivery"], project_id, delivery_id, now))
 
 
-async def lock_delivery_ids(connection: asyncpg.Connection, *, project_id: UUID, delivery_ids: Sequence[UUID]) -> None:
-    """Lock deliveries until the transaction ends, sorted by id. What they carry may be large and is not read."""
-    await connection.execute(_SQL["lock_delivery_ids"], project_id, delivery_ids)
+async def lock_finished(
+    connection: asyncpg.Connection, *, project_id: UUID, delivery_ids: Sequence[UUID], batch_id: UUID
+) -> list[NewTransition]:
+    """Lock finished deliveries until the transaction ends, sorted by id; the transitions that queue them for a batch.
+
+    What deliveries carry may be large and is not read.
+    """
+    rows = await connection.fetch(_SQL["lock_finished"], project_id, delivery_ids, batch_id)
+    return [NewTransition(**dict(row.items())) for row in rows]
+
+
+async def find_unchanged(
+    connection: asyncpg.Connection, *, project_id: UUID, delivery_ids: Sequence[UUID], since: int
+) -> set[UUID]:
+    """Of some deliveries, those without a transition after the seq `since`. Lock them first: then they stay so."""
+    rows = await connection.fetch(_SQL["find_unchanged"], project_id, delivery_ids, since)
+    return {row["delivery_id"] for row in rows}
 
 
 async def requeue_deliveries(
-    connection: asyncpg.Connection,
-    *,
-    project_id: UUID,
-    delivery_ids: Sequence[UUID],
-    batch_id: UUID,
-    now: datetime,
-    unchanged_since: int | None = None,
-) -> list[NewTransition]:
-    """Make finished deliveries QUEUED again, due now; returns their transitions by id. Lock them first.
+    connection: asyncpg.Connection, *, project_id: UUID, delivery_ids: Sequence[UUID], batch_id: UUID, now: datetime
+) -> None:
+    """Make deliveries QUEUED again for a batch, due at `now` (business time). Lock them first.
 
-    The schedule of retries starts again; attempts, variant and depth stay. `unchanged_since` leaves out those that
-    have a transition after this seq of the deliveries lane. `now` is business time.
+    The schedule of retries starts again; attempts, variant and depth stay.
     """
-    rows = await connection.fetch(_SQL["requeue_deliveries"], project_id, delivery_ids, batch_id, now, unchanged_since)
-    transitions = [NewTransition(**dict(row.items())) for row in rows]
-    return sorted(transitions, key=lambda transition: transition.delivery_id)
+    await connection.execute(_SQL["requeue_deliveries"], project_id, delivery_ids, batch_id, now)

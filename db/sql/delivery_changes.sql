@@ -9,28 +9,34 @@ RETURNING
     schedule_offset, provider_message_id, depth, created_at, scheduled_for, next_attempt_at, sent_at, delivered_at,
     opened_at, clicked_at, finished_at, repeatable;
 
--- name: lock_delivery_ids
--- Locks deliveries in the order of their ids, without reading what they carry.
-SELECT delivery_id
+-- name: lock_finished
+-- Locks deliveries in the order of their ids and gives the transitions that would queue them again.
+SELECT
+    delivery_id, status AS from_status, 'QUEUED' AS to_status, channel, created_at,
+    CAST(NULL AS integer) AS attempt_number, CAST($3 AS uuid) AS batch_id, user_id, workflow_id, workflow_run_id,
+    endpoint_id, event_type, CAST(NULL AS text) AS error_code
 FROM deliveries
 WHERE project_id = $1 AND delivery_id = ANY($2)
 ORDER BY delivery_id
 FOR NO KEY UPDATE;
 
+-- name: find_unchanged
+-- Of some deliveries, those whose last transition is not after a position of their lane.
+SELECT given.delivery_id
+FROM unnest(CAST($2 AS uuid[])) AS given (delivery_id)
+LEFT JOIN LATERAL (
+    -- One look-up each, whatever the planner knows of the lane.
+    SELECT t.seq FROM delivery_transitions AS t
+    WHERE t.project_id = $1 AND t.delivery_id = given.delivery_id
+    ORDER BY t.project_id, t.delivery_id, t.seq DESC
+    LIMIT 1
+) AS latest ON true
+WHERE latest.seq IS NULL OR latest.seq <= $3;
+
 -- name: requeue_deliveries
--- Queues finished deliveries again that have not changed since a position of their lane (any, where it is NULL).
-UPDATE deliveries AS d
-SET status = 'QUEUED', batch_id = $3, next_attempt_at = $4, scheduled_for = $4, schedule_offset = d.attempt_count,
+-- Queues deliveries again.
+UPDATE deliveries
+SET status = 'QUEUED', batch_id = $3, next_attempt_at = $4, scheduled_for = $4, schedule_offset = attempt_count,
     suppressed_reason = NULL, error_code = NULL, error_message = NULL, error_permanent = NULL, error_hint = NULL,
     sent_at = NULL, delivered_at = NULL, finished_at = NULL
-FROM deliveries AS before
-WHERE d.project_id = $1 AND d.delivery_id = ANY($2)
-    AND before.project_id = d.project_id AND before.delivery_id = d.delivery_id
-    AND ($5::bigint IS NULL OR NOT EXISTS (
-        SELECT FROM delivery_transitions AS t
-        WHERE t.project_id = $1 AND t.delivery_id = d.delivery_id AND t.seq > $5
-    ))
-RETURNING
-    d.delivery_id, before.status AS from_status, d.status AS to_status, d.channel, d.created_at,
-    CAST(NULL AS integer) AS attempt_number, d.batch_id, d.user_id, d.workflow_id, d.workflow_run_id, d.endpoint_id,
-    d.event_type, d.error_code;
+WHERE project_id = $1 AND delivery_id = ANY($2);

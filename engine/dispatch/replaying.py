@@ -22,7 +22,7 @@ from uuid_utils.compat import uuid7
 
 from db.database import Database
 from db.deliveries import lock_deliveries, read_deliveries
-from db.delivery_changes import lock_delivery_ids, requeue_deliveries
+from db.delivery_changes import find_unchanged, lock_finished, requeue_deliveries
 from db.delivery_filters import DeliveryFilter
 from db.delivery_records import DeliveryRecord
 from db.replays import (
@@ -188,9 +188,8 @@ async def _replay_one(
     if delivery.status not in FINISHED:
         return NotReplayable(delivery.status), ()
     await insert_replay(connection, project_id=project_id, batch_id=batch_id, replayed=1, progress=None, now=now)
-    transitions = await requeue_deliveries(
-        connection, project_id=project_id, delivery_ids=[delivery_id], batch_id=batch_id, now=now
-    )
+    transitions = await lock_finished(connection, project_id=project_id, delivery_ids=[delivery_id], batch_id=batch_id)
+    await requeue_deliveries(connection, project_id=project_id, delivery_ids=[delivery_id], batch_id=batch_id, now=now)
     queued = await read_deliveries(connection, project_id=project_id, delivery_ids=[delivery_id])
     announcements = await record(connection, project_id=project_id, transitions=transitions, events=[], now=now)
     return Replayed(queued[0]), announcements
@@ -217,14 +216,15 @@ async def _replay_chunk(
     ids = await find_replayable(connection, project_id=project_id, progress=progress, limit=limit)
     rest = msgspec.structs.replace(progress, after=ids[-1]) if len(ids) == limit else None
     await move_replay(connection, project_id=project_id, batch_id=batch_id, progress=rest)
-    await lock_delivery_ids(connection, project_id=project_id, delivery_ids=ids)
-    transitions = await requeue_deliveries(
+    locked = await lock_finished(connection, project_id=project_id, delivery_ids=ids, batch_id=batch_id)
+    unchanged = await find_unchanged(connection, project_id=project_id, delivery_ids=ids, since=progress.head)
+    transitions = [each for each in locked if each.delivery_id in unchanged]
+    await requeue_deliveries(
         connection,
         project_id=project_id,
-        delivery_ids=ids,
+        delivery_ids=[each.delivery_id for each in transitions],
         batch_id=batch_id,
         now=now,
-        unchanged_since=progress.head,
     )
     first = await _first_of(connection, project_id, batch_id) if shown else ()
     announcements = await record(connection, project_id=project_id, transitions=transitions, events=[], now=now)
