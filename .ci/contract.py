@@ -23,6 +23,8 @@ DELIVERED = frozenset(
     Mutation.createProject Mutation.createApiKey Mutation.revokeApiKey
     Query.deliveries Query.deliveryStats Query.deliveryHealth
     Mutation.cancelDelivery Mutation.replayDelivery Mutation.replayDeliveries
+    Query.pushTokens Query.pushSettings Mutation.registerPushToken Mutation.unregisterPushToken
+    Mutation.updatePushSettings Mutation.sendPush Mutation.sendTestPush Mutation.trackPush
     Subscription.eventStream Subscription.deliveryUpdates
     """.split()  # noqa: SIM905
 )
@@ -30,25 +32,23 @@ DELIVERED = frozenset(
 
 OWED = {
     "deliveries and channels": """
-        ConfigureProviderInput Delivery.endpoint Delivery.pushToken
+        ConfigureProviderInput Delivery.endpoint
         DnsRecord InboundEndpoint InboundEndpointPayload InboundVerifier
-        LocalizedPushInput Mutation.addSenderDomain Mutation.configureProvider
+        Mutation.addSenderDomain Mutation.configureProvider
         Mutation.deleteInboundEndpoint Mutation.deleteProvider Mutation.deleteTemplate
-        Mutation.deleteWebhookEndpoint Mutation.registerPushToken
+        Mutation.deleteWebhookEndpoint
         Mutation.retireWebhookSecret Mutation.rotateWebhookSecret
         Mutation.saveInboundEndpoint Mutation.saveTemplate Mutation.saveWebhookEndpoint Mutation.sendEmail
-        Mutation.sendPush Mutation.sendSms Mutation.sendTestPush Mutation.sendTestWebhook Mutation.trackPush
-        Mutation.unregisterPushToken Mutation.updatePushSettings Mutation.verifySenderDomain Platform
-        Profile.pushTokens Provider ProviderKind ProviderPayload PushContentInput
-        PushEnvironment PushInteraction PushPriority PushSettings PushSettingsInput PushSettingsPayload
-        PushToken PushTokenConnection PushTokenEdge PushTokenFilter PushTokenPayload
-        Query.inboundEndpoints Query.providers Query.pushSettings
-        Query.pushTokens Query.senderDomains Query.templates Query.webhookEndpoints
-        RegisterPushTokenInput SaveInboundEndpointInput SaveTemplateInput SaveWebhookEndpointInput
-        SendEmailInput SendPushInput SendSmsInput SenderDomain SenderDomainPayload
+        Mutation.sendSms Mutation.sendTestWebhook
+        Mutation.verifySenderDomain
+        Provider ProviderKind ProviderPayload
+        Query.inboundEndpoints Query.providers
+        Query.senderDomains Query.templates Query.webhookEndpoints
+        SaveInboundEndpointInput SaveTemplateInput SaveWebhookEndpointInput
+        SendEmailInput SendSmsInput SenderDomain SenderDomainPayload
         SenderDomainStatus SignatureScheme Template
-        TemplateConnection TemplateEdge TemplatePayload TestWebhookPayload TrackPushInput VariantInput
-        WebPushKeysInput WebhookEndpoint WebhookEndpointConnection WebhookEndpointEdge WebhookEndpointPayload
+        TemplateConnection TemplateEdge TemplatePayload TestWebhookPayload
+        WebhookEndpoint WebhookEndpointConnection WebhookEndpointEdge WebhookEndpointPayload
         WebhookSecret
     """,
     "workflows": """

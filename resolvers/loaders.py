@@ -23,6 +23,7 @@ from db.delivery_records import AttemptRecord, DeliveryRecord
 from db.events import read_events_by_seq
 from db.profiles import read_profiles, read_profiles_by_user
 from db.providers import ProviderRecord, read_providers
+from db.push_tokens import PushTokenRecord, read_push_tokens, read_tokens_by_user
 from db.records import ApiKeyRecord, EventRecord, ProfileRecord
 from db.webhook_endpoints import WebhookEndpointRecord, read_webhook_endpoints
 
@@ -191,6 +192,18 @@ class Lookups:
             ),
             lambda record: record.endpoint_id,
         )
+        self.push_tokens: Lookup[UUID, PushTokenRecord | None] = _rows(
+            database,
+            lambda connection, project_id, keys: read_push_tokens(
+                connection, project_id=project_id, push_token_ids=keys
+            ),
+            lambda record: record.push_token_id,
+        )
+        self.push_tokens_by_user: Lookup[str, tuple[PushTokenRecord, ...]] = _groups(
+            database,
+            lambda connection, project_id, keys: read_tokens_by_user(connection, project_id=project_id, user_ids=keys),
+            lambda record: record.user_id or "",
+        )
 
 
 class Loaders:
@@ -205,3 +218,5 @@ class Loaders:
         self.attempts = Loader(lookups.attempts)
         self.providers = Loader(lookups.providers)
         self.webhook_endpoints = Loader(lookups.webhook_endpoints)
+        self.push_tokens = Loader(lookups.push_tokens)
+        self.push_tokens_by_user = Loader(lookups.push_tokens_by_user)

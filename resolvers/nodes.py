@@ -10,6 +10,7 @@ from uuid import UUID
 import msgspec
 
 from db.delivery_records import DeliveryRecord
+from db.push_tokens import PushTokenRecord
 from db.records import ApiKeyRecord, EventRecord, ProfileRecord, ProjectRecord
 from db.webhook_endpoints import WebhookEndpointRecord
 from engine.errors import BadUserInput
@@ -46,6 +47,7 @@ Found: TypeAlias = (
     | DeliveryRecord
     | ShownProvider
     | WebhookEndpointRecord
+    | PushTokenRecord
 )
 
 
@@ -82,6 +84,8 @@ async def _find(ctx: Context, viewer: Viewer, node_id: NodeId) -> Found | None:
             return await ctx.loaders.deliveries.load((viewer.project_id, node_id.uuid))
         case NodeKind.WEBHOOK_ENDPOINT:
             return await ctx.loaders.webhook_endpoints.load((viewer.project_id, node_id.uuid))
+        case NodeKind.PUSH_TOKEN:
+            return await ctx.loaders.push_tokens.load((viewer.project_id, node_id.uuid))
         case NodeKind.PROVIDER:
             provider = await ctx.loaders.providers.load((viewer.project_id, node_id.uuid))
             return None if provider is None else show_provider(ctx, provider)

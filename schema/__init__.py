@@ -14,6 +14,7 @@ from schema.mutation import Mutation
 from schema.profile import Profile
 from schema.project import ApiKey, Organization, Project
 from schema.provider import Provider
+from schema.push_token import PushToken
 from schema.query import Query
 from schema.scalars import SCALARS
 from schema.subscription import Subscription
@@ -28,7 +29,7 @@ def build_schema() -> strawberry.Schema:
         query=Query,
         mutation=Mutation,
         subscription=Subscription,
-        types=[Event, Profile, Project, Organization, ApiKey, Delivery, Provider, WebhookEndpoint],
+        types=[Event, Profile, Project, Organization, ApiKey, Delivery, Provider, PushToken, WebhookEndpoint],
         config=StrawberryConfig(scalar_map=SCALARS, default_resolver=read_attribute),
     )
     _leave_absent_arguments_absent(schema)

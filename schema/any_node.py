@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from db.delivery_records import DeliveryRecord
+from db.push_tokens import PushTokenRecord
 from db.records import ApiKeyRecord, ProfileRecord, ProjectRecord
 from db.webhook_endpoints import WebhookEndpointRecord
 from engine.providers.configuring import ShownProvider
@@ -13,6 +14,7 @@ from schema.node import Node
 from schema.profile import Profile
 from schema.project import ApiKey, Organization, Project
 from schema.provider import Provider
+from schema.push_token import PushToken
 from schema.webhook_endpoint import WebhookEndpoint
 
 
@@ -35,5 +37,7 @@ def as_node(found: Found | None) -> Node | None:
             return Delivery.of(found)
         case WebhookEndpointRecord():
             return WebhookEndpoint.of(found)
+        case PushTokenRecord():
+            return PushToken.of(found)
         case ShownProvider():
             return Provider.of(found)

@@ -13,9 +13,11 @@ from engine.dispatch.values import Channel, DeliveryStatus, SuppressedReason
 from engine.node_ids import NodeKind, write_node_id
 from resolvers import deliveries as resolve
 from resolvers import webhooks
+from resolvers.push_tokens import push_token_of
 from schema.descriptions import described_enum
 from schema.info import Info
 from schema.node import Node
+from schema.push_token import PushToken
 from schema.scalars import JSON
 
 if TYPE_CHECKING:
@@ -148,6 +150,13 @@ class Delivery(Node):
     @strawberry.field(description="The person it is for, as known now. Needs VIEWER.")
     async def profile(self, info: Info) -> Annotated[Profile, strawberry.lazy("schema.profile")] | None:
         return profiles.Profile.of_optional(await resolve.profile_of(info.context, record=self.record))
+
+    @strawberry.field(description="The device it goes to; null without one. Needs VIEWER.")
+    async def push_token(self, info: Info) -> PushToken | None:
+        found = await push_token_of(
+            info.context, project_id=self.record.project_id, push_token_id=self.record.push_token_id
+        )
+        return PushToken.of_optional(found)
 
     @strawberry.field(
         description="The event it is about, or that caused it; null without one and once it is past retention."

@@ -13,11 +13,13 @@ from resolvers import deliveries as resolve_deliveries
 from resolvers import events as resolve
 from resolvers.paging import Counter, PageArguments
 from resolvers.profiles import ListedProfiles
+from resolvers.push_tokens import tokens_of
 from schema.delivery_filter import DeliveryFilterArgument
 from schema.event_filter import FilterArgument
 from schema.info import Info
 from schema.node import Node
 from schema.paging import TOTAL_COUNT, TOTAL_IS_CAPPED, After, First, PageInfo
+from schema.push_token import NEWEST_TOKENS, PushToken
 from schema.scalars import JSON, Cursor
 from schema.withheld import WITHHELD
 
@@ -72,6 +74,11 @@ class Profile(Node):
             delivery_filter=delivery_filter,
         )
         return delivery_lists.DeliveryConnection.of(listed)
+
+    @strawberry.field(description=NEWEST_TOKENS)
+    async def push_tokens(self, info: Info) -> list[PushToken]:
+        found = await tokens_of(info.context, project_id=self.record.project_id, user_id=self.record.user_id)
+        return [PushToken.of(record) for record in found]
 
     @staticmethod
     def of(record: ProfileRecord, *, withheld: bool = False) -> Profile:

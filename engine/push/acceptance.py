@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 MAX_BATCH_BYTES = 64 * 1024 * 1024
 """Of the contents of one send's deliveries together: what one statement should have to take."""
-TOKEN_PATH = ("pushTokenId",)
 NOWHERE = "push"
 """The dispatch key of what goes to no device."""
 
@@ -73,21 +72,21 @@ async def plan_for_people(
 
 
 async def plan_for_device(
-    connection: asyncpg.Connection, request: PushRequest, *, push_token_id: UUID
+    connection: asyncpg.Connection, request: PushRequest, *, push_token_id: UUID, path: tuple[str, ...]
 ) -> list[NewDelivery]:
-    """One delivery. Raises `SendRefused` for a device that is not there, or not active."""
+    """One delivery. Raises `SendRefused`, with `path`, for a device that is not there, or not active."""
     found = await read_push_tokens(connection, project_id=request.project_id, push_token_ids=[push_token_id])
     people = [token.user_id for token in found if token.user_id is not None]
     standing = await _standing(connection, request, people)
     tokens = await share_push_tokens(connection, project_id=request.project_id, push_token_ids=[push_token_id])
     token = tokens[0] if tokens else None
     if token is None:
-        raise SendRefused(UserError("This project has no such push token.", "NOT_FOUND", TOKEN_PATH))
+        raise SendRefused(UserError("This project has no such push token.", "NOT_FOUND", path))
     if not token.active:
         message = f"This device cannot be reached any more ({token.invalidated_reason}): it has to register again."
-        raise SendRefused(UserError(message, "STATE", TOKEN_PATH))
+        raise SendRefused(UserError(message, "STATE", path))
     if token.owner_generation != found[0].owner_generation:
-        raise SendRefused(UserError("This device has just changed hands: try again.", "CONFLICT", TOKEN_PATH))
+        raise SendRefused(UserError("This device has just changed hands: try again.", "CONFLICT", path))
     if request.content.live_activity is not None:
         tokens = await _with_activity(connection, request, tokens)
     return await _plan(connection, request, standing, {token.user_id: tokens})

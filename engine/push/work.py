@@ -61,9 +61,15 @@ M = TypeVar("M", contravariant=True)
 class Sender(Protocol[M]):
     """One push service."""
 
-    async def send(self, message: M) -> Outcome: ...
+    async def send(self, message: M) -> Outcome:
+        """One attempt."""
 
-    async def close(self) -> None: ...
+
+class ClosingSender(Sender[M], Protocol[M]):
+    """One that holds connections or tasks of its own."""
+
+    async def close(self) -> None:
+        """Close them."""
 
 
 class _Due(msgspec.Struct, frozen=True):
@@ -92,8 +98,8 @@ class PushWork:
         vault: Vault,
         *,
         contact: str,
-        apns: Sender[ApnsMessage],
-        fcm: Sender[FcmMessage],
+        apns: ClosingSender[ApnsMessage],
+        fcm: ClosingSender[FcmMessage],
         web_push: Sender[WebPushMessage],
     ) -> None:
         self._vault = vault
@@ -147,7 +153,6 @@ class PushWork:
         """Close connections."""
         await self._apns.close()
         await self._fcm.close()
-        await self._web_push.close()
 
     async def _read_known(
         self, connection: asyncpg.Connection, project_id: UUID, due: Sequence[_Due], now: datetime

@@ -18,6 +18,16 @@ from tests.integration.graphql_support import Gateway, Tenant, open_gateway
 SCHEMA = build_schema()._schema
 
 NEEDED = {
+    "Query.pushTokens": Role.VIEWER,
+    "Query.pushSettings": Role.VIEWER,
+    "Mutation.registerPushToken": Role.INGEST,
+    "Mutation.unregisterPushToken": Role.INGEST,
+    "Mutation.trackPush": Role.INGEST,
+    "Mutation.registerLiveActivityToken": Role.INGEST,
+    "Mutation.updatePushSettings": Role.EDITOR,
+    "Mutation.sendPush": Role.EDITOR,
+    "Mutation.sendTestPush": Role.EDITOR,
+    "Mutation.sendLiveActivity": Role.EDITOR,
     "Query.viewer": Role.INGEST,
     "Query.node": Role.VIEWER,
     "Query.nodes": Role.VIEWER,
@@ -45,6 +55,16 @@ NEEDED = {
     "Subscription.deliveryUpdates": Role.VIEWER,
 }
 ARGUMENTS = {
+    "registerPushToken": '(input: {platform: IOS, token: "00112233"})',
+    "unregisterPushToken": '(token: "00112233")',
+    "trackPush": '(input: {deliveryId: "dlv_x", interaction: OPENED})',
+    "registerLiveActivityToken": '(input: {deviceToken: "00112233", attributesType: "Ride", token: "00112233"})',
+    "updatePushSettings": "(input: {})",
+    "sendPush": '(input: {userIds: ["ada"], push: {title: "t", body: "b"}})',
+    "sendTestPush": '(pushTokenId: "ptk_x")',
+    "sendLiveActivity": (
+        '(input: {userIds: ["ada"], action: UPDATE, attributesType: "Ride", activityId: "1", contentState: {}})'
+    ),
     "cancelDelivery": '(id: "dlv_x")',
     "replayDelivery": '(id: "dlv_x")',
     "replayDeliveries": '(filter: {userId: "ada"})',

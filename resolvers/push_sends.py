@@ -1,0 +1,254 @@
+"""Sending pushes and Live Activities, and what devices report of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import msgspec
+from uuid_utils.compat import uuid7
+
+from db.delivery_records import DeliveryRecord, NewDelivery
+from db.live_activities import ActivityKey, LiveActivityRecord
+from db.live_activities import register_live_activity as write_live_activity
+from db.push_tokens import share_token_of_device
+from engine.dispatch.sending import MakeDeliveries, Sending, SendRefused, SentBatch, check_idempotency_key
+from engine.dispatch.values import LiveActivity, LocalizedPush, PushContent, PushNotification, PushVariant
+from engine.errors import UserError
+from engine.events import MAX_ID_CHARACTERS
+from engine.identity import Role, Viewer
+from engine.node_ids import NodeKind, parse_node_id
+from engine.push.acceptance import PushRequest, plan_for_device, plan_for_people
+from engine.push.content import check_activity, check_texts
+from engine.push.interactions import PushInteraction, Report, Reported, check_report, not_found, track_interaction
+from engine.push.registration import ActivityRegistration, Platform, check_activity_registration, stored_form
+from engine.push.texts import check_text
+from engine.transactions import run_transaction
+from resolvers.context import Context
+from resolvers.permissions import require
+from resolvers.tracking import Tracked
+
+if TYPE_CHECKING:
+    import asyncpg
+
+KIND = "PUSH"
+MAX_RECIPIENTS = 1000
+"""User ids in one send."""
+MAX_AHEAD = timedelta(days=366)
+"""How far ahead a send can be scheduled."""
+TEST_TITLE = "Test"
+TEST_BODY = "This device gets the pushes of this project."
+
+
+class SendPushArguments(msgspec.Struct, frozen=True, kw_only=True):
+    """What sendPush takes."""
+
+    idempotency_key: str | None = None
+    user_ids: tuple[str, ...] | None = None
+    audience_id: str | None = None
+    push: PushNotification | None = None
+    variants: tuple[PushVariant, ...] = ()
+    localized: tuple[LocalizedPush, ...] = ()
+    scheduled_for: datetime | None = None
+    ignore_quiet_hours: bool = False
+
+
+class SendActivityArguments(msgspec.Struct, frozen=True, kw_only=True):
+    """What sendLiveActivity takes."""
+
+    change: LiveActivity
+    idempotency_key: str | None = None
+    user_ids: tuple[str, ...] | None = None
+    push_token_id: str | None = None
+
+
+class SendOutcome(msgspec.Struct, frozen=True):
+    """A send that was accepted, or why it was not."""
+
+    batch: SentBatch | None = None
+    errors: tuple[UserError, ...] = ()
+
+
+async def send_push(ctx: Context, *, arguments: SendPushArguments) -> SendOutcome:
+    """Accept a push to some people."""
+    viewer = require(ctx, Role.EDITOR)
+    errors = _check_send(arguments, now=ctx.services.clock.now())
+    if errors:
+        return SendOutcome(errors=errors)
+
+    async def make(connection: asyncpg.Connection, batch_id: UUID, now: datetime) -> Sequence[NewDelivery]:
+        content = PushContent(
+            message_id=batch_id,
+            push=arguments.push,
+            variants=arguments.variants,
+            localized=arguments.localized,
+            ignore_quiet_hours=arguments.ignore_quiet_hours,
+        )
+        is_later = arguments.scheduled_for is not None and arguments.scheduled_for > now
+        request = _request(viewer, batch_id, content, now, arguments.scheduled_for if is_later else None)
+        return await plan_for_people(connection, request, user_ids=arguments.user_ids or ())
+
+    return await _send(ctx, viewer, arguments.idempotency_key, arguments, make)
+
+
+async def send_test_push(ctx: Context, *, push_token_id: str) -> tuple[DeliveryRecord | None, tuple[UserError, ...]]:
+    """Accept a push to one device, whatever the hour and whatever it got before."""
+    viewer = require(ctx, Role.EDITOR)
+    token_id, path = _push_token_id(push_token_id), ("pushTokenId",)
+    if token_id is None:
+        return None, (_no_such_token(path),)
+
+    async def make(connection: asyncpg.Connection, batch_id: UUID, now: datetime) -> Sequence[NewDelivery]:
+        push = PushNotification(title=TEST_TITLE, body=TEST_BODY)
+        content = PushContent(message_id=batch_id, push=push, is_test=True)
+        request = _request(viewer, batch_id, content, now)
+        return await plan_for_device(connection, request, push_token_id=token_id, path=path)
+
+    outcome = await _send(ctx, viewer, None, push_token_id, make)
+    return (None if outcome.batch is None else outcome.batch.deliveries[0]), outcome.errors
+
+
+async def send_live_activity(ctx: Context, *, arguments: SendActivityArguments) -> SendOutcome:
+    """Accept a start, an update or the end of a Live Activity."""
+    viewer = require(ctx, Role.EDITOR)
+    errors = _check_activity_send(arguments)
+    if errors:
+        return SendOutcome(errors=errors)
+    path = ("input", "pushTokenId")
+    token_id = None if arguments.push_token_id is None else _push_token_id(arguments.push_token_id)
+    if arguments.push_token_id is not None and token_id is None:
+        return SendOutcome(errors=(_no_such_token(path),))
+
+    async def make(connection: asyncpg.Connection, batch_id: UUID, now: datetime) -> Sequence[NewDelivery]:
+        content = PushContent(message_id=batch_id, live_activity=arguments.change)
+        request = _request(viewer, batch_id, content, now)
+        if token_id is not None:
+            return await plan_for_device(connection, request, push_token_id=token_id, path=path)
+        return await plan_for_people(connection, request, user_ids=arguments.user_ids or ())
+
+    return await _send(ctx, viewer, arguments.idempotency_key, arguments, make)
+
+
+async def track_push(ctx: Context, *, delivery_id: str, interaction: PushInteraction, action_id: str | None) -> Tracked:
+    """Record what a device reports. A key in an app is shown that there is such an event, and nothing it says."""
+    viewer = require(ctx, Role.INGEST)
+    organization_id, services = viewer.project.organization_id, ctx.services
+    parsed = parse_node_id(delivery_id)
+    errors = check_report(action_id)
+    if not errors and (parsed is None or parsed.kind is not NodeKind.DELIVERY):
+        errors = (not_found(),)
+    if errors or parsed is None:
+        return Tracked(organization_id, None, duplicate=False, errors=errors)
+    report = Report(parsed.uuid, interaction, action_id)
+
+    async def track(connection: asyncpg.Connection) -> Reported | UserError:
+        now = services.clock.now()
+        return await track_interaction(connection, project_id=viewer.project_id, report=report, now=now)
+
+    found = await run_transaction(services.database, track)
+    if isinstance(found, UserError):
+        return Tracked(organization_id, None, duplicate=False, errors=(found,))
+    for announcement in found.announcements:
+        services.announce(announcement)
+    ctx.forget_reads()
+    return Tracked(organization_id, found.event, found.duplicate, (), withheld=viewer.role < Role.VIEWER)
+
+
+async def register_live_activity(
+    ctx: Context, *, registration: ActivityRegistration
+) -> tuple[LiveActivityRecord | None, tuple[UserError, ...]]:
+    """Keep a token of Live Activities, of a device that has registered."""
+    viewer = require(ctx, Role.INGEST)
+    errors = check_activity_registration(registration)
+    if errors:
+        return None, errors
+    now = ctx.services.clock.now()
+
+    async def register(connection: asyncpg.Connection) -> LiveActivityRecord | None:
+        device = stored_form(registration.device_token)
+        token = await share_token_of_device(connection, project_id=viewer.project_id, token=device)
+        if token is None or token.platform != Platform.IOS or not token.active:
+            return None
+        return await write_live_activity(
+            connection,
+            project_id=viewer.project_id,
+            live_activity_id=uuid7(),
+            key=ActivityKey(token.push_token_id, registration.attributes_type, registration.activity_id),
+            token=stored_form(registration.token),
+            now=now,
+        )
+
+    record = await run_transaction(ctx.services.database, register)
+    if record is None:
+        message = "Register the device with registerPushToken first, as an iOS device."
+        return None, (UserError(message, "NOT_FOUND", ("input", "deviceToken")),)
+    return record, ()
+
+
+async def _send(
+    ctx: Context, viewer: Viewer, idempotency_key: str | None, request: object, make: MakeDeliveries
+) -> SendOutcome:
+    services = ctx.services
+    sending = Sending(services.database, services.clock, services.announce, services.wake)
+    try:
+        batch = await sending.send(
+            project_id=viewer.project_id, kind=KIND, idempotency_key=idempotency_key, request=request, make=make
+        )
+    except SendRefused as refused:
+        return SendOutcome(errors=refused.errors)
+    ctx.forget_reads()
+    return SendOutcome(batch)
+
+
+def _request(
+    viewer: Viewer, batch_id: UUID, content: PushContent, now: datetime, scheduled_for: datetime | None = None
+) -> PushRequest:
+    return PushRequest(
+        project_id=viewer.project_id, batch_id=batch_id, content=content, now=now, scheduled_for=scheduled_for
+    )
+
+
+def _check_send(arguments: SendPushArguments, *, now: datetime) -> tuple[UserError, ...]:
+    errors = [
+        *check_idempotency_key(arguments.idempotency_key, "input", "idempotencyKey"),
+        *_check_recipients(arguments.user_ids, arguments.audience_id, "audienceId"),
+        *check_texts(arguments.push, arguments.variants, arguments.localized),
+    ]
+    if arguments.audience_id is not None and not errors:
+        errors.append(UserError("This project has no such audience.", "NOT_FOUND", ("input", "audienceId")))
+    if arguments.scheduled_for is not None and arguments.scheduled_for > now + MAX_AHEAD:
+        message = f"scheduledFor lies at most {MAX_AHEAD.days} days ahead."
+        errors.append(UserError(message, "LIMIT_EXCEEDED", ("input", "scheduledFor")))
+    return tuple(errors)
+
+
+def _check_activity_send(arguments: SendActivityArguments) -> tuple[UserError, ...]:
+    return (
+        *check_idempotency_key(arguments.idempotency_key, "input", "idempotencyKey"),
+        *_check_recipients(arguments.user_ids, arguments.push_token_id, "pushTokenId"),
+        *check_activity(arguments.change),
+    )
+
+
+def _check_recipients(user_ids: tuple[str, ...] | None, other: str | None, name: str) -> Iterator[UserError]:
+    path = ("input", "userIds")
+    if (user_ids is None) == (other is None):
+        yield UserError(f"Give userIds or {name}, one of the two.", "INVALID", path)
+    elif user_ids is not None and not 1 <= len(user_ids) <= MAX_RECIPIENTS:
+        yield UserError(
+            f"userIds has 1 to {MAX_RECIPIENTS:,} entries.", "LIMIT_EXCEEDED" if user_ids else "INVALID", path
+        )
+    else:
+        for index, user_id in enumerate(user_ids or ()):
+            yield from check_text(user_id, "A user id", path=(*path, str(index)), most=MAX_ID_CHARACTERS)
+
+
+def _push_token_id(node_id: str) -> UUID | None:
+    parsed = parse_node_id(node_id)
+    return parsed.uuid if parsed is not None and parsed.kind is NodeKind.PUSH_TOKEN else None
+
+
+def _no_such_token(path: tuple[str, ...]) -> UserError:
+    return UserError("This project has no such push token.", "NOT_FOUND", path)
