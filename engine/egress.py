@@ -79,19 +79,16 @@ class Egress:
         return self._target_refusal(target, plain_http) if self.guarded else None
 
     def address_refusal(self, address: str, port: int) -> str | None:
-        """Why a connection may not be made to this address, which somebody has resolved; None when it may."""
+        """Why a socket may not be connected to this address; None when it may."""
         if not self.guarded:
             return None
         try:
             found = unwrap(ip_address(address))
         except ValueError:
             return "This is not an IP address."
-        if self._allowed.holds(found, port) or any(
-            found in addresses and named_port == port for (_, named_port), addresses in self._named.items()
-        ):
+        if any(found in addresses and port == of_name for (_, of_name), addresses in self._named.items()):
             return None
-        kind = forbidden_kind(found)
-        return None if kind is None else f"The host's address may not be called: it is {kind}."
+        return self._answer_refusal(found, port)
 
     async def resolve(self, host: str, port: int) -> tuple[str, ...]:
         """The addresses of a host, every one of them checked: if one may not be called, none may.
@@ -112,7 +109,7 @@ class Egress:
             return tuple(map(str, local))
         if _is_forbidden_name(read.name):
             raise Blocked(_NAME_REFUSAL)
-        return self._checked(await (self._resolver or _ask_name_servers)(read.name), port)
+        return self._checked(await (self._resolver or NameServers())(read.name), port)
 
     async def _resolve_allowed(self, name: str, port: int) -> tuple[str, ...]:
         """Through the system, which knows the names of the operator's own network, unless a resolver was handed in."""
@@ -124,10 +121,20 @@ class Egress:
         if not addresses:
             raise OSError("The host has no address.")
         for address in addresses:
-            refusal = self.address_refusal(address, port)
+            try:
+                refusal = self._answer_refusal(unwrap(ip_address(address)), port)
+            except ValueError:
+                raise Blocked("The host's name stands for something that is not an IP address.") from None
             if refusal is not None:
                 raise Blocked(refusal)
         return tuple(addresses)
+
+    def _answer_refusal(self, address: IPAddress, port: int) -> str | None:
+        """Why no name may stand for this address. Does not say which: its owner may not know that."""
+        if self._allowed.holds(address, port):
+            return None
+        kind = forbidden_kind(address)
+        return None if kind is None else f"The host's address may not be called: it is {kind}."
 
     def _target_refusal(self, target: Target, plain_http: bool) -> str | None:
         host, port = target.host, target.port
@@ -210,18 +217,31 @@ async def _ask_system(name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(each[4][0]) for each in found))
 
 
-async def _ask_name_servers(name: str) -> tuple[str, ...]:
-    """Asks the machine's name servers, without threads, which hanging name servers would use up, and without its
-    search domains, which would make another name of it."""
-    # Imported when first needed: the gateway resolves nothing.
-    from dns.asyncresolver import Resolver as DnsResolver
-    from dns.exception import DNSException, Timeout
-    from dns.name import from_text
+class NameServers:
+    """A `Resolver` that asks name servers itself, by default the machine's: without threads, which names whose servers
+    hang would use up, and without search domains, which would make another name of it.
+    """
 
-    try:
-        answers = await DnsResolver().resolve_name(from_text(name), lifetime=RESOLVE_SECONDS)
-    except Timeout:
-        raise TimeoutError("No name server answered in time.") from None
-    except DNSException as error:
-        raise OSError(f"The name could not be resolved: {type(error).__name__}.") from None
-    return tuple(answers.addresses())
+    def __init__(self, servers: Sequence[str] | None = None, *, port: int = 53) -> None:
+        self._servers = servers
+        self._port = port
+
+    async def __call__(self, name: str) -> tuple[str, ...]:
+        # Imported when first needed: the gateway resolves nothing.
+        from dns.asyncresolver import Resolver as DnsResolver
+        from dns.exception import DNSException, Timeout
+        from dns.name import from_text
+        from dns.resolver import NoAnswer
+
+        try:
+            resolver = DnsResolver(configure=self._servers is None)
+            if self._servers is not None:
+                resolver.nameservers, resolver.port = list(self._servers), self._port
+            answers = await resolver.resolve_name(from_text(name), lifetime=RESOLVE_SECONDS)
+        except NoAnswer:
+            return ()
+        except Timeout:
+            raise TimeoutError("No name server answered in time.") from None
+        except DNSException as error:
+            raise OSError(f"The name could not be resolved: {type(error).__name__}.") from None
+        return tuple(answers.addresses())
