@@ -30,6 +30,7 @@ COPY *.py ./
 COPY db ./db
 COPY engine ./engine
 COPY importer ./importer
+COPY inbound ./inbound
 COPY launch ./launch
 COPY resolvers ./resolvers
 COPY schema ./schema

@@ -11,6 +11,7 @@ import db.statements
 from db.consents import ConsentRecord
 from db.delivery_lists import ReasonRecord
 from db.delivery_records import AttemptRecord, DeliveryRecord, NewTransition
+from db.inbound_endpoints import InboundEndpointRecord
 from db.live_activities import LiveActivityRecord
 from db.providers import ProviderRecord
 from db.push_settings import PushSettingsRecord
@@ -70,6 +71,13 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "heads.read_changed_heads": HeadRecord,
     "profiles.read_profiles": ProfileRecord,
     "profiles.read_profiles_by_user": ProfileRecord,
+    "delivery_reports.report_status": DeliveryRecord,
+    "inbound_endpoints.find_inbound_endpoint": InboundEndpointRecord,
+    "inbound_endpoints.insert_inbound_endpoint": InboundEndpointRecord,
+    "inbound_endpoints.list_inbound_endpoints": InboundEndpointRecord,
+    "inbound_endpoints.lock_inbound_endpoint": InboundEndpointRecord,
+    "inbound_endpoints.read_inbound_endpoints": InboundEndpointRecord,
+    "inbound_endpoints.update_inbound_endpoint": InboundEndpointRecord,
     "projects.insert_project": ProjectRecord,
     "providers.find_provider": ProviderRecord,
     "providers.list_providers": ProviderRecord,
@@ -164,6 +172,8 @@ OTHER_COLUMNS = {
     "housekeeping.delete_reservations": [],
     "housekeeping.delete_send_counters": [],
     "projects.insert_organization": [],
+    "delivery_reports.find_by_provider_message": ["delivery_id"],
+    "inbound_endpoints.delete_inbound_endpoint": ["endpoint_id"],
     "providers.delete_provider": ["provider_id"],
     "providers.insert_provider": [],
     "providers.set_provider_error": [],

@@ -1,0 +1,1 @@
+"""What other services send to a project: proof of who sent it, and storing it as an event."""
