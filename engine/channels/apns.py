@@ -240,7 +240,7 @@ def collapse_id_of(collapse_id: str | None) -> str | None:
         return None
     if len(collapse_id) <= MAX_COLLAPSE_BYTES and _PLAIN.fullmatch(collapse_id):
         return collapse_id
-    return urlsafe_b64encode(sha256(collapse_id.encode("utf-8", "surrogatepass")).digest()).decode().rstrip("=")
+    return urlsafe_b64encode(sha256(collapse_id.encode()).digest()).decode().rstrip("=")
 
 
 def _alert_aps(push: PushNotification) -> dict[str, Any]:
