@@ -64,13 +64,12 @@ def mail_bytes(mail: Mail, *, date: datetime) -> bytes:
         message["Reply-To"] = _header_address(mail.reply_to)
     message["Subject"] = mail.subject
     message["Date"] = date
-    message["Message-ID"] = mail.message_id
-    for name, value in mail.headers.items():
-        message[name] = value
     message.set_content(mail.text or "\n", cte=_encoding_of(mail.text))
     if mail.html is not None:
         message.add_alternative(mail.html, subtype="html", cte=_encoding_of(mail.html))
-    return bytes(message)
+    # By hand: the standard library encodes what is longer than a line, and nobody decodes a URL or an id.
+    raw = {"Message-ID": mail.message_id, **mail.headers}
+    return "".join(f"{name}: {value}\r\n" for name, value in raw.items()).encode("ascii") + bytes(message)
 
 
 def is_ascii_mail(mail: Mail) -> bool:
