@@ -25,6 +25,8 @@ DELIVERED = frozenset(
     Mutation.cancelDelivery Mutation.replayDelivery Mutation.replayDeliveries
     Query.pushTokens Query.pushSettings Mutation.registerPushToken Mutation.unregisterPushToken
     Mutation.updatePushSettings Mutation.sendPush Mutation.sendTestPush Mutation.trackPush
+    Query.providers Mutation.configureProvider Mutation.deleteProvider Mutation.sendSms
+    Query.inboundEndpoints Mutation.saveInboundEndpoint Mutation.deleteInboundEndpoint
     Subscription.eventStream Subscription.deliveryUpdates
     """.split()  # noqa: SIM905
 )
@@ -32,20 +34,18 @@ DELIVERED = frozenset(
 
 OWED = {
     "deliveries and channels": """
-        ConfigureProviderInput Delivery.endpoint
-        DnsRecord InboundEndpoint InboundEndpointPayload InboundVerifier
-        Mutation.addSenderDomain Mutation.configureProvider
-        Mutation.deleteInboundEndpoint Mutation.deleteProvider Mutation.deleteTemplate
+        Delivery.endpoint
+        DnsRecord
+        Mutation.addSenderDomain
+        Mutation.deleteTemplate
         Mutation.deleteWebhookEndpoint
         Mutation.retireWebhookSecret Mutation.rotateWebhookSecret
-        Mutation.saveInboundEndpoint Mutation.saveTemplate Mutation.saveWebhookEndpoint Mutation.sendEmail
-        Mutation.sendSms Mutation.sendTestWebhook
+        Mutation.saveTemplate Mutation.saveWebhookEndpoint Mutation.sendEmail
+        Mutation.sendTestWebhook
         Mutation.verifySenderDomain
-        Provider ProviderKind ProviderPayload
-        Query.inboundEndpoints Query.providers
         Query.senderDomains Query.templates Query.webhookEndpoints
-        SaveInboundEndpointInput SaveTemplateInput SaveWebhookEndpointInput
-        SendEmailInput SendSmsInput SenderDomain SenderDomainPayload
+        SaveTemplateInput SaveWebhookEndpointInput
+        SendEmailInput SenderDomain SenderDomainPayload
         SenderDomainStatus SignatureScheme Template
         TemplateConnection TemplateEdge TemplatePayload TestWebhookPayload
         WebhookEndpoint WebhookEndpointConnection WebhookEndpointEdge WebhookEndpointPayload

@@ -21,6 +21,7 @@ from db.database import Database
 from db.deliveries import read_attempts, read_deliveries
 from db.delivery_records import AttemptRecord, DeliveryRecord
 from db.events import read_events_by_seq
+from db.inbound_endpoints import InboundEndpointRecord, read_inbound_endpoints
 from db.profiles import read_profiles, read_profiles_by_user
 from db.providers import ProviderRecord, read_providers
 from db.push_tokens import PushTokenRecord, read_push_tokens, read_tokens_by_user
@@ -185,6 +186,13 @@ class Lookups:
             lambda connection, project_id, keys: read_providers(connection, project_id=project_id, provider_ids=keys),
             lambda record: record.provider_id,
         )
+        self.inbound_endpoints: Lookup[UUID, InboundEndpointRecord | None] = _rows(
+            database,
+            lambda connection, project_id, keys: read_inbound_endpoints(
+                connection, project_id=project_id, endpoint_ids=keys
+            ),
+            lambda record: record.endpoint_id,
+        )
         self.webhook_endpoints: Lookup[UUID, WebhookEndpointRecord | None] = _rows(
             database,
             lambda connection, project_id, keys: read_webhook_endpoints(
@@ -217,6 +225,7 @@ class Loaders:
         self.deliveries = Loader(lookups.deliveries)
         self.attempts = Loader(lookups.attempts)
         self.providers = Loader(lookups.providers)
+        self.inbound_endpoints = Loader(lookups.inbound_endpoints)
         self.webhook_endpoints = Loader(lookups.webhook_endpoints)
         self.push_tokens = Loader(lookups.push_tokens)
         self.push_tokens_by_user = Loader(lookups.push_tokens_by_user)

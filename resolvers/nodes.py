@@ -18,6 +18,8 @@ from engine.identity import Role, Viewer
 from engine.node_ids import NodeId, NodeKind, parse_node_id
 from engine.providers.configuring import ShownProvider
 from resolvers.context import Context
+from resolvers.inbound import ShownEndpoint
+from resolvers.inbound import show as show_endpoint
 from resolvers.permissions import require
 from resolvers.providers import show as show_provider
 
@@ -46,6 +48,7 @@ Found: TypeAlias = (
     | ApiKeyRecord
     | DeliveryRecord
     | ShownProvider
+    | ShownEndpoint
     | WebhookEndpointRecord
     | PushTokenRecord
 )
@@ -89,4 +92,7 @@ async def _find(ctx: Context, viewer: Viewer, node_id: NodeId) -> Found | None:
         case NodeKind.PROVIDER:
             provider = await ctx.loaders.providers.load((viewer.project_id, node_id.uuid))
             return None if provider is None else show_provider(ctx, provider)
+        case NodeKind.INBOUND_ENDPOINT:
+            endpoint = await ctx.loaders.inbound_endpoints.load((viewer.project_id, node_id.uuid))
+            return None if endpoint is None else show_endpoint(ctx, endpoint)
     return None

@@ -10,6 +10,7 @@ from strawberry.schema.config import StrawberryConfig
 
 from schema.delivery import Delivery
 from schema.event import Event
+from schema.inbound_endpoint import InboundEndpoint
 from schema.mutation import Mutation
 from schema.profile import Profile
 from schema.project import ApiKey, Organization, Project
@@ -29,7 +30,18 @@ def build_schema() -> strawberry.Schema:
         query=Query,
         mutation=Mutation,
         subscription=Subscription,
-        types=[Event, Profile, Project, Organization, ApiKey, Delivery, Provider, PushToken, WebhookEndpoint],
+        types=[
+            Event,
+            Profile,
+            Project,
+            Organization,
+            ApiKey,
+            Delivery,
+            InboundEndpoint,
+            Provider,
+            PushToken,
+            WebhookEndpoint,
+        ],
         config=StrawberryConfig(scalar_map=SCALARS, default_resolver=read_attribute),
     )
     _leave_absent_arguments_absent(schema)

@@ -7,9 +7,11 @@ from db.push_tokens import PushTokenRecord
 from db.records import ApiKeyRecord, ProfileRecord, ProjectRecord
 from db.webhook_endpoints import WebhookEndpointRecord
 from engine.providers.configuring import ShownProvider
+from resolvers.inbound import ShownEndpoint
 from resolvers.nodes import Found, FoundEvent, FoundOrganization
 from schema.delivery import Delivery
 from schema.event import Event
+from schema.inbound_endpoint import InboundEndpoint
 from schema.node import Node
 from schema.profile import Profile
 from schema.project import ApiKey, Organization, Project
@@ -41,3 +43,5 @@ def as_node(found: Found | None) -> Node | None:
             return PushToken.of(found)
         case ShownProvider():
             return Provider.of(found)
+        case ShownEndpoint():
+            return InboundEndpoint.of(found)

@@ -51,6 +51,9 @@ NEEDED = {
     "Mutation.configureProvider": Role.ADMIN,
     "Mutation.deleteProvider": Role.ADMIN,
     "Mutation.sendSms": Role.EDITOR,
+    "Query.inboundEndpoints": Role.VIEWER,
+    "Mutation.saveInboundEndpoint": Role.ADMIN,
+    "Mutation.deleteInboundEndpoint": Role.ADMIN,
     "Subscription.eventStream": Role.VIEWER,
     "Subscription.deliveryUpdates": Role.VIEWER,
 }
@@ -80,8 +83,10 @@ ARGUMENTS = {
     "configureProvider": "(input: {kind: SMTP})",
     "deleteProvider": '(id: "prv_x")',
     "sendSms": '(input: {body: "hi"})',
+    "saveInboundEndpoint": "(input: {})",
+    "deleteInboundEndpoint": '(id: "inb_x")',
 }
-BOUNDED_LISTS = {"Query.nodes", "Query.providers"}
+BOUNDED_LISTS = {"Query.nodes", "Query.providers", "Query.inboundEndpoints"}
 
 
 def roots() -> dict[str, GraphQLField]:

@@ -293,6 +293,38 @@ async def _send_sms(victim: Tenant, attacker: Tenant) -> None:
     assert sent["deliveries"] == [{"status": "FAILED", "error": {"code": "NO_PHONE"}}]
 
 
+SAVE_INBOUND = """mutation ($input: SaveInboundEndpointInput!) {
+  saveInboundEndpoint(input: $input) { endpoint { id name } userErrors { code } }
+}"""
+INBOUND = {"name": SECRET, "verifier": "GITHUB", "secret": SECRET, "eventType": "github.event_received"}
+
+
+@case("Query.inboundEndpoints")
+async def _inbound_endpoints(victim: Tenant, attacker: Tenant) -> None:
+    await victim.data(SAVE_INBOUND, input=INBOUND)
+    assert await _sees_nothing(attacker, "{ inboundEndpoints { id name url } }") == {"data": {"inboundEndpoints": []}}
+
+
+@case("Mutation.saveInboundEndpoint")
+async def _save_inbound_endpoint(victim: Tenant, attacker: Tenant) -> None:
+    made = (await victim.data(SAVE_INBOUND, input=INBOUND))["saveInboundEndpoint"]["endpoint"]
+    change = {"id": made["id"], "name": "mine", "secret": "mine"}
+    refused = (await _sees_nothing(attacker, SAVE_INBOUND, input=change))["data"]["saveInboundEndpoint"]
+    assert refused == {"endpoint": None, "userErrors": [{"code": "NOT_FOUND"}]}
+    assert (await victim.data("{ inboundEndpoints { name } }"))["inboundEndpoints"] == [{"name": SECRET}]
+
+
+@case("Mutation.deleteInboundEndpoint")
+async def _delete_inbound_endpoint(victim: Tenant, attacker: Tenant) -> None:
+    made = (await victim.data(SAVE_INBOUND, input=INBOUND))["saveInboundEndpoint"]["endpoint"]
+    document = "mutation ($id: ID!) { deleteInboundEndpoint(id: $id) { deletedId userErrors { code } } }"
+    refused = (await attacker.data(document, id=made["id"]))["deleteInboundEndpoint"]
+    assert refused == {"deletedId": None, "userErrors": [{"code": "NOT_FOUND"}]}
+    node = "query ($id: ID!) { node(id: $id) { id } }"
+    assert await _sees_nothing(attacker, node, id=made["id"]) == {"data": {"node": None}}
+    assert (await victim.data(node, id=made["id"]))["node"] == {"id": made["id"]}
+
+
 @case("Subscription.eventStream")
 async def _event_stream(victim: Tenant, attacker: Tenant) -> None:
     document = """subscription ($filter: EventFilter, $after: Cursor) {
