@@ -135,6 +135,51 @@ async def test_a_delivery_shows_all_of_itself(shop: Tenant, gateway: Gateway) ->
     }
 
 
+async def test_a_delivery_leads_to_its_endpoint_and_to_its_device(shop: Tenant) -> None:
+    assert shop.viewer is not None
+    endpoint_id, push_token_id, project_id = uuid4(), uuid4(), shop.viewer.project_id
+    async with shop.gateway.services.database.connection() as connection:
+        await connection.execute(
+            """INSERT INTO webhook_endpoints (project_id, endpoint_id, url, events, signature_scheme, retry_schedule,
+                                              created_at)
+               VALUES ($1, $2, 'https://shop.example/in', '{*}', 'HEX', '{2}', now())""",
+            project_id,
+            endpoint_id,
+        )
+        await connection.execute(
+            """INSERT INTO push_tokens (project_id, push_token_id, platform, environment, token, registered_at)
+               VALUES ($1, $2, 'IOS', 'SANDBOX', 'ab', now())""",
+            project_id,
+            push_token_id,
+        )
+    await make_delivery(shop, endpoint_id=endpoint_id, push_token_id=push_token_id)
+    document = "{ deliveries { edges { node { endpoint { url deliveries { totalCount } } pushToken { platform } } } } }"
+    assert (await shop.data(document))["deliveries"]["edges"][0]["node"] == {
+        "endpoint": {"url": "https://shop.example/in", "deliveries": {"totalCount": 1}},
+        "pushToken": {"platform": "IOS"},
+    }
+
+
+async def test_an_endpoint_lists_its_own_deliveries_whatever_the_filter_says(shop: Tenant) -> None:
+    assert shop.viewer is not None
+    endpoint_id, other = uuid4(), uuid4()
+    async with shop.gateway.services.database.connection() as connection:
+        await connection.execute(
+            """INSERT INTO webhook_endpoints (project_id, endpoint_id, url, events, signature_scheme, retry_schedule,
+                                              created_at)
+               VALUES ($1, $2, 'https://shop.example/in', '{*}', 'HEX', '{2}', now())""",
+            shop.viewer.project_id,
+            endpoint_id,
+        )
+    mine = node_id(await make_delivery(shop, channel="WEBHOOK", content="{}", endpoint_id=endpoint_id))
+    await make_delivery(shop, channel="WEBHOOK", content="{}", endpoint_id=other)
+    document = """query ($id: ID!, $filter: DeliveryFilter) { node(id: $id) { ... on WebhookEndpoint {
+      deliveries(filter: $filter) { edges { node { id } } } } } }"""
+    own, foreign = (write_node_id(NodeKind.WEBHOOK_ENDPOINT, each) for each in (endpoint_id, other))
+    for delivery_filter, expected in (({}, [mine]), ({"endpointId": own}, [mine]), ({"endpointId": foreign}, [])):
+        assert ids((await shop.data(document, id=own, filter=delivery_filter))["node"]) == expected
+
+
 async def test_the_payload_is_what_was_sent_once_that_is_known(shop: Tenant) -> None:
     await make_delivery(shop, status="SENT", payload='{"aps": {"alert": "Hi Ada"}}')
     data = await shop.data("{ deliveries { edges { node { payload } } } }")
@@ -161,7 +206,9 @@ async def test_what_a_delivery_leads_to_costs_one_statement_each_however_many_th
 ) -> None:
     for number in range(8):
         await shop.track(userId=f"user{number}")
-        delivery_id = await make_delivery(shop, user_id=f"user{number}", event_seq=number + 1)
+        delivery_id = await make_delivery(
+            shop, user_id=f"user{number}", event_seq=number + 1, endpoint_id=uuid4(), push_token_id=uuid4()
+        )
         await attempts_made(shop, delivery_id, "E1", None)
     statements = 0
     read = gateway.services.database.connection
@@ -177,7 +224,9 @@ async def test_what_a_delivery_leads_to_costs_one_statement_each_however_many_th
         ("id attempts { number }", 2),
         ("profile { userId }", 2),
         ("event { seq }", 2),
-        ("attempts { number } profile { userId } event { seq }", 4),
+        ("endpoint { url }", 2),
+        ("pushToken { platform }", 2),
+        ("attempts { number } profile { userId } event { seq } endpoint { url } pushToken { platform }", 6),
     ):
         statements = 0
         data = await shop.data(f"{{ deliveries {{ edges {{ node {{ {selection} }} }} }} }}")
