@@ -34,7 +34,6 @@ DELIVERED = frozenset(
 
 OWED = {
     "deliveries and channels": """
-        Delivery.endpoint
         DnsRecord
         Mutation.addSenderDomain
         Mutation.deleteTemplate
