@@ -16,6 +16,8 @@ import msgspec
 from uuid_utils.compat import uuid7
 
 from db.database import Database
+from db.followers import ensure_follower
+from db.records import Lane
 from db.webhook_endpoints import (
     WebhookDraft,
     WebhookEndpointRecord,
@@ -35,6 +37,7 @@ from engine.egress import Egress
 from engine.errors import UserError
 from engine.transactions import run_transaction
 from engine.vault import Vault
+from engine.webhooks.follower import NAME as FOLLOWER_NAME
 from engine.webhooks.secrets import seal_endpoint_secret
 from engine.webhooks.signing import SignatureScheme, hint_of, make_secret
 
@@ -94,6 +97,7 @@ class WebhookEndpoints:
                 if count >= MAX_ENDPOINTS:
                     message = f"A project has at most {MAX_ENDPOINTS} webhook endpoints: delete one first."
                     raise _Refused(UserError(message, "LIMIT_EXCEEDED", ("input",)))
+                await ensure_follower(connection, project_id=project_id, follower=FOLLOWER_NAME, lane=Lane.EVENTS)
                 await insert_webhook_endpoint(
                     connection, project_id=project_id, endpoint_id=endpoint_id, draft=draft, now=now
                 )
