@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -133,6 +133,13 @@ class Item:
             self.payload = payload
 
 
+class _Rendered(NamedTuple):
+    """An item and its rendering, held until its turn: the item itself may not keep what comes out."""
+
+    item: Item
+    payload: bytes | asyncio.Future[bytes]
+
+
 class Member:
     """One subscriber: live in its cohort, or catching up at a position of its own. A `Membership` for the transport."""
 
@@ -193,13 +200,13 @@ class Cohort:
         self.ring: Ring[Item] = Ring(streams.quota, floor=streams.position)
         self._live: dict[Member, None] = {}
         self._snapshot: tuple[Member, ...] | None = ()
-        self._waiting: deque[Item] = deque()
+        self._waiting: deque[_Rendered] = deque()
         self._drainer: asyncio.Task[None] | None = None
 
     @property
     def position(self) -> int:
         """What every live member has been given, or was not for it."""
-        return self._waiting[0].seq - 1 if self._waiting else self.streams.position
+        return self._waiting[0].item.seq - 1 if self._waiting else self.streams.position
 
     def attach(self, member: Member) -> None:
         """Make a member live that has reached the cohort's position (or is already past it)."""
@@ -228,7 +235,7 @@ class Cohort:
         if isinstance(payload, bytes) and not self._waiting:
             self._send(item.seq, payload, item.cursor)
         else:
-            self._wait_for(item)
+            self._wait_for(_Rendered(item, payload))
 
     def fail_all(self, error: BaseException) -> None:
         """End every live member with an error."""
@@ -254,8 +261,8 @@ class Cohort:
                 self.detach(member, seq)
                 self.streams.catch_up(member)
 
-    def _wait_for(self, item: Item) -> None:
-        self._waiting.append(item)
+    def _wait_for(self, rendered: _Rendered) -> None:
+        self._waiting.append(rendered)
         if len(self._waiting) > MAX_RENDERING:
             self._shed()
         elif self._drainer is None or self._drainer.done():
@@ -263,17 +270,17 @@ class Cohort:
 
     async def _drain(self) -> None:
         while self._waiting:
-            item = self._waiting[0]
+            rendered = self._waiting[0]
+            item, payload = rendered
             try:
-                payload = item.render()
                 if not isinstance(payload, bytes):
                     payload = await asyncio.shield(payload)
             except Exception as error:
                 self._fail(error)
                 return
-            if self._waiting and self._waiting[0] is item:
+            if self._waiting and self._waiting[0] is rendered:
                 self._send(item.seq, payload, item.cursor)
-                if self._waiting and self._waiting[0] is item:
+                if self._waiting and self._waiting[0] is rendered:
                     self._waiting.popleft()
 
     def _shed(self) -> None:

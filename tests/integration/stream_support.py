@@ -121,6 +121,7 @@ class RecordingSink:
 
     def __init__(self, *, bound: int | None = None, pause: float | None = None) -> None:
         self.seqs: list[int] = []
+        self.texts: list[str] = []
         self.cursors: list[str] = []
         self.announced: list[str] = []
         self.error: BaseException | None = None
@@ -137,7 +138,9 @@ class RecordingSink:
             self.violations.append("delivered after the end")
         if not self._room.is_set():
             self.violations.append("delivered while full")
-        self.seqs.append(msgspec.json.decode(payload)[0])
+        seq, *rest = msgspec.json.decode(payload)
+        self.seqs.append(seq)
+        self.texts += rest
         self.cursors.append(cursor)
         self._got.set()
         self._buffered += 1

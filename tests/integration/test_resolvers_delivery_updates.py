@@ -219,6 +219,30 @@ async def test_a_filter_that_can_never_work_says_what_to_do(shop: Tenant) -> Non
         assert error["message"].startswith(sentence)
 
 
+async def test_a_database_that_is_away_is_seen_by_who_waits_and_not_by_who_comes_later(
+    shop: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, follower = await head(shop), await shop.follow(STREAM)
+    database = shop.gateway.services.database
+
+    def away() -> Any:
+        raise ConnectionRefusedError
+
+    with monkeypatch.context() as patch:
+        announce = shop.gateway.services.announce
+        object.__setattr__(
+            shop.gateway.services,
+            "announce",
+            lambda announcement: (patch.setattr(database, "connection", away), announce(announcement)),
+        )
+        await make(shop)
+        object.__setattr__(shop.gateway.services, "announce", announce)
+        response = await follower.next()
+        assert response["errors"][0]["extensions"]["code"] == "UNAVAILABLE"
+    [edge] = await updates(await shop.follow(STREAM, after=start), 1)
+    assert edge["node"]["delivery"]["status"] == "QUEUED"
+
+
 async def test_a_burst_costs_a_statement_per_table_not_per_item(shop: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
     start = await head(shop)
     for _ in range(2):
