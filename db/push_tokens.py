@@ -87,12 +87,16 @@ class PushTokenList(msgspec.Struct, frozen=True):
 
 
 class TokenOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What sends showed of a token. `environment` is the one that worked, `reason` why it is dead."""
+    """What sends showed of a token. `environment` is the one that worked, `reason` why it is dead.
+
+    `dead_since`: not if it was registered later than this.
+    """
 
     push_token_id: UUID
     is_used: bool = False
     environment: str | None = None
     reason: str | None = None
+    dead_since: datetime | None = None
 
 
 async def register_push_token(
@@ -200,6 +204,7 @@ async def settle_push_tokens(
         [each.is_used for each in outcomes],
         [each.environment for each in outcomes],
         [each.reason for each in outcomes],
+        [each.dead_since for each in outcomes],
         now,
     )
     return {row["push_token_id"] for row in rows if row["is_invalidated"]}

@@ -84,24 +84,28 @@ CROSS JOIN LATERAL (
 ) AS t;
 
 -- name: settle_push_tokens
--- Keeps what sends showed of tokens; gives those that were active and are no longer.
+-- Keeps what sends showed of tokens; says which of them were active and are no longer.
 WITH outcome AS (
-    SELECT push_token_id, is_used, environment, reason
-    FROM unnest(CAST($2 AS uuid[]), CAST($3 AS boolean[]), CAST($4 AS text[]), CAST($5 AS text[]))
-        AS o (push_token_id, is_used, environment, reason)
+    SELECT push_token_id, is_used, environment, reason, dead_since
+    FROM unnest(
+        CAST($2 AS uuid[]), CAST($3 AS boolean[]), CAST($4 AS text[]), CAST($5 AS text[]), CAST($6 AS timestamptz[])
+    ) AS o (push_token_id, is_used, environment, reason, dead_since)
 ),
 locked AS (
-    SELECT push_token_id, active
-    FROM push_tokens
-    WHERE project_id = $1 AND push_token_id = ANY($2)
-    ORDER BY push_token_id
-    FOR NO KEY UPDATE
+    SELECT t.push_token_id, t.active, o.is_used, o.environment,
+        -- Not the reason of one that was registered again since it died.
+        CASE WHEN o.dead_since IS NULL OR o.dead_since >= t.registered_at THEN o.reason END AS reason
+    FROM push_tokens AS t
+    JOIN outcome AS o USING (push_token_id)
+    WHERE t.project_id = $1
+    ORDER BY t.push_token_id
+    FOR NO KEY UPDATE OF t
 )
 UPDATE push_tokens AS t
-SET last_used_at = CASE WHEN o.is_used THEN $6 ELSE t.last_used_at END,
-    environment = coalesce(o.environment, t.environment),
-    active = t.active AND o.reason IS NULL,
-    invalidated_reason = CASE WHEN t.active THEN o.reason ELSE t.invalidated_reason END
-FROM locked JOIN outcome AS o USING (push_token_id)
-WHERE t.project_id = $1 AND t.push_token_id = o.push_token_id
+SET last_used_at = CASE WHEN locked.is_used THEN $7 ELSE t.last_used_at END,
+    environment = coalesce(locked.environment, t.environment),
+    active = t.active AND locked.reason IS NULL,
+    invalidated_reason = CASE WHEN t.active THEN locked.reason ELSE t.invalidated_reason END
+FROM locked
+WHERE t.project_id = $1 AND t.push_token_id = locked.push_token_id
 RETURNING t.push_token_id, locked.active AND NOT t.active AS is_invalidated;

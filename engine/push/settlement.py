@@ -21,7 +21,7 @@ from db.providers import read_providers_by_kind
 from db.push_tokens import TokenOutcome, settle_push_tokens
 from db.records import NewEvent
 from engine.channels.base import Accepted, Deferred, Outcome, Rejected, Settled
-from engine.channels.push_message import ApnsMessage, FcmMessage, PushAccepted
+from engine.channels.push_message import ApnsMessage, FcmMessage, PushAccepted, PushRejected
 from engine.dispatch.status import delivery_event
 from engine.dispatch.values import LiveActivity
 from engine.node_ids import NodeKind, write_node_id
@@ -96,7 +96,8 @@ def _token_outcome(push_token_id: UUID, settled: Settled) -> TokenOutcome | None
         environment = outcome.environment if isinstance(outcome, PushAccepted) else None
         return TokenOutcome(push_token_id=push_token_id, is_used=True, environment=environment)
     if isinstance(outcome, Rejected) and outcome.address_is_dead and not _is_activity(settled):
-        return TokenOutcome(push_token_id=push_token_id, reason=outcome.error.code)
+        dead_since = outcome.dead_since if isinstance(outcome, PushRejected) else None
+        return TokenOutcome(push_token_id=push_token_id, reason=outcome.error.code, dead_since=dead_since)
     return None
 
 
@@ -108,6 +109,7 @@ def _both(first: TokenOutcome | None, second: TokenOutcome) -> TokenOutcome:
         is_used=first.is_used or second.is_used,
         environment=second.environment or first.environment,
         reason=second.reason or first.reason,
+        dead_since=second.dead_since if second.reason is not None else first.dead_since,
     )
 
 
