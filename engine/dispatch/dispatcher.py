@@ -49,7 +49,7 @@ LEASE = timedelta(seconds=60)
 LEASE_MARGIN = timedelta(seconds=10)
 """What must be left of a lease besides the attempt itself when it begins: for writing its outcome."""
 DRAIN_SECONDS = 2.0
-"""A drain that has more to do then goes to the end of the job engine's queue."""
+"""A drain that has more to do then lets its caller go, and goes on by itself: a job must not last for ever."""
 REFILL_SECONDS = 0.005
 """How long a place in a lane stays free before it is filled again: many become free together, one claim fills them."""
 CONTENDED_SECONDS = 0.02
@@ -118,21 +118,20 @@ class Dispatcher:
         self._recalls: dict[UUID, asyncio.TimerHandle] = {}
         self._stopping = False
 
-    async def drain(self, project_id: UUID) -> bool:
+    async def drain(self, project_id: UUID) -> None:
         """Claim and hand on what is due, until nothing is, there is no room, or `DRAIN_SECONDS` have passed.
 
-        Returns whether it should be called again soon. Attempts go on after it has returned, and so does this, by
-        itself, when room was what was missing. Raises what the database raises; another call then begins anew.
-        Cancelling the caller ends the drain: what it has claimed is given back.
+        Attempts go on after it has returned, and so does draining, by itself, where there is more. Raises what the
+        database raises; then nothing goes on by itself. A cancelled caller ends the drain; what it has claimed is sent.
         """
         if self._stopping:
-            return False
+            return
         if project_id in self._drains:
             self._again.add(project_id)
-            return False
+            return
         task = self._start_drain(project_id)
         try:
-            return await asyncio.shield(task)
+            await asyncio.shield(task)
         except asyncio.CancelledError:
             await end_tasks([task])
             raise
@@ -202,6 +201,7 @@ class Dispatcher:
         return task
 
     async def _drain(self, project_id: UUID) -> bool:
+        """Whether it ended only because its time was over."""
         ends_at = self._monotonic() + DRAIN_SECONDS
         after, full = "", set[str]()
         while not self._stopping:
@@ -234,7 +234,7 @@ class Dispatcher:
         error = task.exception()
         if error is not None:
             _logger.warning("drain.failed", extra={"project_id": str(project_id), "reason": type(error).__name__})
-        elif project_id in self._again:
+        elif task.result() or project_id in self._again:
             self._recall(project_id, 0.0)
 
     def _recall(self, project_id: UUID, delay: float) -> None:
