@@ -28,6 +28,8 @@ DELIVERED = frozenset(
     Query.providers Mutation.configureProvider Mutation.deleteProvider Mutation.sendSms
     Query.inboundEndpoints Mutation.saveInboundEndpoint Mutation.deleteInboundEndpoint
     Subscription.eventStream Subscription.deliveryUpdates
+    Query.webhookEndpoints Mutation.saveWebhookEndpoint Mutation.deleteWebhookEndpoint
+    Mutation.rotateWebhookSecret Mutation.retireWebhookSecret Mutation.sendTestWebhook
     """.split()  # noqa: SIM905
 )
 """Root fields that are finished, with all types behind them but for what `OWED` names."""
@@ -37,18 +39,13 @@ OWED = {
         DnsRecord
         Mutation.addSenderDomain
         Mutation.deleteTemplate
-        Mutation.deleteWebhookEndpoint
-        Mutation.retireWebhookSecret Mutation.rotateWebhookSecret
-        Mutation.saveTemplate Mutation.saveWebhookEndpoint Mutation.sendEmail
-        Mutation.sendTestWebhook
+        Mutation.saveTemplate Mutation.sendEmail
         Mutation.verifySenderDomain
-        Query.senderDomains Query.templates Query.webhookEndpoints
-        SaveTemplateInput SaveWebhookEndpointInput
+        Query.senderDomains Query.templates
+        SaveTemplateInput
         SendEmailInput SenderDomain SenderDomainPayload
-        SenderDomainStatus SignatureScheme Template
-        TemplateConnection TemplateEdge TemplatePayload TestWebhookPayload
-        WebhookEndpoint WebhookEndpointConnection WebhookEndpointEdge WebhookEndpointPayload
-        WebhookSecret
+        SenderDomainStatus Template
+        TemplateConnection TemplateEdge TemplatePayload
     """,
     "workflows": """
         Delivery.workflowRun

@@ -194,7 +194,12 @@ SaveWebhookEndpointArguments: TypeAlias = Mapping[str, Any]
 """The input as it was coerced."""
 
 
-@strawberry.type(description="Outcome of saveWebhookEndpoint, rotateWebhookSecret and retireWebhookSecret.")
+@strawberry.type(
+    description=(
+        "Outcome of saveWebhookEndpoint, rotateWebhookSecret and retireWebhookSecret. Needs EDITOR, or what its "
+        "mutation says."
+    )
+)
 class WebhookEndpointPayload(MutationPayload):
     endpoint: WebhookEndpoint | None = strawberry.field(description="As it is now; null when nothing was changed.")
     secret: str | None = strawberry.field(description="whsec_… and base64. Shown once: null unless it was just made.")
@@ -208,7 +213,7 @@ class WebhookEndpointPayload(MutationPayload):
         )
 
 
-@strawberry.type(description="Outcome of sendTestWebhook.")
+@strawberry.type(description="Outcome of sendTestWebhook. Needs EDITOR.")
 class TestWebhookPayload(MutationPayload):
     delivery: Annotated[Delivery, strawberry.lazy("schema.delivery")] | None = strawberry.field(
         description="Queued; a worker sends it. Null when nothing was made."

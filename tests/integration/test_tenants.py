@@ -325,6 +325,89 @@ async def _delete_inbound_endpoint(victim: Tenant, attacker: Tenant) -> None:
     assert (await victim.data(node, id=made["id"]))["node"] == {"id": made["id"]}
 
 
+SAVE_WEBHOOK = """mutation ($input: SaveWebhookEndpointInput!) {
+  saveWebhookEndpoint(input: $input) { endpoint { id url secrets { id hint } } secret userErrors { code } }
+}"""
+WEBHOOK = {"url": f"https://hooks.example.com/{SECRET.replace(' ', '')}", "description": SECRET, "events": ["victim.*"]}
+WEBHOOKS = "{ webhookEndpoints { edges { node { id url description events enabled secrets { id } } } } }"
+
+
+async def _webhook(victim: Tenant) -> Any:
+    """An endpoint of the victim's, and everything that can be seen of it."""
+    endpoint = (await victim.data(SAVE_WEBHOOK, input=WEBHOOK))["saveWebhookEndpoint"]["endpoint"]
+    return endpoint, await victim.data(WEBHOOKS)
+
+
+@case("Query.webhookEndpoints")
+async def _webhook_endpoints(victim: Tenant, attacker: Tenant) -> None:
+    endpoint, _ = await _webhook(victim)
+    assert await _sees_nothing(attacker, WEBHOOKS) == {"data": {"webhookEndpoints": {"edges": []}}}
+    node = "query ($id: ID!) { node(id: $id) { id } }"
+    assert await _sees_nothing(attacker, node, id=endpoint["id"]) == {"data": {"node": None}}
+    cursor = (await victim.data("{ webhookEndpoints { edges { cursor } } }"))["webhookEndpoints"]["edges"][0]["cursor"]
+    document = "query ($after: Cursor) { webhookEndpoints(after: $after) { edges { node { id } } } }"
+    assert await attacker.codes(document, after=cursor) == ["CURSOR_INVALID"]
+
+
+@case("Mutation.saveWebhookEndpoint")
+async def _save_webhook_endpoint(victim: Tenant, attacker: Tenant) -> None:
+    endpoint, before = await _webhook(victim)
+    change = {"id": endpoint["id"], "url": "https://attacker.example.com", "enabled": False}
+    refused = (await _sees_nothing(attacker, SAVE_WEBHOOK, input=change))["data"]["saveWebhookEndpoint"]
+    assert refused == {"endpoint": None, "secret": None, "userErrors": [{"code": "NOT_FOUND"}]}
+    assert await victim.data(WEBHOOKS) == before
+
+
+@case("Mutation.deleteWebhookEndpoint")
+async def _delete_webhook_endpoint(victim: Tenant, attacker: Tenant) -> None:
+    endpoint, before = await _webhook(victim)
+    document = "mutation ($id: ID!) { deleteWebhookEndpoint(id: $id) { deletedId userErrors { code } } }"
+    refused = (await attacker.data(document, id=endpoint["id"]))["deleteWebhookEndpoint"]
+    assert refused == {"deletedId": None, "userErrors": [{"code": "NOT_FOUND"}]}
+    assert await victim.data(WEBHOOKS) == before
+
+
+ROTATE_WEBHOOK = """mutation ($id: ID!) {
+  rotateWebhookSecret(id: $id) { endpoint { id secrets { id } } secret userErrors { code } }
+}"""
+
+
+@case("Mutation.rotateWebhookSecret")
+async def _rotate_webhook_secret(victim: Tenant, attacker: Tenant) -> None:
+    endpoint, before = await _webhook(victim)
+    refused = (await attacker.data(ROTATE_WEBHOOK, id=endpoint["id"]))["rotateWebhookSecret"]
+    assert refused == {"endpoint": None, "secret": None, "userErrors": [{"code": "NOT_FOUND"}]}
+    assert await victim.data(WEBHOOKS) == before
+
+
+@case("Mutation.retireWebhookSecret")
+async def _retire_webhook_secret(victim: Tenant, attacker: Tenant) -> None:
+    endpoint, _ = await _webhook(victim)
+    rotated = (await victim.data(ROTATE_WEBHOOK, id=endpoint["id"]))["rotateWebhookSecret"]["endpoint"]
+    before = await victim.data(WEBHOOKS)
+    own = (await attacker.data(SAVE_WEBHOOK, input={**WEBHOOK, "description": None}))["saveWebhookEndpoint"]["endpoint"]
+    document = """mutation ($endpoint: ID!, $secret: ID!) {
+      retireWebhookSecret(endpointId: $endpoint, secretId: $secret) { endpoint { id } userErrors { code } }
+    }"""
+    for endpoint_id in (endpoint["id"], own["id"]):
+        tried = await attacker.data(document, endpoint=endpoint_id, secret=rotated["secrets"][0]["id"])
+        assert tried["retireWebhookSecret"] == {"endpoint": None, "userErrors": [{"code": "NOT_FOUND"}]}
+    assert await victim.data(WEBHOOKS) == before
+
+
+@case("Mutation.sendTestWebhook")
+async def _send_test_webhook(victim: Tenant, attacker: Tenant) -> None:
+    endpoint, _ = await _webhook(victim)
+    document = """mutation ($id: ID, $url: String, $type: String!) {
+      sendTestWebhook(endpointId: $id, url: $url, eventType: $type) { delivery { payload } userErrors { code } }
+    }"""
+    refused = (await attacker.data(document, id=endpoint["id"], type="push.sent"))["sendTestWebhook"]
+    assert refused == {"delivery": None, "userErrors": [{"code": "NOT_FOUND"}]}
+    # Nor does it know the names of another project's events.
+    unknown = (await attacker.data(document, url="https://own.example.com", type="victim.only"))["sendTestWebhook"]
+    assert unknown == {"delivery": None, "userErrors": [{"code": "NOT_FOUND"}]}
+
+
 @case("Subscription.eventStream")
 async def _event_stream(victim: Tenant, attacker: Tenant) -> None:
     document = """subscription ($filter: EventFilter, $after: Cursor) {
