@@ -28,8 +28,8 @@ VAULT = Vault(b"a secret of tests, long enough for it")
 
 
 @pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    async with open_database(database_url) as opened:
+async def database(module_database_url: str) -> AsyncIterator[Database]:
+    async with open_database(module_database_url) as opened:
         yield opened
 
 
@@ -47,7 +47,7 @@ async def test_what_is_stored_is_read_and_its_secrets_are_nowhere_in_the_row(dat
 
     async with database.connection() as connection:
         found = await read_credentials(connection, VAULT, project_id=project_id, kinds=["TWILIO", "SMTP"])
-        row = await connection.fetchval("SELECT providers::text FROM providers")
+        row = await connection.fetchval("SELECT string_agg(providers::text, '') FROM providers")
 
     assert list(found) == ["TWILIO"]
     twilio = found[ProviderKind.TWILIO]
@@ -79,7 +79,7 @@ async def test_another_project_sees_nothing_and_could_not_open_it(database: Data
     async with database.connection() as connection:
         assert await read_credentials(connection, VAULT, project_id=other, kinds=list(ProviderKind)) == {}
         assert await read_providers(connection, project_id=other, provider_ids=[provider_id]) == []
-        await connection.execute("UPDATE providers SET project_id = $1", other)
+        await connection.execute("UPDATE providers SET project_id = $1 WHERE provider_id = $2", other, provider_id)
         with pytest.raises(CannotOpen):
             await read_credentials(connection, VAULT, project_id=other, kinds=["TWILIO"])
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -43,8 +44,8 @@ async def peer() -> AsyncIterator[TwilioPeer]:
 
 
 @pytest.fixture
-async def gateway(database_url: str) -> AsyncIterator[Gateway]:
-    async with open_gateway(database_url) as opened:
+async def gateway(module_database_url: str) -> AsyncIterator[Gateway]:
+    async with open_gateway(module_database_url) as opened:
         opened.services = replace(opened.services, egress=Egress(allowed="127.0.0.0/8"))
         yield opened
 
@@ -65,6 +66,11 @@ async def work(gateway: Gateway) -> AsyncIterator[SmsWork]:
     http = HttpClient(gateway.services.egress)
     yield SmsWork(gateway.services.vault, http, public_url=gateway.services.public_url)
     await http.close()
+
+
+def project_id_of(tenant: Tenant) -> UUID:
+    assert tenant.viewer is not None
+    return tenant.viewer.project_id
 
 
 async def send(tenant: Tenant, **given: Any) -> Any:
@@ -181,7 +187,9 @@ async def test_a_revocation_after_acceptance_wins_at_dispatch(tenant: Tenant, wo
 async def test_a_person_erased_meanwhile_gets_nothing(tenant: Tenant, work: SmsWork) -> None:
     deliveries = await stored(tenant, await send(tenant, userIds=["ada"]))
     async with tenant.gateway.services.database.connection() as connection:
-        await connection.execute("DELETE FROM profiles WHERE user_id = 'ada'")
+        await connection.execute(
+            "DELETE FROM profiles WHERE user_id = 'ada' AND project_id = $1", project_id_of(tenant)
+        )
 
     assert await prepare(tenant, work, deliveries) == [Suppress(reason=SuppressedReason.ERASED)]
 
@@ -189,7 +197,7 @@ async def test_a_person_erased_meanwhile_gets_nothing(tenant: Tenant, work: SmsW
 async def test_in_europe_nothing_said_is_no(tenant: Tenant, work: SmsWork) -> None:
     assert tenant.viewer is not None
     async with tenant.gateway.services.database.connection() as connection:
-        await connection.execute("UPDATE projects SET region = 'eu'")
+        await connection.execute("UPDATE projects SET region = 'eu' WHERE project_id = $1", project_id_of(tenant))
     await say(tenant, "bob", ConsentState.GRANTED)
 
     sent = await send(tenant, userIds=["ada", "bob"], to=["+49 30 901820"])
@@ -265,13 +273,14 @@ async def test_a_request_that_cannot_work_makes_nothing(
     assert [(error["code"], error["path"]) for error in refused["userErrors"]] == [(code, path)]
     assert (refused["batchId"], refused["deliveries"]) == (None, [])
     async with tenant.gateway.services.database.connection() as connection:
-        assert await connection.fetchval("SELECT count(*) FROM deliveries") == 0
+        made = "SELECT count(*) FROM deliveries WHERE project_id = $1"
+        assert await connection.fetchval(made, project_id_of(tenant)) == 0
 
 
 async def test_without_a_provider_nothing_is_accepted_and_what_waited_is_refused(tenant: Tenant, work: SmsWork) -> None:
     deliveries = await stored(tenant, await send(tenant, userIds=["ada"]))
     async with tenant.gateway.services.database.connection() as connection:
-        await connection.execute("DELETE FROM providers")
+        await connection.execute("DELETE FROM providers WHERE project_id = $1", project_id_of(tenant))
 
     refused = await send(tenant, userIds=["ada"])
     [prepared] = await prepare(tenant, work, deliveries)
