@@ -57,3 +57,10 @@ async def find_by_provider_message(
         _SQL["find_by_provider_message"], project_id, provider_message_id, channel
     )
     return found
+
+
+async def stamp_reading(
+    connection: asyncpg.Connection, *, project_id: UUID, delivery_id: UUID, is_click: bool, now: datetime
+) -> None:
+    """Note when a mail was first opened, or a link in it first followed. Lock it first. `now` is business time."""
+    await connection.execute(_SQL["stamp_reading"], project_id, delivery_id, is_click, now)

@@ -26,3 +26,11 @@ FROM deliveries
 WHERE project_id = $1 AND provider_message_id = $2 AND channel = $3
 ORDER BY delivery_id
 LIMIT 1;
+
+-- name: stamp_reading
+-- Notes when a mail was first opened, and when a link in it was first followed.
+UPDATE deliveries
+SET
+    opened_at = CASE WHEN CAST($3 AS boolean) THEN opened_at ELSE coalesce(opened_at, $4) END,
+    clicked_at = CASE WHEN CAST($3 AS boolean) THEN coalesce(clicked_at, $4) ELSE clicked_at END
+WHERE project_id = $1 AND delivery_id = $2;
