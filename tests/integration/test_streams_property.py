@@ -2,9 +2,9 @@
 
 Several gateways, writers that delay, roll back and die between COMMIT and announcement, a Valkey that is restarted,
 paused, flushed and cut, PostgreSQL backends that are terminated, gateways that vanish, subscribers with random filters
-and slow sinks that drop and come back elsewhere with their last cursor. Afterwards what each of them received is
-compared with the table, filtered by SQL (not by the code under test): nothing lost, nothing twice, nothing disordered,
-nothing that was never committed.
+and slow sinks that drop and come back elsewhere with their last cursor; some follow events, some the transitions of
+deliveries. Afterwards what each of them received is compared with the table, filtered by SQL (not by the code under
+test): nothing lost, nothing twice, nothing disordered, nothing that was never committed.
 
 SENDORA_PROPERTY_SECONDS (default 20) runs it longer, SENDORA_PROPERTY_SEED repeats a run's choices.
 """
@@ -17,24 +17,33 @@ import random
 import secrets
 import signal
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 import asyncpg
 import msgspec
 import pytest
+from uuid_utils.compat import uuid7
 
 from db.database import Database
-from db.events import append_events, read_event_page, read_events_by_seq
+from db.delivery_filters import EVERY_DELIVERY, DeliveryFilter
+from db.delivery_records import NewDelivery
+from db.events import append_events, read_events_by_seq
 from db.filters import EVERYTHING, Condition, EventFilter
-from db.records import EventRecord, Lane, NewEvent
+from db.records import Lane, NewEvent
 from engine.announcements import Announcement
-from engine.cursors import Cursor, CursorKind
+from engine.cursors import Cursor
+from engine.dispatch.ledger import create_deliveries, record
+from engine.dispatch.status import transition_of
 from engine.errors import Unavailable
+from engine.lanes import DELIVERIES, EVENTS, LaneKind
 from engine.live.broadcast import Broadcast
 from engine.workers.relay import Relay
 from launch.embedded import EmbeddedValkey
+from tests.integration.delivery_support import new_delivery
 from tests.integration.log_support import make_project, new_event
 from tests.integration.stream_support import CODEC, Gateway, RecordingSink, Rendering
 
@@ -72,6 +81,16 @@ FILTERS = (
 )
 
 
+DELIVERY_FILTERS = (
+    EVERY_DELIVERY,
+    DeliveryFilter(channels=("SMS",)),
+    DeliveryFilter(statuses=("CANCELLED", "FAILED")),
+    DeliveryFilter(user_id="ann", event_types=("order.*",)),
+    DeliveryFilter(endpoint_id=UUID(int=1)),
+    DeliveryFilter(user_id="nobody"),
+)
+
+
 class World:
     """Everything that runs, and all that went wrong with it."""
 
@@ -81,6 +100,7 @@ class World:
         self.redis = redis
         self.gateways: list[Gateway] = []
         self.projects: list[UUID] = []
+        self.made: dict[UUID, list[NewDelivery]] = {}
         self.did: Counter[str] = Counter()
         self.violations: list[str] = []
         self.over = asyncio.Event()
@@ -114,12 +134,13 @@ class Subscriber:
     def __init__(self, world: World, number: int) -> None:
         self.world = world
         self.project_id = world.random.choice(world.projects)
-        self.event_filter = world.random.choice(FILTERS)
+        self.kind: LaneKind[Any, Any] = world.random.choice([EVENTS, EVENTS, DELIVERIES])
+        self.item_filter = world.random.choice(FILTERS if self.kind is EVENTS else DELIVERY_FILTERS)
         self.rendering = Rendering(delay=world.random.choice([None, None, 0.0, 0.002]))
         self.rendering.key = (number % 3, self.rendering._delay)
         self.received: list[int] = []
         self.start: int | None = 0 if world.random.random() < 0.5 else None
-        self.cursor = None if self.start is None else _cursor(self.project_id, 0)
+        self.cursor = None if self.start is None else self._cursor(0)
 
     async def live(self) -> None:
         while await self.world.sleep(0, 0.2):
@@ -131,7 +152,7 @@ class Subscriber:
 
         async def until_caught_up() -> None:
             async with asyncio.timeout(SETTLE_SECONDS):
-                while _position(self.project_id, self.cursor_now()) < head:  # noqa: ASYNC110
+                while self._position(self.cursor_now()) < head:  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
 
         await self._connect(gateway, until_caught_up, bounds=(None, 100))
@@ -145,7 +166,12 @@ class Subscriber:
         sink = RecordingSink(bound=self.world.random.choice(bounds), pause=0.003)
         try:
             self.member = await gateway.subscribe(
-                self.project_id, sink, item_filter=self.event_filter, after=self.cursor, rendering=self.rendering
+                self.project_id,
+                sink,
+                kind=self.kind,
+                item_filter=self.item_filter,
+                after=self.cursor,
+                rendering=self.rendering,
             )
         except Unavailable:
             self.world.did["join unavailable"] += 1
@@ -153,10 +179,16 @@ class Subscriber:
         self.world.did["joined"] += 1
         self.cursor = self.cursor or sink.announced[0]
         if self.start is None:
-            self.start = _position(self.project_id, self.cursor)
+            self.start = self._position(self.cursor)
         await stay()
         self.member.leave()
         self._note(sink)
+
+    def _cursor(self, seq: int) -> str:
+        return CODEC.encode(Cursor(self.kind.cursor, self.project_id, 1, (seq,)))
+
+    def _position(self, cursor: str) -> int:
+        return int(CODEC.decode(cursor, project_id=self.project_id, kinds=frozenset({self.kind.cursor})).key[0])
 
     def _note(self, sink: RecordingSink) -> None:
         self.received += sink.seqs
@@ -174,47 +206,77 @@ async def write(world: World) -> None:
     """Append in transactions that take their time, are rolled back, and are announced late, out of order or never."""
     while await world.sleep(0, 0.02):
         gateway, project_id = world.random.choice(world.gateways), world.random.choice(world.projects)
-        events = [_random_event(world) for _ in range(world.random.choice([1, 1, 1, 2, 5, 60]))]
+        append = world.random.choice([_append_events, _append_events, _make_deliveries, _cancel_deliveries])
         try:
-            records, epoch = await _commit_or_roll_back(world, gateway, project_id, events)
+            announcements = await _commit_or_roll_back(world, gateway, project_id, append)
         except DATABASE_ERRORS:
             world.did["append failed"] += 1
             continue
-        if records:
+        for announcement in announcements:
             asyncio.get_running_loop().call_later(
-                world.random.choice([0, 0, 0, 0.01, 0.1]), _announce, world, gateway, project_id, epoch, records
+                world.random.choice([0, 0, 0, 0.01, 0.1]), _announce, world, gateway, announcement
             )
 
 
+Append = Callable[[World, asyncpg.Connection, UUID, int], Awaitable[Sequence[Announcement]]]
+
+
 async def _commit_or_roll_back(
-    world: World, gateway: Gateway, project_id: UUID, events: list[NewEvent]
-) -> tuple[list[EventRecord], int]:
+    world: World, gateway: Gateway, project_id: UUID, append: Append
+) -> Sequence[Announcement]:
     async with gateway.database.connection() as connection:
         transaction = connection.transaction()
         await transaction.start()
-        result = await append_events(connection, project_id=project_id, batch_token=secrets.randbits(62), events=events)
-        records = await read_events_by_seq(connection, project_id=project_id, seqs=result.seqs)
+        announcements = await append(world, connection, project_id, world.random.choice([1, 1, 1, 2, 5, 60]))
         await asyncio.sleep(world.random.choice([0, 0, 0.003, 0.02]))
         if world.random.random() < 0.1:
             await transaction.rollback()
             world.did["rolled back"] += 1
-            return [], 0
+            return ()
         await transaction.commit()
-    world.did["events"] += len(events)
-    return records, result.epoch
+    for announcement in announcements:
+        world.did[f"items of {announcement.lane.name}"] += len(announcement.items)
+    return announcements
 
 
-def _announce(world: World, gateway: Gateway, project_id: UUID, epoch: int, records: list[EventRecord]) -> None:
+async def _append_events(
+    world: World, connection: asyncpg.Connection, project_id: UUID, count: int
+) -> Sequence[Announcement]:
+    events = [_random_event(world) for _ in range(count)]
+    result = await append_events(connection, project_id=project_id, batch_token=secrets.randbits(62), events=events)
+    records = await read_events_by_seq(connection, project_id=project_id, seqs=result.seqs)
     first, last = records[0].seq, records[-1].seq
+    return [Announcement(project_id, Lane.EVENTS, result.epoch, first, last, tuple(records))]
+
+
+async def _make_deliveries(
+    world: World, connection: asyncpg.Connection, project_id: UUID, count: int
+) -> Sequence[Announcement]:
+    """With the events that the taxonomy has names for, in the same transaction."""
+    deliveries = [_random_delivery(world) for _ in range(count)]
+    world.made.setdefault(project_id, []).extend(deliveries)
+    return await create_deliveries(connection, project_id=project_id, deliveries=deliveries, now=datetime.now(UTC))
+
+
+async def _cancel_deliveries(
+    world: World, connection: asyncpg.Connection, project_id: UUID, count: int
+) -> Sequence[Announcement]:
+    """Transitions alone, of some that were made (or rolled back: the lane does not look)."""
+    made = world.made.get(project_id, [])
+    transitions = [transition_of(each, before="QUEUED", after="CANCELLED") for each in made[-count:]]
+    return await record(connection, project_id=project_id, transitions=transitions, events=[], now=datetime.now(UTC))
+
+
+def _announce(world: World, gateway: Gateway, announcement: Announcement) -> None:
     match world.random.random():
         case lot if lot < 0.1:
             world.did["never announced"] += 1
             return
         case lot if lot < 0.2:
-            records = []
+            announcement = msgspec.structs.replace(announcement, items=())
     times = 2 if world.random.random() < 0.05 else 1
     for _ in range(times):
-        gateway.broadcast.announce(Announcement(project_id, Lane.EVENTS, epoch, first, last, tuple(records)))
+        gateway.broadcast.announce(announcement)
 
 
 async def disturb_redis(world: World) -> None:
@@ -283,11 +345,11 @@ async def test_what_a_resuming_client_received_equals_the_table(
         await asyncio.sleep(SECONDS)
         world.over.set()
 
-    tables = {project_id: await _heads(database_url, project_id) for project_id in world.projects}
+    heads = await _heads(database_url)
     async with asyncio.TaskGroup() as tasks:
         for subscriber in subscribers:
             gateway = world.random.choice(world.gateways)
-            tasks.create_task(subscriber.finish(gateway, tables[subscriber.project_id]))
+            tasks.create_task(subscriber.finish(gateway, heads[subscriber.project_id, subscriber.kind.lane]))
     faults = [fault for subscriber in subscribers for fault in await _compare(database_url, subscriber)]
     relay_over.set()
     await relay
@@ -296,13 +358,22 @@ async def test_what_a_resuming_client_received_equals_the_table(
     for gateway in world.gateways:
         await world.close_gateway(gateway)
 
-    received = sum(len(subscriber.received) for subscriber in subscribers)
+    received = Counter[Lane]()
+    for subscriber in subscribers:
+        received[subscriber.kind.lane] += len(subscriber.received)
     record_property("did", dict(world.did))
     print(f"received {received}; {dict(world.did)}")
     assert world.violations == []
     assert faults == []
-    assert received > 100
-    for what in ("events", "rolled back", "never announced", "backends terminated", "joined"):
+    assert min(received[Lane.EVENTS], received[Lane.DELIVERIES]) > 100
+    for what in (
+        "items of EVENTS",
+        "items of DELIVERIES",
+        "rolled back",
+        "never announced",
+        "backends terminated",
+        "joined",
+    ):
         assert world.did[what] > 0, what
 
 
@@ -311,14 +382,14 @@ async def _compare(database_url: str, subscriber: Subscriber) -> list[str]:
     try:
         expected, after = [], subscriber.start or 0
         while True:
-            page = await read_event_page(
+            page = await subscriber.kind.read_page(
                 connection,
                 project_id=subscriber.project_id,
                 after=after,
                 limit=10_000,
-                event_filter=subscriber.event_filter,
+                item_filter=subscriber.item_filter,
             )
-            expected += [event.seq for event in page.events]
+            expected += [item.seq for item in page.items]
             after = page.reached
             if after >= page.head.head:
                 break
@@ -329,15 +400,16 @@ async def _compare(database_url: str, subscriber: Subscriber) -> list[str]:
     lost = sorted(set(expected) - set(subscriber.received))
     twice = [seq for seq, times in Counter(subscriber.received).items() if times > 1]
     invented = sorted(set(subscriber.received) - set(expected))
-    return [f"{subscriber.event_filter} lost {lost[:9]} twice {twice[:9]} invented {invented[:9]}"]
+    return [f"{subscriber.item_filter} lost {lost[:9]} twice {twice[:9]} invented {invented[:9]}"]
 
 
-async def _heads(database_url: str, project_id: UUID) -> int:
+async def _heads(database_url: str) -> dict[tuple[UUID, Lane], int]:
     connection = await asyncpg.connect(database_url)
     try:
-        return int(await connection.fetchval("SELECT head FROM heads WHERE project_id = $1 AND lane = 1", project_id))
+        rows = await connection.fetch("SELECT project_id, lane, head FROM heads")
     finally:
         await connection.close()
+    return {(row["project_id"], Lane(row["lane"])): row["head"] for row in rows}
 
 
 def _random_event(world: World) -> NewEvent:
@@ -350,12 +422,17 @@ def _random_event(world: World) -> NewEvent:
     )
 
 
-def _cursor(project_id: UUID, seq: int) -> str:
-    return CODEC.encode(Cursor(CursorKind.EVENTS, project_id, 1, (seq,)))
-
-
-def _position(project_id: UUID, cursor: str) -> int:
-    return int(CODEC.decode(cursor, project_id=project_id, kinds=frozenset({CursorKind.EVENTS})).key[0])
+def _random_delivery(world: World) -> NewDelivery:
+    status = world.random.choice(["QUEUED", "QUEUED", "FAILED"])
+    return new_delivery(
+        datetime.now(UTC),
+        delivery_id=uuid7(),
+        status=status,
+        channel=world.random.choice(["PUSH", "SMS"]),
+        user_id=world.random.choice(USERS),
+        event_type=world.random.choice([None, *TYPES]),
+        endpoint_id=world.random.choice([None, UUID(int=1), UUID(int=2)]),
+    )
 
 
 def _start_here(redis: EmbeddedValkey) -> None:
