@@ -1,9 +1,10 @@
 """Who may send how much at once in this process: lanes per host and account, shares per project, a bound for all.
 
 Guarantees: a lane has at most `LANE_LIMIT` attempts under way, the process at most `PROCESS_LIMIT` deliveries that are
-claimed and not yet settled; whatever hangs, there is room for others. The bound of a lane shrinks as the process fills
-up, to a share of what is left (the dynamic thresholds of shared-memory switches): so ten or a hundred hanging hosts can
-never take the last place, and a single busy one has all it needs. A project may hold as much as is left to others.
+claimed and not yet settled; whatever hangs, there is room for others. A lane begins narrow and widens with every
+answer, as TCP's window does: a hundred hosts that never answer hold a few hundred places, and a lively one has all it
+needs after four round trips. Its bound shrinks too as the process fills up, to a share of what is left (the dynamic
+thresholds of shared-memory switches), for hosts that hang all at once. A project may hold as much as is left to others.
 Whoever finds a lane full waits in its queue, and is called in turn when there is room; the room is shared out.
 Real time only; in memory; not shared between processes.
 """
@@ -22,12 +23,14 @@ from engine.dispatch.values import lane_key
 
 LANE_LIMIT = 64
 """Attempts at once to one host or account: enough for thousands a second at 20 ms, bearable for a small receiver."""
+FIRST_WINDOW = 4
+"""Attempts at once to a host or account that has not answered yet."""
 PROCESS_LIMIT = 1024
 """Deliveries claimed and not settled. Bounds memory: each may carry a body of some hundred KiB."""
 LANE_SHARE = 8
-"""A lane may have an eighth of what is left: sixteen hanging hosts leave a third of the process to others."""
+"""A lane may have an eighth of what is left."""
 MAX_IDLE_LANES = 10_000
-"""Lanes remembered although nothing is under way: those whose breaker has something to remember."""
+"""Lanes remembered although nothing is under way, for what is known of their hosts."""
 
 Answer = Literal["answered", "failed", "unused"]
 """Whether host or account answered, did not, or was never asked."""
@@ -37,6 +40,7 @@ class Lane(msgspec.Struct):
     """What goes to one host or through one account."""
 
     sending: int = 0
+    window: int = FIRST_WINDOW
     breaker: Breaker = Breaker()
     waiting: dict[UUID, None] = {}
 
@@ -100,8 +104,10 @@ class Lanes:
         match answer:
             case "answered":
                 lane.breaker = succeeded()
+                lane.window = min(lane.window + 1, self._lane_limit)
             case "failed":
                 lane.breaker = failed(lane.breaker, self._monotonic(), was_probe=slot.is_probe)
+                lane.window = max(lane.window // 2, FIRST_WINDOW)
             case "unused" if slot.is_probe:
                 lane.breaker = abandoned(lane.breaker)
         self._forget_idle(slot.lane)
@@ -136,13 +142,13 @@ class Lanes:
     def _lane_room(self, project_id: UUID, key: str) -> int:
         lane = self._lanes.get(key)
         if lane is None:
-            return self._limit()
+            return min(self._limit(), FIRST_WINDOW)
         whole = self._room_of(lane)
         others = len(lane.waiting.keys() - {project_id})
         return min(whole, max(1, whole // (1 + others)))
 
     def _room_of(self, lane: Lane) -> int:
-        left = max(0, self._limit() - lane.sending)
+        left = max(0, min(self._limit(), lane.window) - lane.sending)
         allowed = room(lane.breaker, self._monotonic())
         return left if allowed is None else min(left, allowed)
 
@@ -152,7 +158,7 @@ class Lanes:
 
     def _forget_idle(self, key: str) -> None:
         lane = self._lanes[key]
-        if not lane.sending and not lane.waiting and lane.breaker == Breaker():
+        if not lane.sending and not lane.waiting and lane.window == FIRST_WINDOW and lane.breaker == Breaker():
             del self._lanes[key]
         elif len(self._lanes) > MAX_IDLE_LANES:
             idle = next((name for name, other in self._lanes.items() if not other.sending and not other.waiting), None)
