@@ -33,7 +33,7 @@ async def lock_finished(
 ) -> list[NewTransition]:
     """Lock finished deliveries until the transaction ends, sorted by id; the transitions that queue them for a batch.
 
-    What deliveries carry may be large and is not read.
+    Give the ids sorted. What deliveries carry may be large and is not read.
     """
     rows = await connection.fetch(_SQL["lock_finished"], project_id, delivery_ids, batch_id)
     return [NewTransition(**dict(row.items())) for row in rows]
@@ -50,7 +50,7 @@ async def find_unchanged(
 async def requeue_deliveries(
     connection: asyncpg.Connection, *, project_id: UUID, delivery_ids: Sequence[UUID], batch_id: UUID, now: datetime
 ) -> None:
-    """Make deliveries QUEUED again for a batch, due at `now` (business time). Lock them first.
+    """Make deliveries QUEUED again for a batch, due at `now` (business time). Lock them first; give the ids sorted.
 
     The schedule of retries starts again; attempts, variant and depth stay.
     """

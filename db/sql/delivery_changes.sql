@@ -17,6 +17,8 @@ SELECT
     endpoint_id, event_type, CAST(NULL AS text) AS error_code
 FROM deliveries
 WHERE project_id = $1 AND delivery_id = ANY($2)
+    -- Says nothing new, but leads to the primary key before the planner knows the table.
+    AND delivery_id BETWEEN (CAST($2 AS uuid[]))[1] AND (CAST($2 AS uuid[]))[cardinality($2)]
 ORDER BY delivery_id
 FOR NO KEY UPDATE;
 
@@ -39,4 +41,5 @@ UPDATE deliveries
 SET status = 'QUEUED', batch_id = $3, next_attempt_at = $4, scheduled_for = $4, schedule_offset = attempt_count,
     suppressed_reason = NULL, error_code = NULL, error_message = NULL, error_permanent = NULL, error_hint = NULL,
     sent_at = NULL, delivered_at = NULL, finished_at = NULL
-WHERE project_id = $1 AND delivery_id = ANY($2);
+WHERE project_id = $1 AND delivery_id = ANY($2)
+    AND delivery_id BETWEEN (CAST($2 AS uuid[]))[1] AND (CAST($2 AS uuid[]))[cardinality($2)];
