@@ -16,6 +16,7 @@ from h2.errors import ErrorCodes
 
 from engine.channels import apns, apns_connection
 from engine.channels.apns import ApnsSender
+from engine.channels.apns_connection import ApnsConnection, ApnsPool
 from engine.channels.apns_reasons import REASONS, Blame
 from engine.channels.base import Accepted, Deferred, Outcome, Rejected, Unknown
 from engine.channels.push_message import (
@@ -408,6 +409,7 @@ async def test_goaway_in_the_middle_loses_and_repeats_nothing(apple: Apple) -> N
         == tokens[:20]
     )
     assert apple.production.connections_made == 2
+    await until(lambda: len(apple.production.connections) == 1)
 
 
 async def test_goaway_with_what_it_counts_as_processed_unanswered_is_unknown(apple: Apple) -> None:
@@ -441,6 +443,44 @@ async def test_a_cancelled_send_disturbs_nobody(apple: Apple) -> None:
     assert isinstance(await apple.send(), Accepted)
     assert apple.production.connections_made == 1
     assert set(apple.production.apns_ids.values()) == {1}
+
+
+async def test_a_cancelled_send_gives_its_stream_back(opened: Opener) -> None:
+    apple = await opened(max_streams=2)
+    for token in ("cd" * 32, "ef" * 32):
+        apple.production.scripts[token] = [Stall()]
+    stalled = [asyncio.create_task(apple.send(token)) for token in ("cd" * 32, "ef" * 32)]
+    await until(lambda: apple.production.requests == 2)
+    waiting = asyncio.create_task(apple.send())
+    await asyncio.sleep(0)
+    for send in stalled:
+        send.cancel()
+
+    assert isinstance(await waiting, Accepted)
+    assert apple.production.connections_made == 1
+
+
+async def test_what_found_no_stream_in_time_was_not_sent(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apns, "SEND_SECONDS", 0.1)
+    apple = await opened(max_streams=0)
+
+    outcome = await apple.send()
+
+    assert isinstance(outcome, Deferred)
+    assert apple.production.requests == 0
+
+
+async def test_a_refused_send_that_could_not_be_repeated_in_time_was_not_sent(
+    apple: Apple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await apple.send("cd" * 32)
+    monkeypatch.setattr(apns, "SEND_SECONDS", 0.1)
+    apple.production.scripts[TOKEN] = [Reply(403, "ExpiredProviderToken", max_streams=0)]
+
+    outcome = await apple.send()
+
+    assert isinstance(outcome, Deferred)
+    assert apple.production.requests == 2
 
 
 async def test_no_answer_in_time_is_unknown_and_others_get_another_connection(
@@ -581,12 +621,60 @@ async def test_the_guard_is_asked_before_anything_is_dialled(apple: Apple) -> No
 
 
 async def test_a_dead_host_is_not_hammered(apple: Apple) -> None:
-    credentials = msgspec.structs.replace(apple.credentials, ca_certificate=None)
+    accepted = 0
+
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal accepted
+        accepted += 1
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1")
+    url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    credentials = msgspec.structs.replace(apple.credentials, production_url=url)
 
     outcomes = await asyncio.gather(*(apple.send(credentials=credentials) for _ in range(50)))
+    server.close()
+    await server.wait_closed()
 
     assert {type(outcome) for outcome in outcomes} == {Deferred}
-    assert apple.production.connections_made <= 2
+    assert accepted == 1
+
+
+async def test_a_server_without_http2_is_not_waited_for(apple: Apple) -> None:
+    class Silent(asyncio.Protocol):
+        pass
+
+    context = apple.production.authority.server_context()
+    server = await asyncio.get_running_loop().create_server(Silent, "127.0.0.1", ssl=context)
+    url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+    async with asyncio.timeout(apns_connection.CONNECT_SECONDS / 2):
+        outcome = await apple.send(credentials=msgspec.structs.replace(apple.credentials, production_url=url))
+    server.close()
+    await server.wait_closed()
+
+    assert isinstance(outcome, Deferred)
+
+
+async def test_a_connection_lost_before_it_was_kept_is_not_kept(apple: Apple, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = ApnsPool.create_connection
+
+    async def create_and_lose(pool: ApnsPool) -> ApnsConnection:
+        connection = await create(pool)
+        for accepted in list(apple.production.connections):
+            accepted.hang_up()
+        await connection.lost
+        return connection
+
+    monkeypatch.setattr(ApnsPool, "create_connection", create_and_lose)
+    assert isinstance(await apple.send(), Deferred)
+    monkeypatch.undo()
+    monkeypatch.setattr(apns_connection, "RECONNECT_PAUSE_SECONDS", 0)
+
+    assert isinstance(await apple.send(), Accepted)
+    client = next(iter(apple.sender._clients.values()))
+    assert len(client._pools[PushEnvironment.PRODUCTION].connections) == 1
 
 
 async def test_an_idle_connection_is_closed_and_made_anew(apple: Apple, monkeypatch: pytest.MonkeyPatch) -> None:

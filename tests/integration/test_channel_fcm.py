@@ -331,6 +331,21 @@ async def test_no_token_in_time_is_not_unknown(firebase: Firebase, monkeypatch: 
     assert firebase.peer.requests == 0
 
 
+async def test_a_refused_send_that_could_not_be_repeated_in_time_was_not_sent(
+    firebase: Firebase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await firebase.send()
+    firebase.peer.revoke_access_tokens()
+    monkeypatch.setattr(fcm, "SEND_SECONDS", 0.2)
+    firebase.peer.token_gate = asyncio.Event()
+
+    outcome = await firebase.send()
+    firebase.peer.token_gate.set()
+
+    assert isinstance(outcome, Deferred)
+    assert len(firebase.peer.accepted) == 1
+
+
 @pytest.mark.parametrize(("size", "is_taken"), [(4096, True), (4097, False)])
 async def test_a_payload_has_at_most_4096_bytes(firebase: Firebase, size: int, is_taken: bool) -> None:
     def message(body: str) -> FcmMessage:

@@ -24,7 +24,7 @@ from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import DataReceived, Event, RequestReceived, StreamEnded, StreamReset
 from h2.exceptions import ProtocolError
-from h2.settings import SettingCodes
+from h2.settings import SettingCodes, Settings
 
 from tests.peers.authority import Authority
 
@@ -35,7 +35,7 @@ _PUSH_TYPES = {"alert", "background", "voip", "complication", "fileprovider", "m
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """An answer. With `reason` None it has no body, unless `body` gives one."""
+    """An answer. With `reason` None it has no body, unless `body` gives one. `max_streams` is said before it."""
 
     status: int = 200
     reason: str | None = None
@@ -43,6 +43,7 @@ class Reply(msgspec.Struct, frozen=True):
     body: bytes | None = None
     headers: tuple[tuple[str, str], ...] = ()
     with_apns_id: bool = True
+    max_streams: int | None = None
 
 
 class Reset(msgspec.Struct, frozen=True):
@@ -267,7 +268,9 @@ class _Connection(asyncio.Protocol):
         if transport.get_extra_info("ssl_object").selected_alpn_protocol() != "h2":
             transport.abort()
             return
-        self._h2.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: self._peer.max_streams})
+        self._h2.local_settings = Settings(
+            client=False, initial_values={SettingCodes.MAX_CONCURRENT_STREAMS: self._peer.max_streams}
+        )
         self._h2.initiate_connection()
         self._flush()
 
@@ -333,6 +336,8 @@ class _Connection(asyncio.Protocol):
 
     def reply(self, stream_id: int, reply: Reply, request: dict[str, str]) -> None:
         """Nothing, if the client has reset the stream."""
+        if reply.max_streams is not None:
+            self._h2.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: reply.max_streams})
         headers = [(":status", str(reply.status)), *reply.headers]
         if reply.with_apns_id:
             headers.append(("apns-id", request.get("apns-id", "").upper()))
