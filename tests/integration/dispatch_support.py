@@ -173,5 +173,5 @@ async def checked_steps(connection: asyncpg.Connection, project_id: UUID) -> dic
 async def until(condition: Callable[[], bool], *, seconds: float = 10) -> None:
     """Wait for something that must happen."""
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
