@@ -85,6 +85,10 @@ class TooManyReplays(msgspec.Struct, frozen=True):
     """The project has `MAX_UNFINISHED_REPLAYS` that are not finished."""
 
 
+class _TooMany(Exception):  # noqa: N818
+    """Rolls an acceptance back."""
+
+
 class _Chunk(msgspec.Struct, frozen=True):
     """What one transaction has queued."""
 
@@ -126,9 +130,7 @@ class Replays:
         batch_id, now = uuid7(), self._clock.now()
         progress = ReplayProgress(delivery_filter, found.head, found.last)
 
-        async def action(connection: asyncpg.Connection) -> _Chunk | TooManyReplays:
-            if await count_unfinished_replays(connection, project_id=project_id) >= MAX_UNFINISHED_REPLAYS:
-                return TooManyReplays()
+        async def action(connection: asyncpg.Connection) -> _Chunk:
             made = await insert_replay(
                 connection,
                 project_id=project_id,
@@ -139,12 +141,17 @@ class Replays:
             )
             if not made:
                 return await _chunk_of_lost_answer(connection, project_id, batch_id)
+            if await count_unfinished_replays(connection, project_id=project_id) > MAX_UNFINISHED_REPLAYS:
+                raise _TooMany
             return await _replay_chunk(connection, project_id, batch_id, progress, now, limit=self._chunk, shown=True)
 
-        done = await run_transaction(self._database, action)
-        if isinstance(done, TooManyReplays):
-            return done
+        try:
+            done = await run_transaction(self._database, action)
+        except _TooMany:
+            return TooManyReplays()
         self._tell(project_id, done.announcements)
+        if found.deliveries > self._chunk:
+            self._wake(Work(WorkKind.REPLAYS, project_id))
         return BulkReplay(batch_id, found.deliveries, done.shown)
 
     async def go_on(self, *, project_id: UUID) -> bool:

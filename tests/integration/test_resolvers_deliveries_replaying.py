@@ -277,7 +277,8 @@ async def test_a_large_replay_goes_on_in_chunks_and_shows_its_first_100(shop: Te
     assert count == 2_500
     async with services.database.connection() as connection:
         assert await find_replaying_projects(connection) == []
-    assert gateway.woken == [Work(WorkKind.DELIVERIES, project_of(shop))] * 3
+    kinds = [WorkKind.DELIVERIES, WorkKind.REPLAYS, WorkKind.DELIVERIES, WorkKind.DELIVERIES]
+    assert gateway.woken == [Work(kind, project_of(shop)) for kind in kinds]
 
 
 async def test_a_replay_of_20_000_survives_workers_that_die_and_queues_each_delivery_once(shop: Tenant) -> None:
@@ -359,6 +360,17 @@ async def test_an_acceptance_whose_answer_was_lost_is_one_replay(shop: Tenant) -
     assert batch["batch_id"] == begun.batch_id
     await finish(shop, chunk=2)
     assert all(len(steps) == 1 for steps in (await transitions_of(shop)).values())
+
+
+async def test_the_last_replay_that_is_allowed_is_accepted_although_its_answer_was_lost(shop: Tenant) -> None:
+    await fill_deliveries(shop, 30)
+    wanted = DeliveryFilter(statuses=("FAILED",))
+    for _ in range(MAX_UNFINISHED_REPLAYS - 1):
+        await begin(shop, chunk=1, delivery_filter=wanted)
+    begun = await replays_that_die(shop, ConnectionResetError, ["after", None], chunk=1).begin(
+        project_id=project_of(shop), delivery_filter=wanted, found=await replay_set(shop, wanted)
+    )
+    assert isinstance(begun, BulkReplay)
 
 
 async def test_a_replay_whose_answer_was_lost_is_one_replay(shop: Tenant) -> None:
