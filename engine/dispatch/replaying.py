@@ -85,7 +85,7 @@ class TooManyReplays(msgspec.Struct, frozen=True):
     """The project has `MAX_UNFINISHED_REPLAYS` that are not finished."""
 
 
-class _TooMany(Exception):  # noqa: N818
+class _TooMany(Exception):
     """Rolls an acceptance back."""
 
 
