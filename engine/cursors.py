@@ -37,6 +37,7 @@ class CursorKind(IntEnum):
     DELIVERY_LIST = 7
     WEBHOOK_ENDPOINTS = 8
     PUSH_TOKENS = 9
+    TEMPLATES = 10
 
 
 class Cursor(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -21,6 +21,7 @@ from engine.announcements import Announcement
 from engine.clock import Clock
 from engine.cursors import CursorCodec
 from engine.egress import Egress
+from engine.email.domains import LookUpTxt, txt_look_up
 from engine.identity import Viewer
 from engine.live.streams import Streams
 from engine.log import EventLog
@@ -38,7 +39,7 @@ class Services:
     """What every operation of this process shares. `announce` and `wake` never block; `region` is `us` or `eu`;
     `public_url` is where this deployment is reached from outside, without a slash at its end.
 
-    `database` is for look-ups by key, `readers` for whatever may take long.
+    `database` is for look-ups by key, `readers` for whatever may take long; `look_up_txt` asks DNS.
     """
 
     database: Database
@@ -54,6 +55,7 @@ class Services:
     egress: Egress
     wake: Callable[[Work], None]
     public_url: str
+    look_up_txt: LookUpTxt = field(default_factory=txt_look_up)
 
 
 class Context:

@@ -26,6 +26,8 @@ from db.profiles import read_profiles, read_profiles_by_user
 from db.providers import ProviderRecord, read_providers
 from db.push_tokens import PushTokenRecord, read_push_tokens, read_tokens_by_user
 from db.records import ApiKeyRecord, EventRecord, ProfileRecord
+from db.sender_domains import SenderDomainRecord, read_sender_domains
+from db.templates import TemplateRecord, read_templates
 from db.webhook_endpoints import WebhookEndpointRecord, read_webhook_endpoints
 
 MAX_KEYS = 500
@@ -200,6 +202,18 @@ class Lookups:
             ),
             lambda record: record.endpoint_id,
         )
+        self.templates: Lookup[UUID, TemplateRecord | None] = _rows(
+            database,
+            lambda connection, project_id, keys: read_templates(connection, project_id=project_id, template_ids=keys),
+            lambda record: record.template_id,
+        )
+        self.sender_domains: Lookup[UUID, SenderDomainRecord | None] = _rows(
+            database,
+            lambda connection, project_id, keys: read_sender_domains(
+                connection, project_id=project_id, sender_domain_ids=keys
+            ),
+            lambda record: record.sender_domain_id,
+        )
         self.push_tokens: Lookup[UUID, PushTokenRecord | None] = _rows(
             database,
             lambda connection, project_id, keys: read_push_tokens(
@@ -227,5 +241,7 @@ class Loaders:
         self.providers = Loader(lookups.providers)
         self.inbound_endpoints = Loader(lookups.inbound_endpoints)
         self.webhook_endpoints = Loader(lookups.webhook_endpoints)
+        self.templates = Loader(lookups.templates)
+        self.sender_domains = Loader(lookups.sender_domains)
         self.push_tokens = Loader(lookups.push_tokens)
         self.push_tokens_by_user = Loader(lookups.push_tokens_by_user)

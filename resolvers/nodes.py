@@ -12,6 +12,8 @@ import msgspec
 from db.delivery_records import DeliveryRecord
 from db.push_tokens import PushTokenRecord
 from db.records import ApiKeyRecord, EventRecord, ProfileRecord, ProjectRecord
+from db.sender_domains import SenderDomainRecord
+from db.templates import TemplateRecord
 from db.webhook_endpoints import WebhookEndpointRecord
 from engine.errors import BadUserInput
 from engine.identity import Role, Viewer
@@ -51,6 +53,8 @@ Found: TypeAlias = (
     | ShownEndpoint
     | WebhookEndpointRecord
     | PushTokenRecord
+    | TemplateRecord
+    | SenderDomainRecord
 )
 
 
@@ -89,6 +93,10 @@ async def _find(ctx: Context, viewer: Viewer, node_id: NodeId) -> Found | None:
             return await ctx.loaders.webhook_endpoints.load((viewer.project_id, node_id.uuid))
         case NodeKind.PUSH_TOKEN:
             return await ctx.loaders.push_tokens.load((viewer.project_id, node_id.uuid))
+        case NodeKind.TEMPLATE:
+            return await ctx.loaders.templates.load((viewer.project_id, node_id.uuid))
+        case NodeKind.SENDER_DOMAIN:
+            return await ctx.loaders.sender_domains.load((viewer.project_id, node_id.uuid))
         case NodeKind.PROVIDER:
             provider = await ctx.loaders.providers.load((viewer.project_id, node_id.uuid))
             return None if provider is None else show_provider(ctx, provider)

@@ -18,7 +18,9 @@ from schema.provider import Provider
 from schema.push_token import PushToken
 from schema.query import Query
 from schema.scalars import SCALARS
+from schema.sender_domain import SenderDomain
 from schema.subscription import Subscription
+from schema.template import Template
 from schema.webhook_endpoint import WebhookEndpoint
 from schema.withheld import read_attribute
 
@@ -40,6 +42,8 @@ def build_schema() -> strawberry.Schema:
             InboundEndpoint,
             Provider,
             PushToken,
+            SenderDomain,
+            Template,
             WebhookEndpoint,
         ],
         config=StrawberryConfig(scalar_map=SCALARS, default_resolver=read_attribute),

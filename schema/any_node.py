@@ -5,6 +5,8 @@ from __future__ import annotations
 from db.delivery_records import DeliveryRecord
 from db.push_tokens import PushTokenRecord
 from db.records import ApiKeyRecord, ProfileRecord, ProjectRecord
+from db.sender_domains import SenderDomainRecord
+from db.templates import TemplateRecord
 from db.webhook_endpoints import WebhookEndpointRecord
 from engine.providers.configuring import ShownProvider
 from resolvers.inbound import ShownEndpoint
@@ -17,6 +19,8 @@ from schema.profile import Profile
 from schema.project import ApiKey, Organization, Project
 from schema.provider import Provider
 from schema.push_token import PushToken
+from schema.sender_domain import SenderDomain
+from schema.template import Template
 from schema.webhook_endpoint import WebhookEndpoint
 
 
@@ -41,6 +45,10 @@ def as_node(found: Found | None) -> Node | None:
             return WebhookEndpoint.of(found)
         case PushTokenRecord():
             return PushToken.of(found)
+        case TemplateRecord():
+            return Template.of(found)
+        case SenderDomainRecord():
+            return SenderDomain.of(found)
         case ShownProvider():
             return Provider.of(found)
         case ShownEndpoint():

@@ -26,14 +26,13 @@ from engine.contacts import Malformed, parse_email
 from engine.dispatch.sending import SendRefused
 from engine.dispatch.values import DEFAULT_PROVIDER_SCHEDULE, Channel, DeliveryError, DeliveryStatus, EmailContent
 from engine.email.accounts import read_mail_account
-from engine.email.message import MAX_SUBJECT_CHARACTERS
 from engine.email.policy import NO_ADDRESS, held_back
 from engine.email.sender import NO_SENDER, Mailbox, decide_sender, read_mailbox
 from engine.email.standing import Standings, lock_standings
 from engine.email.work import DISPATCH_KEY
 from engine.errors import UserError
 from engine.events import MAX_ID_CHARACTERS
-from engine.templates.liquid import MAX_TEMPLATE_BYTES, check_template
+from engine.templates.texts import check_texts
 from engine.vault import Vault
 
 if TYPE_CHECKING:
@@ -267,28 +266,6 @@ def _check_texts(request: EmailRequest) -> list[UserError]:
         if not (request.body_html or request.body_text or "").strip():
             errors.append(UserError("A mail needs a body, or a template.", "INVALID", ("input", "bodyHtml")))
     return errors + check_texts(subject=request.subject, body_html=request.body_html, body_text=request.body_text)
-
-
-def check_texts(*, subject: str | None, body_html: str | None, body_text: str | None) -> list[UserError]:
-    """What is wrong with texts, be they a send's own or a template's."""
-    errors = []
-    if subject is not None and len(subject) > MAX_SUBJECT_CHARACTERS:
-        message = f"A subject has at most {MAX_SUBJECT_CHARACTERS} characters."
-        errors.append(UserError(message, "LIMIT_EXCEEDED", ("input", "subject")))
-    for name, text in (("subject", subject), ("bodyHtml", body_html), ("bodyText", body_text)):
-        problem = None if text is None else _text_problem(text)
-        if problem is not None:
-            errors.append(UserError(problem[0], problem[1], ("input", name)))
-    return errors
-
-
-def _text_problem(text: str) -> tuple[str, str] | None:
-    if len(text.encode()) > MAX_TEMPLATE_BYTES:
-        return f"It may have {MAX_TEMPLATE_BYTES // 1024} KiB.", "LIMIT_EXCEEDED"
-    if "\0" in text:
-        return "A text cannot hold a NUL character.", "INVALID"
-    problem = check_template(text)
-    return None if problem is None else (problem, "INVALID")
 
 
 def _check_mailbox(text: str | None, name: str) -> list[UserError]:

@@ -16,8 +16,6 @@ import msgspec
 
 from engine.email.sender import Mailbox, read_mailbox
 
-MAX_SUBJECT_CHARACTERS = 998
-"""One line of a mail, RFC 5322 section 2.1.1."""
 _BREAKS = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]+")
 
 

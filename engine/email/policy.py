@@ -16,10 +16,11 @@ from engine.channels.base import Refuse, Suppress
 from engine.consent import ConsentState, allows
 from engine.dispatch.values import Channel, DeliveryError, EmailContent, SuppressedReason
 from engine.email.html import HtmlContent, read_html
-from engine.email.message import MAX_SUBJECT_CHARACTERS, Mail, message_id_of, one_line
+from engine.email.message import Mail, message_id_of, one_line
 from engine.email.scan import scan
 from engine.email.sender import Mailbox
 from engine.templates.liquid import CannotRender, TemplateValues, render
+from engine.templates.texts import MAX_SUBJECT_CHARACTERS
 
 NO_ADDRESS = DeliveryError(
     code="NO_ADDRESS",

@@ -1,0 +1,99 @@
+"""Sending mail."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import msgspec
+
+from db.delivery_records import NewDelivery
+from engine.dispatch.sending import Sending, SendRefused, SentBatch, check_idempotency_key
+from engine.dispatch.values import Channel
+from engine.email.accepting import EmailRequest, check_request, make_deliveries
+from engine.errors import UserError
+from engine.identity import Role
+from engine.node_ids import NodeKind, parse_node_id
+from resolvers.context import Context
+from resolvers.permissions import require
+
+if TYPE_CHECKING:
+    import asyncpg
+
+
+class EmailArguments(msgspec.Struct, frozen=True, kw_only=True):
+    """SendEmailInput as it comes in."""
+
+    user_ids: tuple[str, ...] = ()
+    to: tuple[str, ...] = ()
+    audience_id: str | None = None
+    template_id: str | None = None
+    subject: str | None = None
+    body_html: str | None = None
+    body_text: str | None = None
+    sender: str | None = None
+    reply_to: str | None = None
+    variables: Mapping[str, Any] | None = None
+    scheduled_for: datetime | None = None
+    idempotency_key: str | None = None
+
+
+async def send_email(ctx: Context, *, arguments: EmailArguments) -> tuple[SentBatch | None, tuple[UserError, ...]]:
+    """Accept a mail to people and addresses."""
+    viewer = require(ctx, Role.EDITOR)
+    services, request = ctx.services, _request(arguments)
+    errors = (
+        *_check_references(arguments, request),
+        *check_idempotency_key(arguments.idempotency_key, "input", "idempotencyKey"),
+        *check_request(request, now=services.clock.now()),
+    )
+    if errors:
+        return None, errors
+
+    async def make(connection: asyncpg.Connection, batch_id: UUID, now: datetime) -> Sequence[NewDelivery]:
+        return await make_deliveries(
+            connection, services.vault, request, project_id=viewer.project_id, batch_id=batch_id, now=now
+        )
+
+    sending = Sending(services.database, services.clock, services.announce, services.wake)
+    try:
+        batch = await sending.send(
+            project_id=viewer.project_id,
+            kind=Channel.EMAIL,
+            idempotency_key=arguments.idempotency_key,
+            request=request,
+            make=make,
+        )
+    except SendRefused as refused:
+        return None, refused.errors
+    finally:
+        ctx.forget_reads()
+    return batch, ()
+
+
+def _request(arguments: EmailArguments) -> EmailRequest:
+    parsed = None if arguments.template_id is None else parse_node_id(arguments.template_id)
+    return EmailRequest(
+        user_ids=arguments.user_ids,
+        to=arguments.to,
+        template_id=parsed.uuid if parsed is not None and parsed.kind is NodeKind.TEMPLATE else None,
+        subject=arguments.subject,
+        body_html=arguments.body_html,
+        body_text=arguments.body_text,
+        sender=arguments.sender,
+        reply_to=arguments.reply_to,
+        variables=arguments.variables,
+        scheduled_for=arguments.scheduled_for,
+    )
+
+
+def _check_references(arguments: EmailArguments, request: EmailRequest) -> list[UserError]:
+    """Projects have no audiences yet."""
+    errors = []
+    if arguments.audience_id is not None:
+        errors.append(UserError("This project has no such audience.", "NOT_FOUND", ("input", "audienceId")))
+    if arguments.template_id is not None and request.template_id is None:
+        errors.append(UserError("This project has no such template.", "NOT_FOUND", ("input", "templateId")))
+    return errors
