@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from db.database import Database
 from db.failures import is_passing, is_statement_timeout
 from engine.clock import DatabaseClock
 from engine.cursors import CursorCodec
+from engine.email.unsubscribe import UnsubscribeTokens
 from engine.errors import GatewayError, TimedOut, Unavailable
 from engine.identity import Identities, Viewer
 from engine.live.broadcast import Broadcast
@@ -30,11 +31,12 @@ from engine.live.revocations import Revocations
 from engine.live.streams import Streams
 from engine.log import EventLog
 from engine.reading import POOL_SIZE, Readers
+from inbound import routes as inbound_routes
 from resolvers.context import Context, Services
 from resolvers.loaders import Lookups
 from schema import build_schema
 from schema.decoders import DECODERS
-from settings import Settings, egress_of, public_url_of, required, vault_of
+from settings import Settings, egress_of, public_url_of, required, secrets_of, vault_of
 from telemetry import Metrics, Readings
 from transport.application import InputDecoder, PublicError
 from transport.endpoint import GraphQLEndpoint
@@ -209,7 +211,8 @@ def create_app(settings: Settings, *, private_path: Path | None = None) -> ASGIA
     explorer = Explorer(EXPLORER_PAGE)
     homes = Homes(private_path, required(settings.secret_key).encode()) if private_path else None
     endpoint = _across_origins(_graphql_endpoint(process.application, explorer, settings, metrics, homes), settings)
-    others = _other_routes(process, metrics)
+    inbound = inbound_routes(process.services, UnsubscribeTokens(*secrets_of(settings)))
+    others = _other_routes(process, metrics, inbound)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         """GraphQL is reached without a router: it is nearly every request."""
@@ -252,7 +255,7 @@ def _across_origins(endpoint: ASGIApp, settings: Settings) -> ASGIApp:
     )
 
 
-def _other_routes(process: Process, metrics: Metrics) -> Starlette:
+def _other_routes(process: Process, metrics: Metrics, inbound: Sequence[Route]) -> Starlette:
     async def healthz(_request: Request) -> Response:
         return PlainTextResponse("ok\n")
 
@@ -277,6 +280,7 @@ def _other_routes(process: Process, metrics: Metrics) -> Starlette:
         Route("/healthz", healthz),
         Route("/readyz", readyz),
         Route("/metrics", metrics_text),
+        *inbound,
     ]
     return Starlette(routes=routes, lifespan=lifespan)
 

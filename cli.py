@@ -7,12 +7,12 @@ for the modules of another. An error that an operator can mend is one sentence o
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import socket
 import sys
 import traceback
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
@@ -29,8 +29,8 @@ MISTAKE = 2
 """Exit code for what an operator can mend."""
 STREAMS_GRACE_SECONDS = 2
 """How long a stopping gateway waits for open requests; the supervisor kills after 2.5 s."""
-WORKER_POOL_SIZE = 4
-"""The relay needs one connection."""
+SUPERVISED_GRACE_SECONDS = 1.5
+"""How long a stopping worker of `run` waits for sends under way; the supervisor kills after 2.5 s."""
 LONGEST_RETENTION_DAYS = 36_500
 """A hundred years: a longer time is a mistake."""
 
@@ -84,13 +84,13 @@ def worker(supervised: Supervised = False) -> None:
     settings = _read_deployment_settings(supervised=supervised)
     import uvloop
 
-    import engine.workers.relay  # noqa: F401, while the services start
+    import worker as _  # noqa: F401, while the services start
 
     if not _may_begin(supervised):
         return
     if not supervised:
         asyncio.run(_check_database(_given(settings.database_url)))
-    uvloop.run(_run_worker(settings))
+    uvloop.run(_run_worker(settings, supervised=supervised))
 
 
 @app.command()
@@ -212,8 +212,6 @@ async def _advance_epochs(url: str) -> int:
 
 async def _trim(url: str, days: int, project_id: UUID | None) -> tuple[int, int]:
     """How many events of how many projects were removed. Revocations, in the system's own project, are never old."""
-    from datetime import timedelta
-
     from db.database import Database
     from engine.retention import trim_project
     from launch.data_folder import StartError
@@ -245,25 +243,15 @@ async def _project_ids(connection: asyncpg.Connection) -> list[UUID]:
     return sorted({head.project_id for head in heads} - {SYSTEM_PROJECT})
 
 
-async def _run_worker(settings: Settings) -> None:
-    """Until SIGTERM or SIGINT: the step at hand is finished, then everything is closed."""
-    from db.database import Database
-    from engine.live.broadcast import Broadcast
-    from engine.workers.relay import Relay
+async def _run_worker(settings: Settings, *, supervised: bool) -> None:
+    """Until SIGTERM or SIGINT: what is under way is finished, the rest given back, then everything is closed."""
+    from worker import STOP_GRACE, WorkerProcess
 
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    database = Database(
-        _given(settings.database_url), min_size=1, max_size=WORKER_POOL_SIZE, application_name="sendora-worker"
-    )
-    broadcast = Broadcast(_given(settings.redis_url))
-    async with contextlib.AsyncExitStack() as stack:
-        await database.connect()
-        stack.push_async_callback(database.disconnect)
-        await broadcast.connect()
-        stack.push_async_callback(broadcast.disconnect)
-        await Relay(database, broadcast).run(stop)
+    grace = timedelta(seconds=SUPERVISED_GRACE_SECONDS) if supervised else STOP_GRACE
+    await WorkerProcess(settings).run(stop, grace=grace)
 
 
 def _given(value: SecretStr | None) -> str:

@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from engine.egress import Egress
@@ -69,6 +69,10 @@ class Settings(BaseSettings):
     By default http:// with host and port."""
     contact: str = "mailto:postmaster@localhost"
     """A mailto: or https: URL for push services, where a project's own provider names none (RFC 8292)."""
+    system_from: str | None = None
+    """The sender of mail of the platform itself."""
+    system_smtp_url: SecretStr | None = None
+    """Where that mail goes: smtp://user:password@host:587 (STARTTLS) or smtps:// (TLS)."""
     egress_allow: str = ""
     """Networks (comma-separated, e.g. 10.1.0.0/16) that may be reached although they are private, over http too."""
     ssrf_guard: Annotated[bool, Field(validation_alias=AliasChoices("SSRF_GUARD", "SENDORA_SSRF_GUARD"))] = True
@@ -98,6 +102,15 @@ class Settings(BaseSettings):
             raise ValueError("it must start with postgresql://")
         return value
 
+    @field_validator("system_smtp_url")
+    @classmethod
+    def _is_smtp(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is not None and not info.data.get("system_from"):
+            raise ValueError("it needs SENDORA_SYSTEM_FROM, the sender, beside it")
+        if value is not None and not value.get_secret_value().startswith(("smtp://", "smtps://")):
+            raise ValueError("it must start with smtp:// or smtps://")
+        return value
+
     @field_validator("redis_url")
     @classmethod
     def _is_redis(cls, value: SecretStr | None) -> SecretStr | None:
@@ -124,12 +137,15 @@ def required(value: SecretStr | None) -> str:
     return value.get_secret_value()
 
 
+def secrets_of(settings: Settings) -> tuple[bytes, list[bytes]]:
+    """The secret key, and those before it. Raises `SettingsError` without one."""
+    previous = settings.previous_secret_keys.get_secret_value().split(",")
+    return required(settings.secret_key).encode(), [key.strip().encode() for key in previous if key.strip()]
+
+
 def vault_of(settings: Settings) -> Vault:
     """What seals credentials. Raises `SettingsError` without a secret key."""
-    previous = [
-        key.strip().encode() for key in settings.previous_secret_keys.get_secret_value().split(",") if key.strip()
-    ]
-    return Vault(required(settings.secret_key).encode(), previous)
+    return Vault(*secrets_of(settings))
 
 
 def egress_of(settings: Settings) -> Egress:

@@ -31,8 +31,8 @@ MAX_REMEMBERED = 10_000
 
 _logger = logging.getLogger(__name__)
 
-Handler = Callable[[UUID], Awaitable[None]]
-"""Does what is due for a project, and returns when nothing more is, or when it has taken long enough."""
+Handler = Callable[[UUID], Awaitable[bool]]
+"""Does what is due for a project. True: it has taken long enough, and there is more."""
 
 
 class Attendance:
@@ -99,8 +99,8 @@ class Attendance:
         try:
             while not self._stopping:
                 bell.clear()
-                await self._handlers[work.kind](work.project_id)
-                if not await _rings(bell, LINGER):
+                more = await self._handlers[work.kind](work.project_id)
+                if not more and not await _rings(bell, LINGER):
                     return False
                 if time.monotonic() > deadline:
                     return True

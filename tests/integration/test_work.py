@@ -18,7 +18,7 @@ from engine.workers.jobs import Jobs
 from engine.workers.sweeper import Sweeper
 from tests.integration.log_support import open_database
 
-Do = Callable[[UUID], Awaitable[None]]
+Do = Callable[[UUID], Awaitable[bool]]
 
 
 @asynccontextmanager
@@ -48,8 +48,9 @@ async def test_a_hint_becomes_work_at_once(database_url: str) -> None:
     done: list[tuple[UUID, float]] = []
     loop = asyncio.get_running_loop()
 
-    async def do(project_id: UUID) -> None:
+    async def do(project_id: UUID) -> bool:
         done.append((project_id, loop.time()))
+        return False
 
     async with open_database(database_url) as database, worker(database, do) as attending:
         attending.hint(Work(WorkKind.DELIVERIES, first := uuid4()))
@@ -69,13 +70,14 @@ async def test_several_workers_never_do_one_project_at_the_same_time(database_ur
     overlaps: list[UUID] = []
     projects = [uuid4() for _ in range(5)]
 
-    async def do(project_id: UUID) -> None:
+    async def do(project_id: UUID) -> bool:
         at_work[project_id] += 1
         if at_work[project_id] > 1:
             overlaps.append(project_id)
         await asyncio.sleep(0.01)
         done[project_id] += 1
         at_work[project_id] -= 1
+        return False
 
     async with (
         open_database(database_url) as database,
@@ -97,11 +99,12 @@ async def test_a_hint_during_the_work_makes_it_done_again(database_url: str) -> 
     began, go_on = asyncio.Event(), asyncio.Event()
     done = 0
 
-    async def do(_project_id: UUID) -> None:
+    async def do(_project_id: UUID) -> bool:
         nonlocal done
         began.set()
         await go_on.wait()
         done += 1
+        return False
 
     async with open_database(database_url) as database, worker(database, do) as attending:
         work = Work(WorkKind.DELIVERIES, uuid4())
@@ -115,11 +118,12 @@ async def test_a_hint_during_the_work_makes_it_done_again(database_url: str) -> 
 async def test_work_that_fails_is_done_when_it_is_asked_for_again(database_url: str) -> None:
     tries = 0
 
-    async def do(_project_id: UUID) -> None:
+    async def do(_project_id: UUID) -> bool:
         nonlocal tries
         tries += 1
         if tries == 1:
             raise ConnectionResetError
+        return False
 
     async with open_database(database_url) as database, worker(database, do) as attending:
         work = Work(WorkKind.DELIVERIES, uuid4())
@@ -164,11 +168,12 @@ async def test_stopping_waits_for_what_is_at_work(database_url: str) -> None:
     began = asyncio.Event()
     finished = False
 
-    async def do(_project_id: UUID) -> None:
+    async def do(_project_id: UUID) -> bool:
         nonlocal finished
         began.set()
         await asyncio.sleep(0.1)
         finished = True
+        return False
 
     async with open_database(database_url) as database:
         async with worker(database, do) as attending:

@@ -1,0 +1,204 @@
+"""The worker process: settings → database → channels → dispatcher and followers, opened and closed in one place.
+
+Any number of them run, on any machine that reaches PostgreSQL and Redis. What each does: announces again what a dead
+gateway did not (relay), follows the log and makes what follows from it (followers), sends what is due (dispatcher),
+and looks once a second for what nobody was told of (sweeper).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+from uuid import UUID
+
+from db.database import Database
+from db.dispatch import find_due_projects, find_expired
+from db.replays import find_replaying_projects
+from engine.channels.apns import ApnsSender
+from engine.channels.base import ChannelWork
+from engine.channels.fcm import FcmSender
+from engine.channels.http import HttpClient
+from engine.channels.smtp import SmtpAccount, SmtpSender
+from engine.channels.web_push import WebPushSender
+from engine.clock import DatabaseClock
+from engine.dispatch.dispatcher import Dispatcher
+from engine.dispatch.replaying import continue_replays
+from engine.dispatch.takeover import TAKE_OVER_LIMIT
+from engine.dispatch.values import Channel
+from engine.email.unsubscribe import UnsubscribeTokens
+from engine.email.work import EmailWork
+from engine.live.broadcast import Broadcast
+from engine.push.work import PushWork
+from engine.sms.work import SmsWork
+from engine.tasks import end_tasks
+from engine.webhooks import follower as webhooks
+from engine.webhooks.work import WebhookWork
+from engine.work import WorkKind
+from engine.workers.attendance import Attendance, Handler
+from engine.workers.followers import Follower
+from engine.workers.hints import Followed, Hints
+from engine.workers.jobs import Jobs
+from engine.workers.relay import Relay
+from engine.workers.sweeper import Finder, Sweeper
+from settings import Settings, egress_of, public_url_of, required, secrets_of, vault_of
+
+if TYPE_CHECKING:
+    import asyncpg
+
+STOP_GRACE = timedelta(seconds=18)
+"""For sends under way, whose time-out is 15 s, and for writing down what became of them."""
+
+_logger = logging.getLogger(__name__)
+
+
+class WorkerProcess:
+    """Everything one worker process holds."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.database = Database(
+            required(settings.database_url),
+            max_size=settings.worker_pool_size,
+            application_name="sendora-worker",
+        )
+        self.clock = DatabaseClock(self.database)
+        self.broadcast = Broadcast(required(settings.redis_url))
+        self.relay = Relay(self.database, self.broadcast)
+        self._followed = Followed(webhooks.NAME)
+        self._follower = Follower(
+            webhooks.NAME,
+            webhooks.follow,
+            database=self.database,
+            clock=self.clock,
+            announce=self.broadcast.announce,
+            wake=self.broadcast.wake,
+        )
+
+    async def run(self, stop: asyncio.Event, *, grace: timedelta = STOP_GRACE) -> None:
+        """Work until `stop`; what is under way is finished within `grace`."""
+        async with self._open() as dispatcher:
+            attendance = Attendance(Jobs(self.database), self._handlers(dispatcher))
+            sweeper = Sweeper(self.database, self.clock, self._finders(), attendance.enqueue)
+            hints = Hints(self.broadcast, self._followed, attendance.hint)
+            tasks = [
+                asyncio.create_task(self.relay.run(stop), name="relay"),
+                asyncio.create_task(sweeper.run(stop), name="sweeper"),
+                asyncio.create_task(hints.run(), name="hints"),
+                asyncio.create_task(attendance.run(), name="attendance"),
+            ]
+            try:
+                await _until(stop, tasks)
+            finally:
+                attendance.stop()
+                await dispatcher.stop(grace)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(1):
+                        await tasks[-1]
+                await end_tasks(tasks)
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator[Dispatcher]:
+        async with AsyncExitStack() as stack:
+            await self.database.connect()
+            stack.push_async_callback(self.database.disconnect)
+            await stack.enter_async_context(self.clock.running())
+            await self.broadcast.connect()
+            stack.push_async_callback(self.broadcast.disconnect)
+            works = await stack.enter_async_context(_channels(self._settings))
+            yield Dispatcher(self.database, works, self.clock, self.broadcast.announce)
+
+    def _handlers(self, dispatcher: Dispatcher) -> Mapping[WorkKind, Handler]:
+        async def dispatch(project_id: UUID) -> bool:
+            while await dispatcher.take_over(project_id) == TAKE_OVER_LIMIT:
+                pass
+            await dispatcher.drain(project_id)
+            return False
+
+        async def follow(project_id: UUID) -> bool:
+            await self._follower.follow(project_id)
+            return False
+
+        async def replay(project_id: UUID) -> bool:
+            return await continue_replays(
+                self.database, self.clock, self.broadcast.announce, self.broadcast.wake, project_id
+            )
+
+        return {WorkKind.DELIVERIES: dispatch, WorkKind.EVENTS: follow, WorkKind.REPLAYS: replay}
+
+    def _finders(self) -> Sequence[tuple[WorkKind, Finder]]:
+        async def find_due(connection: asyncpg.Connection) -> list[UUID]:
+            due = await find_due_projects(connection, now=self.clock.now())
+            return [*due, *await find_expired(connection)]
+
+        return (
+            (WorkKind.DELIVERIES, find_due),
+            (WorkKind.EVENTS, self._followed.find_behind),
+            (WorkKind.REPLAYS, find_replaying_projects),
+        )
+
+
+@asynccontextmanager
+async def _channels(settings: Settings) -> AsyncIterator[Mapping[Channel, ChannelWork]]:
+    """Every channel, over one guarded session."""
+    egress, vault, public_url = egress_of(settings), vault_of(settings), public_url_of(settings)
+    if not egress.guarded:
+        _logger.warning("ssrf_guard.off")
+    http = HttpClient(egress)
+    works: list[ChannelWork] = [
+        WebhookWork(vault, http),
+        SmsWork(vault, http, public_url=public_url),
+        EmailWork(
+            vault,
+            http,
+            SmtpSender(egress),
+            UnsubscribeTokens(*secrets_of(settings)),
+            public_url=public_url,
+            system_pool=_system_pool(settings),
+        ),
+        PushWork(
+            vault,
+            contact=settings.contact,
+            apns=ApnsSender(egress),
+            fcm=FcmSender(http),
+            web_push=WebPushSender(http),
+        ),
+    ]
+    try:
+        yield {work.channel: work for work in works}
+    finally:
+        for work in works:
+            await work.close()
+        await http.close()
+
+
+def _system_pool(settings: Settings) -> SmtpAccount | None:
+    """Where mail of the platform itself goes."""
+    if settings.system_smtp_url is None:
+        return None
+    parts = urlsplit(settings.system_smtp_url.get_secret_value())
+    return SmtpAccount(
+        host=parts.hostname or "",
+        port=parts.port or {"smtps": 465}.get(parts.scheme, 587),
+        security="TLS" if parts.scheme == "smtps" else "STARTTLS",
+        username=None if parts.username is None else unquote(parts.username),
+        password=None if parts.password is None else unquote(parts.password),
+        from_address=settings.system_from,
+    )
+
+
+async def _until(stop: asyncio.Event, tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Until `stop` is set. A task that ends before has failed: raises what it raised, and the process ends."""
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done() and not stop.is_set():
+                await task
+    finally:
+        await end_tasks([stopping])
