@@ -293,6 +293,105 @@ async def _send_sms(victim: Tenant, attacker: Tenant) -> None:
     assert sent["deliveries"] == [{"status": "FAILED", "error": {"code": "NO_PHONE"}}]
 
 
+SAVE_TEMPLATE = """mutation ($input: SaveTemplateInput!) {
+  saveTemplate(input: $input) { template { id name bodyText } userErrors { code } }
+}"""
+TEMPLATE = {"name": "Welcome", "channel": "EMAIL", "subject": "Hi", "bodyText": SECRET}
+
+
+async def _template(victim: Tenant) -> str:
+    saved = (await victim.data(SAVE_TEMPLATE, input=TEMPLATE))["saveTemplate"]
+    node_id: str = saved["template"]["id"]
+    return node_id
+
+
+@case("Query.templates")
+async def _templates(victim: Tenant, attacker: Tenant) -> None:
+    node_id = await _template(victim)
+    cursor = (await victim.data("{ templates { edges { cursor } } }"))["templates"]["edges"][0]["cursor"]
+    document = "query ($after: Cursor) { templates(after: $after, channel: EMAIL) { edges { node { bodyText } } } }"
+    assert await _sees_nothing(attacker, document) == {"data": {"templates": {"edges": []}}}
+    assert await attacker.codes(document, after=cursor) == ["CURSOR_INVALID"]
+    assert await attacker.data("query ($id: ID!) { node(id: $id) { id } }", id=node_id) == {"node": None}
+
+
+@case("Mutation.saveTemplate")
+async def _save_template(victim: Tenant, attacker: Tenant) -> None:
+    node_id = await _template(victim)
+    refused = (await _sees_nothing(attacker, SAVE_TEMPLATE, input={"id": node_id, "bodyText": "stolen"}))["data"]
+    assert refused["saveTemplate"] == {"template": None, "userErrors": [{"code": "NOT_FOUND"}]}
+    # The name is free here.
+    assert (await attacker.data(SAVE_TEMPLATE, input={**TEMPLATE, "bodyText": "mine"}))["saveTemplate"][
+        "userErrors"
+    ] == []
+    found = await victim.data("{ templates { edges { node { bodyText } } } }")
+    assert found == {"templates": {"edges": [{"node": {"bodyText": SECRET}}]}}
+
+
+@case("Mutation.deleteTemplate")
+async def _delete_template(victim: Tenant, attacker: Tenant) -> None:
+    node_id = await _template(victim)
+    document = "mutation ($id: ID!) { deleteTemplate(id: $id) { deletedId userErrors { code } } }"
+    refused = (await attacker.data(document, id=node_id))["deleteTemplate"]
+    assert refused == {"deletedId": None, "userErrors": [{"code": "NOT_FOUND"}]}
+    assert len((await victim.data("{ templates { edges { cursor } } }"))["templates"]["edges"]) == 1
+
+
+ADD_DOMAIN = """mutation { addSenderDomain(domain: "shop.example") {
+  senderDomain { id dnsRecords { value } } userErrors { code }
+} }"""
+
+
+async def _domain(victim: Tenant) -> str:
+    node_id: str = (await victim.data(ADD_DOMAIN))["addSenderDomain"]["senderDomain"]["id"]
+    return node_id
+
+
+@case("Query.senderDomains")
+async def _sender_domains(victim: Tenant, attacker: Tenant) -> None:
+    node_id = await _domain(victim)
+    assert await attacker.data("{ senderDomains { id } }") == {"senderDomains": []}
+    assert await attacker.data("query ($id: ID!) { node(id: $id) { id } }", id=node_id) == {"node": None}
+
+
+@case("Mutation.addSenderDomain")
+async def _add_sender_domain(victim: Tenant, attacker: Tenant) -> None:
+    """The same domain in two projects has two keys: neither can sign for the other."""
+    records = [(await each.data(ADD_DOMAIN))["addSenderDomain"]["senderDomain"] for each in (victim, attacker)]
+    assert records[0]["id"] != records[1]["id"]
+    assert records[0]["dnsRecords"][0] != records[1]["dnsRecords"][0]
+
+
+@case("Mutation.verifySenderDomain")
+async def _verify_sender_domain(victim: Tenant, attacker: Tenant) -> None:
+    node_id = await _domain(victim)
+    document = "mutation ($id: ID!) { verifySenderDomain(id: $id) { senderDomain { id } userErrors { code } } }"
+    refused = (await attacker.data(document, id=node_id))["verifySenderDomain"]
+    assert refused == {"senderDomain": None, "userErrors": [{"code": "NOT_FOUND"}]}
+    assert await victim.data("{ senderDomains { status } }") == {"senderDomains": [{"status": "PENDING"}]}
+
+
+@case("Mutation.sendEmail")
+async def _send_email(victim: Tenant, attacker: Tenant) -> None:
+    """Neither the account, nor the template, the domain or the people of another project are of any use."""
+    node_id = await _template(victim)
+    document = """mutation ($settings: JSON, $secrets: JSON) {
+      configureProvider(input: {kind: RESEND, settings: $settings, secrets: $secrets}) { userErrors { code } }
+    }"""
+    resend = {"settings": {"from": "ada@shop.example"}, "secrets": {"apiKey": SECRET}}
+    await victim.data(document, **resend)
+    send = """mutation ($id: ID) { sendEmail(input: {userIds: ["ada"], templateId: $id, subject: "s", bodyText: "b"}) {
+      deliveries { status error { code } } userErrors { code }
+    } }"""
+    for template_id, code in ((node_id, "NOT_FOUND"), (None, "NOT_CONFIGURED")):
+        refused = (await _sees_nothing(attacker, send, id=template_id))["data"]["sendEmail"]
+        assert refused == {"deliveries": [], "userErrors": [{"code": code}]}
+    await attacker.data(document, **resend)
+    await victim.data(IDENTIFY, input={"userId": "bob", "traits": {"email": "bob@example.com"}})
+    sent = (await _sees_nothing(attacker, send.replace('"ada"', '"bob"')))["data"]["sendEmail"]
+    assert sent["deliveries"] == [{"status": "FAILED", "error": {"code": "NO_ADDRESS"}}]
+
+
 SAVE_INBOUND = """mutation ($input: SaveInboundEndpointInput!) {
   saveInboundEndpoint(input: $input) { endpoint { id name } userErrors { code } }
 }"""
@@ -519,6 +618,138 @@ async def _delivery_updates(victim: Tenant, attacker: Tenant) -> None:
     for follower in (*wide, narrow):
         assert follower.membership is not None
         follower.membership.leave()
+
+
+PHONE = "ab" * 32
+REGISTER_PHONE = """mutation ($token: String!, $userId: String, $locale: String) {
+  registerPushToken(input: {platform: IOS, token: $token, userId: $userId, locale: $locale}) {
+    pushToken { id userId locale active } userErrors { code }
+  }
+}"""
+PHONES = "{ pushTokens { edges { node { userId locale active } } } }"
+
+
+async def _phone(victim: Tenant) -> str:
+    """The node id of the victim's device, whose locale is known to the victim only."""
+    data = await victim.data(REGISTER_PHONE, token=PHONE, userId="ada", locale="aa-secret")
+    node_id: str = data["registerPushToken"]["pushToken"]["id"]
+    return node_id
+
+
+async def _phone_is_as_it_was(victim: Tenant) -> None:
+    [edge] = (await victim.data(PHONES))["pushTokens"]["edges"]
+    assert edge["node"] == {"userId": "ada", "locale": "aa-secret", "active": True}
+
+
+@case("Query.pushTokens")
+async def _push_tokens(victim: Tenant, attacker: Tenant) -> None:
+    token_id = await _phone(victim)
+    cursor = (await victim.data("{ pushTokens { edges { cursor } } }"))["pushTokens"]["edges"][0]["cursor"]
+    document = """query ($filter: PushTokenFilter, $after: Cursor) {
+      pushTokens(filter: $filter, after: $after) { edges { node { id } } }
+    }"""
+    for token_filter in ({}, {"userId": "ada"}, {"platforms": ["IOS"]}):
+        assert (await attacker.data(document, filter=token_filter))["pushTokens"]["edges"] == []
+    assert await attacker.codes(document, after=cursor) == ["CURSOR_INVALID"]
+    assert await attacker.data("query ($id: ID!) { node(id: $id) { id } }", id=token_id) == {"node": None}
+    # A person of one's own with the same user id leads to one's own devices only.
+    await attacker.track(userId="ada")
+    assert await attacker.data('{ profile(userId: "ada") { pushTokens { id } } }') == {"profile": {"pushTokens": []}}
+
+
+@case("Query.pushSettings")
+async def _push_settings(victim: Tenant, attacker: Tenant) -> None:
+    document = "{ pushSettings { freqCapPerUserPerDay vapidPublicKey } }"
+    await victim.data("mutation { updatePushSettings(input: {freqCapPerUserPerDay: 7}) { userErrors { code } } }")
+    own, other = [(await each.data(document))["pushSettings"] for each in (victim, attacker)]
+    assert (own["freqCapPerUserPerDay"], other["freqCapPerUserPerDay"]) == (7, None)
+    assert own["vapidPublicKey"] != other["vapidPublicKey"]
+
+
+@case("Mutation.updatePushSettings")
+async def _update_push_settings(victim: Tenant, attacker: Tenant) -> None:
+    await victim.data("mutation { updatePushSettings(input: {freqCapPerUserPerDay: 7}) { userErrors { code } } }")
+    await attacker.data("mutation { updatePushSettings(input: {freqCapPerUserPerDay: 1}) { userErrors { code } } }")
+    found = await victim.data("{ pushSettings { freqCapPerUserPerDay } }")
+    assert found == {"pushSettings": {"freqCapPerUserPerDay": 7}}
+
+
+@case("Mutation.registerPushToken")
+async def _register_push_token(victim: Tenant, attacker: Tenant) -> None:
+    token_id = await _phone(victim)
+    # The same token is another device here.
+    registered = (await attacker.data(REGISTER_PHONE, token=PHONE))["registerPushToken"]["pushToken"]
+    assert registered["id"] != token_id
+    assert (registered["userId"], registered["locale"]) == (None, None)
+    await _phone_is_as_it_was(victim)
+
+
+@case("Mutation.unregisterPushToken")
+async def _unregister_push_token(victim: Tenant, attacker: Tenant) -> None:
+    await _phone(victim)
+    document = "mutation ($token: String!) { unregisterPushToken(token: $token) { userErrors { code } } }"
+    refused = (await attacker.data(document, token=PHONE))["unregisterPushToken"]
+    assert refused == {"userErrors": [{"code": "NOT_FOUND"}]}
+    await _phone_is_as_it_was(victim)
+
+
+@case("Mutation.sendPush")
+async def _send_push(victim: Tenant, attacker: Tenant) -> None:
+    await _phone(victim)
+    document = """mutation { sendPush(input: {userIds: ["ada"], push: {title: "t", body: "b"}, idempotencyKey: "k"}) {
+      queued deliveries { suppressedReason pushToken { id } } userErrors { code }
+    } }"""
+    sent = (await attacker.data(document))["sendPush"]
+    assert sent == {
+        "queued": 0,
+        "deliveries": [{"suppressedReason": "NO_TOKENS", "pushToken": None}],
+        "userErrors": [],
+    }
+
+
+@case("Mutation.sendTestPush")
+async def _send_test_push(victim: Tenant, attacker: Tenant) -> None:
+    token_id = await _phone(victim)
+    document = "mutation ($id: ID!) { sendTestPush(pushTokenId: $id) { delivery { id } userErrors { code } } }"
+    refused = (await attacker.data(document, id=token_id))["sendTestPush"]
+    assert refused == {"delivery": None, "userErrors": [{"code": "NOT_FOUND"}]}
+
+
+@case("Mutation.trackPush")
+async def _track_push(victim: Tenant, attacker: Tenant) -> None:
+    document = """mutation ($id: ID!) {
+      trackPush(input: {deliveryId: $id, interaction: OPENED}) { event { id } userErrors { code } }
+    }"""
+    for status in ("FAILED", "QUEUED"):
+        refused = (await attacker.data(document, id=await _delivery(victim, status)))["trackPush"]
+        assert refused == {"event": None, "userErrors": [{"code": "NOT_FOUND"}]}
+
+
+REGISTER_RIDE = """mutation ($device: String!) {
+  registerLiveActivityToken(input: {deviceToken: $device, attributesType: "Ride", token: "cdcdcdcd"}) {
+    state userErrors { code }
+  }
+}"""
+
+
+@case("Mutation.registerLiveActivityToken")
+async def _register_live_activity(victim: Tenant, attacker: Tenant) -> None:
+    await _phone(victim)
+    refused = (await attacker.data(REGISTER_RIDE, device=PHONE))["registerLiveActivityToken"]
+    assert refused == {"state": None, "userErrors": [{"code": "NOT_FOUND"}]}
+
+
+@case("Mutation.sendLiveActivity")
+async def _send_live_activity(victim: Tenant, attacker: Tenant) -> None:
+    token_id = await _phone(victim)
+    await victim.data(REGISTER_RIDE, device=PHONE)
+    document = """mutation ($userIds: [String!], $id: ID) { sendLiveActivity(input: {
+      userIds: $userIds, pushTokenId: $id, action: START, attributesType: "Ride", activityId: "1",
+      attributes: {}, contentState: {}, alert: {title: "t", body: "b"}
+    }) { queued userErrors { code } } }"""
+    refused = (await attacker.data(document, id=token_id))["sendLiveActivity"]
+    assert refused == {"queued": 0, "userErrors": [{"code": "NOT_FOUND"}]}
+    assert (await attacker.data(document, userIds=["ada"]))["sendLiveActivity"] == {"queued": 0, "userErrors": []}
 
 
 @pytest.mark.parametrize("same_organization", [False, True], ids=["stranger", "sibling"])
