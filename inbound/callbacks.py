@@ -17,7 +17,8 @@ from starlette.routing import Route
 
 from db.providers import ProviderRecord, find_provider
 from engine.dispatch.reports import Reported
-from engine.inbound.verifiers import is_from_twilio
+from engine.email.callbacks import apply_email_callback, read_email_callback
+from engine.inbound.verifiers import Genuine, Refusal, is_from_twilio, verify_standard
 from engine.node_ids import NodeKind, parse_node_id
 from engine.providers.configuring import callback_url
 from engine.providers.credentials import ProviderCredentials, open_credentials
@@ -33,7 +34,8 @@ MAX_FORM_FIELDS = 100
 DELIVERY = "delivery"
 """The part of a callback's query that names its delivery, see `delivery_callback_url`."""
 
-REPORTING = frozenset({ProviderKind.TWILIO})
+REPORTING = frozenset({ProviderKind.RESEND, ProviderKind.TWILIO})
+"""Kinds whose providers report anything."""
 
 _logger = logging.getLogger(__name__)
 
@@ -59,7 +61,10 @@ def callback_route(services: InboundServices) -> Route:
         except CannotOpen:
             _logger.error("callbacks.secrets_unreadable", extra={"provider_id": str(provider.provider_id)})
             return unavailable()
-        return await _receive_twilio(services, account, request, ProviderCall(provider, headers_of(request), body))
+        call = ProviderCall(provider, headers_of(request), body)
+        if provider.kind == ProviderKind.RESEND:
+            return await _receive_resend(services, account, call)
+        return await _receive_twilio(services, account, request, call)
 
     return Route("/callbacks/{provider}", guarded(receive), methods=["POST"])
 
@@ -74,6 +79,22 @@ async def _find(services: InboundServices, node_id: str) -> ProviderRecord | Non
     return found if found is not None and found.kind in REPORTING else None
 
 
+async def _receive_resend(services: InboundServices, account: ProviderCredentials, call: ProviderCall) -> Response:
+    """Svix signs for Resend: as Standard Webhooks say, under names of its own."""
+    now = services.clock.now()
+    secret = account.secrets.get("webhookSecret", "")
+    verdict = verify_standard(secret, call.headers, call.body, now, prefix="svix")
+    if not isinstance(verdict, Genuine):
+        return _refused(call.provider, str(verdict))
+    callback = read_email_callback(call.body, callback_id=verdict.event_id)
+    if callback is None:
+        return received()
+    reported = await apply_email_callback(
+        services.database, services.announce, callback, project_id=call.provider.project_id, now=now
+    )
+    return _answer(reported)
+
+
 async def _receive_twilio(
     services: InboundServices, account: ProviderCredentials, request: Request, call: ProviderCall
 ) -> Response:
@@ -84,7 +105,7 @@ async def _receive_twilio(
     token = account.secrets.get("authToken")
     signature = call.headers.get("x-twilio-signature")
     if form is None or token is None or not is_from_twilio(token, url=url, form=form, signature=signature):
-        return refused(call.provider, "forged")
+        return _refused(call.provider, Refusal.FORGED)
     delivery = parse_node_id(request.query_params.get(DELIVERY, ""))
     if delivery is None or delivery.kind is not NodeKind.DELIVERY:
         return received()
@@ -98,7 +119,7 @@ async def _receive_twilio(
         project_id=call.provider.project_id,
         now=services.clock.now(),
     )
-    return unavailable() if reported is Reported.TOO_EARLY else received()
+    return _answer(reported)
 
 
 def _read_form(body: bytes) -> list[tuple[str, str]] | None:
@@ -108,7 +129,11 @@ def _read_form(body: bytes) -> list[tuple[str, str]] | None:
         return None
 
 
-def refused(provider: ProviderRecord, reason: str) -> Response:
+def _answer(reported: Reported) -> Response:
+    return unavailable() if reported is Reported.TOO_EARLY else received()
+
+
+def _refused(provider: ProviderRecord, reason: str) -> Response:
     """Whoever it was is told nothing; the operator is."""
     _logger.info(
         "callbacks.refused",

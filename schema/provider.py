@@ -21,16 +21,17 @@ described_enum(
     ProviderKind,
     "Whose account it is. A project has at most one of each kind.",
     APNS=(
-        "Apple: pushes to iOS, and Live Activities. Settings keyId, teamId, bundleId; productionUrl and sandboxUrl "
-        "where they are not Apple's. Secrets privateKey: the text of the .p8 file."
+        "Apple: pushes to iOS, and Live Activities. Settings keyId, teamId, bundleId; productionUrl, sandboxUrl and "
+        "caCertificate (PEM) where they are not Apple's. Secrets privateKey: the text of the .p8 file."
     ),
     FCM=(
         "Firebase Cloud Messaging: pushes to Android. Settings endpoint where it is not Google's. Secrets "
         "serviceAccount: its JSON, as an object or as the text of its file."
     ),
     WEB_PUSH=(
-        "Pushes to browsers. Settings subject: a mailto: or https: URL at which you can be reached. The keys are made "
-        "by the server; deleting this makes all subscriptions of browsers void."
+        "Pushes to browsers. Settings subject: a mailto: or https: URL at which you can be reached; this "
+        "deployment's when absent. The keys are made by the server; deleting this makes all subscriptions of browsers "
+        "void."
     ),
     SMTP=("A mail relay. Settings host, port, security (STARTTLS, TLS or NONE), username, from. Secrets password."),
     RESEND=(

@@ -35,7 +35,7 @@ TOLERANCE_SECONDS = 300
 MAX_HEADER_CHARACTERS = 4096
 MAX_SIGNATURES = 16
 """In one header: a sender that rotates its secret gives two."""
-MAX_EVENT_ID_CHARACTERS = 80
+MAX_EVENT_ID_CHARACTERS = 64
 """Longer ids stand as their digest, so that an event's key has room for them."""
 
 _UNIX = re.compile(r"[0-9]{1,12}")

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurv
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509 import load_pem_x509_certificates
 
 from engine.contacts import Malformed, parse_email, parse_phone
 from engine.egress import Egress
@@ -30,6 +31,7 @@ from engine.providers.values import Misfit
 MAX_TEXT_CHARACTERS = 512
 MAX_KEY_CHARACTERS = 8192
 """Of a private key as PEM: one of 4096 bits has 3,300."""
+MAX_CERTIFICATE_CHARACTERS = 32 * 1024
 MAX_SERVICE_ACCOUNT_BYTES = 16 * 1024
 """As JSON; Google's have 2,400."""
 MAX_PORT = 65535
@@ -164,6 +166,18 @@ def apns_key(value: object, _egress: Egress) -> str | Misfit:
     if not isinstance(key, EllipticCurvePrivateKey) or not isinstance(key.curve, SECP256R1):
         return Misfit(help_text)
     return str(value)
+
+
+def certificates(value: object, _egress: Egress) -> str | Misfit:
+    """Certificates in PEM: of an authority that the machine does not trust by itself."""
+    help_text = "This has to be one or more certificates in PEM, from -----BEGIN CERTIFICATE----- on."
+    if not isinstance(value, str) or len(value) > MAX_CERTIFICATE_CHARACTERS or "\0" in value:
+        return Misfit(help_text)
+    try:
+        load_pem_x509_certificates(value.encode())
+    except ValueError:
+        return Misfit(help_text)
+    return value
 
 
 def service_account(value: object, egress: Egress) -> Mapping[str, Any] | Misfit:

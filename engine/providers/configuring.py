@@ -16,12 +16,15 @@ from db.providers import ProviderRecord
 from engine.egress import Egress
 from engine.errors import UserError
 from engine.node_ids import NodeKind, write_node_id
-from engine.providers.credentials import lock_credentials, open_credentials, store_credentials
+from engine.providers.credentials import ProviderCredentials, lock_account, open_credentials, store_credentials
 from engine.providers.shapes import Given, merge, missing
 from engine.providers.values import ProviderKind
 from engine.vault import CannotOpen, Vault
 
-UNREADABLE = "The stored secrets were sealed under another SENDORA_SECRET_KEY: give all of them again."
+UNREADABLE = (
+    "The stored secrets were sealed under another SENDORA_SECRET_KEY: set SENDORA_PREVIOUS_SECRET_KEYS, or give all of "
+    "them again."
+)
 _WITH_CALLBACKS = frozenset({ProviderKind.RESEND, ProviderKind.TWILIO})
 
 
@@ -59,32 +62,41 @@ async def configure_provider(
     """Put what is given over what is stored: absent parts stay, None clears. Paths of errors begin with `input`."""
     try:
         async with database.transaction() as connection:
-            held = await lock_credentials(connection, vault, project_id=project_id, kind=kind, now=now)
-            stored = Given(held.settings, held.secrets)
+            record = await lock_account(connection, project_id=project_id, kind=kind, now=now)
+            held, is_readable = _open(vault, record)
+            stored = Given(held.settings, held.secrets, holds_others=not is_readable)
             after, errors = merge(kind, stored=stored, settings=settings, secrets=secrets, egress=egress)
             if errors:
                 raise _Refused(errors)
             changed = msgspec.structs.replace(held, settings=after.settings, secrets=after.secrets)
-            return await store_credentials(connection, vault, changed, project_id=project_id, now=now), ()
+            sealed = None if is_readable or secrets else record.sealed_secrets
+            return await store_credentials(
+                connection, vault, changed, project_id=project_id, now=now, keep_sealed=sealed
+            ), ()
     except _Refused as refused:
         return None, refused.errors
 
 
+def _open(vault: Vault, record: ProviderRecord) -> tuple[ProviderCredentials, bool]:
+    """What is stored, and whether its secrets could be opened: those that cannot stay sealed until others are given,
+    since the operator may only have lost a setting."""
+    try:
+        return open_credentials(vault, record), True
+    except CannotOpen:
+        return open_credentials(vault, msgspec.structs.replace(record, sealed_secrets=None)), False
+
+
 def show_provider(vault: Vault, record: ProviderRecord, *, public_url: str) -> ShownProvider:
     """What may be known of it. `public_url` is where callbacks reach this deployment."""
-    kind, last_error = ProviderKind(record.kind), record.last_error
-    try:
-        held = open_credentials(vault, record)
-        is_configured = not missing(kind, held.settings, held.secrets)
-    except CannotOpen:
-        is_configured, last_error = False, UNREADABLE
+    kind = ProviderKind(record.kind)
+    held, is_readable = _open(vault, record)
     return ShownProvider(
         record.provider_id,
         kind,
         record.settings,
-        is_configured,
+        is_readable and not missing(kind, held.settings, held.secrets),
         record.updated_at,
-        last_error,
+        record.last_error if is_readable else UNREADABLE,
         callback_url(public_url, record.provider_id) if kind in _WITH_CALLBACKS else None,
     )
 

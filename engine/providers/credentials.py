@@ -22,7 +22,7 @@ from db.providers import (
     set_provider_error,
     update_provider,
 )
-from engine.vault import CannotOpen, Vault
+from engine.vault import Vault
 
 if TYPE_CHECKING:
     import asyncpg
@@ -66,33 +66,38 @@ def open_credentials(vault: Vault, record: ProviderRecord) -> ProviderCredential
     )
 
 
-async def lock_credentials(
-    connection: asyncpg.Connection, vault: Vault, *, project_id: UUID, kind: str, now: datetime
-) -> ProviderCredentials:
-    """The project's account of a kind, made empty if there is none, and locked until the transaction ends.
-
-    Secrets that cannot be opened any more are as good as none: whoever gives new ones must be able to.
-    """
+async def lock_account(connection: asyncpg.Connection, *, project_id: UUID, kind: str, now: datetime) -> ProviderRecord:
+    """The project's account of a kind, made empty if there is none, and locked until the transaction ends."""
     await insert_provider(connection, project_id=project_id, provider_id=uuid4(), kind=kind, now=now)
     record = await lock_provider(connection, project_id=project_id, kind=kind)
     if record is None:
         raise LookupError("the provider was deleted meanwhile")
-    try:
-        return open_credentials(vault, record)
-    except CannotOpen:
-        return open_credentials(vault, msgspec.structs.replace(record, sealed_secrets=None))
+    return record
+
+
+async def lock_credentials(
+    connection: asyncpg.Connection, vault: Vault, *, project_id: UUID, kind: str, now: datetime
+) -> ProviderCredentials:
+    """The same, its secrets opened. Raises `engine.vault.CannotOpen`."""
+    return open_credentials(vault, await lock_account(connection, project_id=project_id, kind=kind, now=now))
 
 
 async def store_credentials(
-    connection: asyncpg.Connection, vault: Vault, changed: ProviderCredentials, *, project_id: UUID, now: datetime
+    connection: asyncpg.Connection,
+    vault: Vault,
+    changed: ProviderCredentials,
+    *,
+    project_id: UUID,
+    now: datetime,
+    keep_sealed: bytes | None = None,
 ) -> ProviderRecord:
-    """Replace the settings and secrets of a locked account."""
+    """Replace the settings and secrets of a locked account; with `keep_sealed` its secrets stay that, unopened."""
     record = await update_provider(
         connection,
         project_id=project_id,
         provider_id=changed.provider_id,
         settings=msgspec.json.encode(changed.settings).decode(),
-        sealed_secrets=_seal(vault, changed.secrets, project_id=project_id, kind=changed.kind),
+        sealed_secrets=keep_sealed or _seal(vault, changed.secrets, project_id=project_id, kind=changed.kind),
         now=now,
     )
     if record is None:
@@ -112,6 +117,7 @@ async def make_secrets_once(
     """Give a provider secrets that the server has made, unless it has some; returns those that it has then.
 
     Whoever comes first wins, and everybody gets the winner's: the provider is locked until the transaction ends.
+    Raises `engine.vault.CannotOpen` rather than replace what it cannot read.
     """
     held = await lock_credentials(connection, vault, project_id=project_id, kind=kind, now=now)
     if held.secrets:

@@ -33,10 +33,11 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class Given(msgspec.Struct, frozen=True):
-    """What a call gives, or what is stored."""
+    """What a call gives, or what is stored. `holds_others`: there are secrets besides that cannot be opened here."""
 
     settings: Mapping[str, Any]
     secrets: Mapping[str, Any]
+    holds_others: bool = False
 
 
 def _needed(check: checks.Check) -> Part:
@@ -59,13 +60,14 @@ SHAPES: Mapping[ProviderKind, Mapping[str, Part]] = MappingProxyType(
             ),
             "productionUrl": _BASE_URL,
             "sandboxUrl": _BASE_URL,
+            "caCertificate": Part(checks.certificates, is_destination=True),
             "privateKey": _secret(checks.apns_key, is_needed=True),
         },
         ProviderKind.FCM: {
             "endpoint": _BASE_URL,
             "serviceAccount": _secret(checks.service_account, is_needed=True),
         },
-        ProviderKind.WEB_PUSH: {"subject": _needed(checks.contact_url)},
+        ProviderKind.WEB_PUSH: {"subject": Part(checks.contact_url)},
         ProviderKind.SMTP: {
             "host": Part(checks.host, is_needed=True, is_destination=True),
             "port": Part(checks.port, is_needed=True, is_destination=True),
@@ -104,12 +106,10 @@ def merge(
     kind: ProviderKind, *, stored: Given, settings: object, secrets: object, egress: Egress
 ) -> tuple[Given, tuple[UserError, ...]]:
     """What there is after a call that gives `settings` and `secrets`, and everything that is wrong with them."""
-    merged, errors = [], []
-    for name, held, given in (("settings", stored.settings, settings), ("secrets", stored.secrets, secrets)):
-        part, found = _merge_part(kind, name, held, given, egress)
-        merged.append(part)
-        errors += found
-    after = Given(*merged)
+    merged_settings, errors = _merge_part(kind, "settings", stored.settings, settings, egress)
+    merged_secrets, found = _merge_part(kind, "secrets", stored.secrets, secrets, egress)
+    errors += found
+    after = Given(merged_settings, merged_secrets)
     if not errors:
         errors = [*_check_mail_server(kind, after, egress), *_check_destination(kind, stored, after, secrets)]
     return after, tuple(errors)
@@ -182,7 +182,7 @@ def _check_mail_server(kind: ProviderKind, after: Given, egress: Egress) -> list
 
 def _check_destination(kind: ProviderKind, stored: Given, after: Given, secrets: object) -> list[UserError]:
     given = secrets if isinstance(secrets, dict) else {}
-    if all(name in given for name in stored.secrets):
+    if all(name in given for name in stored.secrets) and (given or not stored.holds_others):
         return []
     return [
         UserError(

@@ -84,13 +84,21 @@ async def test_secrets_under_a_lost_key_are_said_to_be_unreadable_and_can_be_giv
         settings={"accountSid": ACCOUNT, "from": "Shop"},
         secrets={"authToken": TOKEN},
     )
-    gateway.services = replace(gateway.services, vault=Vault(b"another secret, also long enough for it"))
+    known, unknown = gateway.services.vault, Vault(b"another secret, also long enough for it")
+    gateway.services = replace(gateway.services, vault=unknown)
 
     [lost] = (await tenant.data(f"{{ providers {{ {SHOWN} }} }}"))["providers"]
+    # A change of settings alone keeps them sealed: the operator may only have lost a setting.
+    renamed = await configure(tenant, kind="TWILIO", settings={"from": "Shop 2"})
+    gateway.services = replace(gateway.services, vault=known)
+    [found] = (await tenant.data(f"{{ providers {{ {SHOWN} }} }}"))["providers"]
+    gateway.services = replace(gateway.services, vault=unknown)
     again = await configure(tenant, kind="TWILIO", secrets={"authToken": TOKEN})
 
     assert lost["configured"] is False
     assert "SENDORA_SECRET_KEY" in lost["lastError"]
+    assert renamed["provider"]["configured"] is False
+    assert (found["configured"], found["settings"]["from"]) == (True, "Shop 2")
     assert again["provider"]["configured"] is True
     assert again["provider"]["lastError"] is None
 

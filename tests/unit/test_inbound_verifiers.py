@@ -200,7 +200,7 @@ def test_slack_is_answered_its_challenge_once_it_has_signed_it() -> None:
         (b"payload=%7B%7D", None),
         (b'{"id":""}', None),
         # what would not fit into a key, or could not be shown, stands as its digest
-        (b'{"id":"' + b"x" * 81 + b'"}', hashlib.sha256(b"x" * 81).hexdigest()),
+        (b'{"id":"' + b"x" * 65 + b'"}', hashlib.sha256(b"x" * 65).hexdigest()),
         (b'{"id":"a b"}', hashlib.sha256(b"a b").hexdigest()),
     ],
 )

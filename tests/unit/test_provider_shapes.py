@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from engine.egress import Egress
 from engine.providers.shapes import SHAPES, Given, merge, missing
 from engine.providers.values import ProviderKind
+from tests.peers.authority import Authority
 
 K = ProviderKind
 NOTHING = Given({}, {})
@@ -97,6 +98,8 @@ WRONG = [
     (K.APNS, "settings", "bundleId", "com example"),
     (K.APNS, "secrets", "privateKey", "AuthKey_ABC123DEFG.p8"),
     (K.APNS, "secrets", "privateKey", {"pem": "x"}),
+    (K.APNS, "settings", "caCertificate", "-----BEGIN CERTIFICATE-----"),
+    (K.APNS, "settings", "caCertificate", pem("P-256")),
     (K.WEB_PUSH, "settings", "subject", "push@example.com"),
     (K.WEB_PUSH, "settings", "subject", "http://example.com"),
     (K.WEB_PUSH, "settings", "subject", "mailto:nobody"),
@@ -289,6 +292,19 @@ def test_secrets_do_not_follow_an_address_that_changes() -> None:
     moved = Given({**settings, **elsewhere}, secrets)
     assert given(K.RESEND, stored=moved, settings={"baseUrl": None})[1] == {("settings", "baseUrl"): "INVALID"}
     assert given(K.RESEND, stored=moved, settings=elsewhere)[1] == {}
+
+
+def test_secrets_that_cannot_be_read_do_not_follow_either() -> None:
+    stored = Given(complete(K.RESEND)[0], {}, holds_others=True)
+    elsewhere = {"baseUrl": "https://attacker.example.com"}
+
+    assert given(K.RESEND, stored=stored, settings=elsewhere)[1] == {("settings", "baseUrl"): "INVALID"}
+    assert given(K.RESEND, stored=stored, settings=elsewhere, secrets={"apiKey": "re_2"})[1] == {}
+
+
+def test_an_authority_of_ones_own_is_taken_as_pem() -> None:
+    certificate = Authority().ca_pem
+    assert given(K.APNS, settings={"caCertificate": certificate})[1] == {}
 
 
 def test_a_signing_secret_is_taken_as_the_provider_shows_it() -> None:
