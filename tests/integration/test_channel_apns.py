@@ -474,7 +474,7 @@ async def test_a_refused_send_that_could_not_be_repeated_in_time_was_not_sent(
     apple: Apple, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await apple.send("cd" * 32)
-    monkeypatch.setattr(apns, "SEND_SECONDS", 0.1)
+    monkeypatch.setattr(apns, "SEND_SECONDS", 0.5)
     apple.production.scripts[TOKEN] = [Reply(403, "ExpiredProviderToken", max_streams=0)]
 
     outcome = await apple.send()
@@ -486,12 +486,13 @@ async def test_a_refused_send_that_could_not_be_repeated_in_time_was_not_sent(
 async def test_no_answer_in_time_is_unknown_and_others_get_another_connection(
     apple: Apple, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(apns, "SEND_SECONDS", 0.2)
-    monkeypatch.setattr(apns_connection, "STALL_SECONDS", 0.1)
     apple.production.scripts[TOKEN] = [Stall()]
     assert isinstance(await apple.send("cd" * 32), Accepted)
+    monkeypatch.setattr(apns, "SEND_SECONDS", 0.3)
+    monkeypatch.setattr(apns_connection, "STALL_SECONDS", 0.1)
 
     outcome = await apple.send()
+    monkeypatch.undo()
 
     assert isinstance(outcome, Unknown)
     assert outcome.error.code == "NoAnswer"

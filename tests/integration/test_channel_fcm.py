@@ -314,7 +314,7 @@ async def test_a_connection_that_ends_is_unknown(firebase: Firebase) -> None:
 
 async def test_no_answer_in_time_is_unknown(firebase: Firebase, monkeypatch: pytest.MonkeyPatch) -> None:
     await firebase.send()
-    monkeypatch.setattr(fcm, "SEND_SECONDS", 0.1)
+    monkeypatch.setattr(fcm, "SEND_SECONDS", 0.5)
     firebase.peer.scripts[TOKEN] = [Stall()]
 
     assert isinstance(await firebase.send(), Unknown)
@@ -336,7 +336,7 @@ async def test_a_refused_send_that_could_not_be_repeated_in_time_was_not_sent(
 ) -> None:
     await firebase.send()
     firebase.peer.revoke_access_tokens()
-    monkeypatch.setattr(fcm, "SEND_SECONDS", 0.2)
+    monkeypatch.setattr(fcm, "SEND_SECONDS", 0.5)
     firebase.peer.token_gate = asyncio.Event()
 
     outcome = await firebase.send()

@@ -12,7 +12,7 @@ import json
 import re
 import time
 from collections import Counter, defaultdict
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import jwt
@@ -262,8 +262,7 @@ class _Connection(asyncio.Protocol):
         self._said_goodbye = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
         self._peer.note(self)
         if transport.get_extra_info("ssl_object").selected_alpn_protocol() != "h2":
             transport.abort()
