@@ -27,6 +27,8 @@ DELIVERED = frozenset(
     Mutation.updatePushSettings Mutation.sendPush Mutation.sendTestPush Mutation.trackPush
     Query.providers Mutation.configureProvider Mutation.deleteProvider Mutation.sendSms
     Query.inboundEndpoints Mutation.saveInboundEndpoint Mutation.deleteInboundEndpoint
+    Query.templates Mutation.saveTemplate Mutation.deleteTemplate Query.senderDomains Mutation.addSenderDomain
+    Mutation.verifySenderDomain Mutation.sendEmail
     Subscription.eventStream Subscription.deliveryUpdates
     Query.webhookEndpoints Mutation.saveWebhookEndpoint Mutation.deleteWebhookEndpoint
     Mutation.rotateWebhookSecret Mutation.retireWebhookSecret Mutation.sendTestWebhook
@@ -35,18 +37,6 @@ DELIVERED = frozenset(
 """Root fields that are finished, with all types behind them but for what `OWED` names."""
 
 OWED = {
-    "deliveries and channels": """
-        DnsRecord
-        Mutation.addSenderDomain
-        Mutation.deleteTemplate
-        Mutation.saveTemplate Mutation.sendEmail
-        Mutation.verifySenderDomain
-        Query.senderDomains Query.templates
-        SaveTemplateInput
-        SendEmailInput SenderDomain SenderDomainPayload
-        SenderDomainStatus Template
-        TemplateConnection TemplateEdge TemplatePayload
-    """,
     "workflows": """
         Delivery.workflowRun
         ImportWorkflowsPayload Mutation.cancelWorkflowRun Mutation.cloneBlueprint Mutation.deleteWorkflow

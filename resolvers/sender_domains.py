@@ -23,7 +23,7 @@ async def list_sender_domains(ctx: Context) -> list[SenderDomainRecord]:
 
 async def add_sender_domain(ctx: Context, *, domain: str) -> Outcome:
     """Make a domain with its DKIM key pair."""
-    viewer = require(ctx, Role.ADMIN)
+    viewer = require(ctx, Role.EDITOR)
     services = ctx.services
     outcome = await domains.add_sender_domain(
         services.database, services.vault, project_id=viewer.project_id, domain=domain, now=services.clock.now()
@@ -34,7 +34,7 @@ async def add_sender_domain(ctx: Context, *, domain: str) -> Outcome:
 
 async def verify_sender_domain(ctx: Context, *, node_id: str) -> Outcome:
     """Look for a domain's records in DNS."""
-    viewer = require(ctx, Role.ADMIN)
+    viewer = require(ctx, Role.EDITOR)
     services, parsed = ctx.services, parse_node_id(node_id)
     if parsed is None or parsed.kind is not NodeKind.SENDER_DOMAIN:
         return None, (UserError("This project has no such domain.", "NOT_FOUND", ("id",)),)

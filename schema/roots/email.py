@@ -95,7 +95,7 @@ class EmailMutation:
         return DeletePayload.of(*await templates.delete(info.context, node_id=id))
 
     @strawberry.mutation(
-        description="Make a domain to send from, with a DKIM key of its own. Publish its dnsRecords. Needs ADMIN."
+        description="Make a domain to send from, with a DKIM key of its own. Publish its dnsRecords. Needs EDITOR."
     )
     async def add_sender_domain(
         self,
@@ -105,7 +105,7 @@ class EmailMutation:
         return SenderDomainPayload.of(*await sender_domains.add_sender_domain(info.context, domain=domain))
 
     @strawberry.mutation(
-        description="Look for a domain's records in DNS, and keep what is there. As often as you like. Needs ADMIN."
+        description="Look for a domain's records in DNS, and keep what is there. As often as you like. Needs EDITOR."
     )
     async def verify_sender_domain(
         self,

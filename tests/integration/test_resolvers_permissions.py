@@ -51,6 +51,13 @@ NEEDED = {
     "Mutation.configureProvider": Role.ADMIN,
     "Mutation.deleteProvider": Role.ADMIN,
     "Mutation.sendSms": Role.EDITOR,
+    "Query.templates": Role.VIEWER,
+    "Query.senderDomains": Role.VIEWER,
+    "Mutation.saveTemplate": Role.EDITOR,
+    "Mutation.deleteTemplate": Role.EDITOR,
+    "Mutation.addSenderDomain": Role.EDITOR,
+    "Mutation.verifySenderDomain": Role.EDITOR,
+    "Mutation.sendEmail": Role.EDITOR,
     "Query.webhookEndpoints": Role.VIEWER,
     "Mutation.saveWebhookEndpoint": Role.EDITOR,
     "Mutation.deleteWebhookEndpoint": Role.EDITOR,
@@ -64,6 +71,11 @@ NEEDED = {
     "Subscription.deliveryUpdates": Role.VIEWER,
 }
 ARGUMENTS = {
+    "saveTemplate": "(input: {})",
+    "deleteTemplate": '(id: "tpl_x")',
+    "addSenderDomain": '(domain: "x")',
+    "verifySenderDomain": '(id: "dom_x")',
+    "sendEmail": "(input: {})",
     "saveWebhookEndpoint": "(input: {})",
     "deleteWebhookEndpoint": '(id: "whe_x")',
     "rotateWebhookSecret": '(id: "whe_x")',
@@ -97,7 +109,7 @@ ARGUMENTS = {
     "saveInboundEndpoint": "(input: {})",
     "deleteInboundEndpoint": '(id: "inb_x")',
 }
-BOUNDED_LISTS = {"Query.nodes", "Query.providers", "Query.inboundEndpoints"}
+BOUNDED_LISTS = {"Query.senderDomains", "Query.nodes", "Query.providers", "Query.inboundEndpoints"}
 
 
 def roots() -> dict[str, GraphQLField]:
