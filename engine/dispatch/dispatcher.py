@@ -53,7 +53,7 @@ DRAIN_SECONDS = 2.0
 REFILL_SECONDS = 0.005
 """How long a place in a lane stays free before it is filled again: many become free together, one claim fills them."""
 CONTENDED_SECONDS = 0.02
-"""When another worker is claiming for the project, until we look again."""
+"""Until we look again at a project that another worker is claiming for, or that deliveries were given back to."""
 STOP_RESERVE = timedelta(seconds=3)
 """Of the grace in `stop`, for writing outcomes."""
 
@@ -98,6 +98,8 @@ class Dispatcher:
         process_limit: int = PROCESS_LIMIT,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        if lease.total_seconds() <= NEEDED_SECONDS:
+            raise ValueError("the lease is too short for an attempt and writing its outcome")
         self._database = database
         self._works = works
         self._clock = clock
@@ -344,6 +346,8 @@ class Dispatcher:
         for each in ended:
             self._lanes.leave_process(each.claimed.slot)
         self._refill_soon(ended[0].claimed.slot.lane)
+        if any(each.outcome is None for each in ended):
+            self._recall(ended[0].claimed.delivery.project_id, CONTENDED_SECONDS)
 
     async def _wait(self, tasks: Sequence[asyncio.Task[Any]], ends_at: float) -> None:
         if tasks:

@@ -1,8 +1,8 @@
 """A worker that is killed with SIGKILL at its n-th step, for n = 1, 2, 3 … until it lives to finish its work.
 
 A step is what a task does between two awaits: so every await of claiming, committing, sending and settling is a place
-to die at. Nothing in the product helps: the event loop's task factory counts. Each life is a fork of this process, with a
-project of its own, and whatever reaches the provider is in its file before anything else happens.
+to die at. Nothing in the product helps: the task factory of the event loop counts. Each life is a fork of this process,
+with a project of its own, and whatever reaches the provider is in its file before anything else happens.
 
     python -m tests.integration.dispatch_crash_driver DATABASE_URL FILE DELIVERIES
 """
