@@ -8,6 +8,7 @@ Pure.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 import idna
@@ -49,8 +50,9 @@ class Target(msgspec.Struct, frozen=True):
     port: int
 
 
+@lru_cache(maxsize=4096)
 def read_target(url: str) -> Target:
-    """Raises `Malformed`."""
+    """Raises `Malformed`. Remembered: the same few URLs are called over and over."""
     if len(url) > MAX_URL_CHARACTERS:
         raise Malformed(f"A URL has at most {MAX_URL_CHARACTERS} characters.")
     if _UNSAFE.search(url):

@@ -250,11 +250,15 @@ def _exchange_failure(error: Exception) -> tuple[str, str]:
 
 async def _read_text(response: aiohttp.ClientResponse, limit: int) -> str:
     """The beginning of the body, as far as it comes in time."""
+    content = response.content
+    if content.is_eof() and content.total_bytes <= limit:
+        # All of it came with the head, as with most receivers.
+        return _storable(content.read_nowait(), limit)
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_SECONDS):
             while len(body) < limit:
-                chunk = await response.content.read(limit - len(body))
+                chunk = await content.read(limit - len(body))
                 if not chunk:
                     break
                 body += chunk
@@ -266,7 +270,7 @@ async def _read_text(response: aiohttp.ClientResponse, limit: int) -> str:
     return _storable(body, limit)
 
 
-def _storable(body: bytearray, limit: int) -> str:
+def _storable(body: bytes | bytearray, limit: int) -> str:
     """At most `limit` bytes of UTF-8. What is none and NUL, which no stored text can hold, is replaced, by more bytes
     than it had."""
     text = body.decode("utf-8", "replace").replace("\0", "\ufffd")

@@ -35,6 +35,9 @@ class SignatureScheme(StrEnum):
     STRIPE = "STRIPE"
 
 
+_HEX, _SHA256_PREFIXED = SignatureScheme.HEX, SignatureScheme.SHA256_PREFIXED
+
+
 def make_secret() -> str:
     """A new one."""
     return SECRET_PREFIX + b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
@@ -61,11 +64,7 @@ def sign_webhook(
     return {
         "User-Agent": USER_AGENT,
         "Content-Type": CONTENT_TYPE,
-        "X-Sendora-Signature": {
-            SignatureScheme.HEX: bare,
-            SignatureScheme.SHA256_PREFIXED: prefixed,
-            SignatureScheme.STRIPE: stripe,
-        }[scheme],
+        "X-Sendora-Signature": bare if scheme is _HEX else prefixed if scheme is _SHA256_PREFIXED else stripe,
         "X-Sendora-Signature-256": prefixed,
         "X-Sendora-Timestamp": str(at),
         "X-Sendora-Event-Id": event_id,
