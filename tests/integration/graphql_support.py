@@ -176,8 +176,10 @@ TRACK = """mutation ($input: TrackInput!) {
 
 
 @asynccontextmanager
-async def open_gateway(database_url: str, redis_url: str | None = None) -> AsyncIterator[Gateway]:
-    """With `redis_url` its streams are live; without, nothing follows anything."""
+async def open_gateway(
+    database_url: str, redis_url: str | None = None, *, egress: Egress | None = None
+) -> AsyncIterator[Gateway]:
+    """With `redis_url` its streams are live; without, nothing follows anything. `egress` may allow peers on loopback."""
     async with AsyncExitStack() as stack:
         database = Database(database_url, max_size=6)
         await database.connect()
@@ -217,7 +219,7 @@ async def open_gateway(database_url: str, redis_url: str | None = None) -> Async
             region=REGION,
             clock=clock,
             vault=Vault(b"a secret of tests, long enough for it"),
-            egress=Egress(),
+            egress=egress or Egress(),
             wake=woken.append,
             public_url="http://gateway.test",
         )
