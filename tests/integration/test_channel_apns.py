@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -29,9 +30,13 @@ from engine.channels.push_message import (
 from engine.dispatch.values import LiveActivity, PushNotification
 from engine.egress import Egress
 from tests.peers.apns import ApnsPeer, GoAway, HangUp, Hold, Reply, Reset, Stall
+from tests.peers.authority import Authority
 
 MADE_AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 TOKEN = "ab" * 32
+AUTHORITY = Authority()
+TLS = cache(apns.trusting)
+"""Reading the public authorities takes a while: once is enough for all tests."""
 HELLO = PushNotification(title="Your order", body="is on its way")
 STATUSES = {
     "ExpiredToken": 410,
@@ -100,9 +105,9 @@ async def opened() -> AsyncIterator[Opener]:
     async with AsyncExitStack() as stack:
 
         async def open_apple(**settings: Any) -> Apple:
-            production = await stack.enter_async_context(ApnsPeer(**settings))
-            sandbox = await stack.enter_async_context(ApnsPeer(key=production.key, authority=production.authority))
-            sender = ApnsSender(Egress(allowed="127.0.0.0/8"))
+            production = await stack.enter_async_context(ApnsPeer(authority=AUTHORITY, **settings))
+            sandbox = await stack.enter_async_context(ApnsPeer(key=production.key, authority=AUTHORITY))
+            sender = ApnsSender(Egress(allowed="127.0.0.0/8"), tls=TLS)
             stack.push_async_callback(sender.close)
             return Apple(production, sandbox, sender)
 
