@@ -106,7 +106,7 @@ def event_of(
     name = _EVENT_TYPES.get((Channel(transition.channel), DeliveryStatus(transition.to_status)))
     if name is None:
         return None
-    return delivery_event(delivery, name, number=transition.attempt_number or 0, properties=properties)
+    return delivery_event(delivery, name, number=_occasion(delivery, transition), properties=properties)
 
 
 def requested_event_of(delivery: NewDelivery) -> NewEvent | None:
@@ -116,11 +116,21 @@ def requested_event_of(delivery: NewDelivery) -> NewEvent | None:
     return delivery_event(delivery, "push.send_requested")
 
 
+def _occasion(delivery: DeliveryRecord | NewDelivery, transition: NewTransition) -> int | str:
+    """What tells a step from the same step at another time: its attempt; or else the replay, and the time put off to."""
+    if transition.attempt_number is not None:
+        return transition.attempt_number
+    batch = "0" if delivery.batch_id is None else delivery.batch_id.hex
+    if transition.to_status == S.SCHEDULED and delivery.next_attempt_at is not None:
+        return f"{batch}:{delivery.next_attempt_at.timestamp() * 1000:.0f}"
+    return batch
+
+
 def delivery_event(
     delivery: DeliveryRecord | NewDelivery,
     event_type: str,
     *,
-    number: int = 0,
+    number: int | str = 0,
     properties: Mapping[str, Any] | None = None,
 ) -> NewEvent:
     """An event about a delivery, stored once per (type, delivery, number).

@@ -321,9 +321,8 @@ def _for_resend(job: MailJob, account: ResendAccount) -> ResendMessage:
 
 
 def _idempotency_key(delivery: DeliveryRecord) -> str:
-    """The same for all attempts of a round; whoever replays a delivery wants it sent again."""
-    key = str(delivery.delivery_id)
-    return f"{key}:{delivery.schedule_offset}" if delivery.schedule_offset else key
+    """The same for all attempts of a send or replay, taken over ones included; a replay is to be sent again."""
+    return f"{delivery.delivery_id}:{delivery.batch_id}"
 
 
 def _domains_of(senders: set[str | None]) -> list[str]:

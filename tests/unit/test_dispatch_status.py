@@ -5,11 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from uuid import UUID
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.dispatch.status import NEXT, PENDING, may_follow, transition_of
+from db.delivery_records import NewDelivery, NewTransition
+from engine.dispatch.status import NEXT, PENDING, event_of, may_follow, transition_of
 from engine.dispatch.values import Channel, DeliveryStatus
 from tests.integration.dispatch_support import new_delivery
 
@@ -45,3 +47,33 @@ def test_a_transition_is_made_only_for_a_step_that_the_machine_has(before: S | N
     else:
         with pytest.raises(ValueError, match="does not go from"):
             transition_of(DELIVERY, before=before, after=after)
+
+
+def test_each_step_has_an_event_of_its_own() -> None:
+    """An event's key is stored once: a second cancellation, after a replay, must not look like the first."""
+    first = msgspec.structs.replace(DELIVERY, next_attempt_at=datetime(2026, 5, 2, tzinfo=UTC))
+    replayed = msgspec.structs.replace(first, batch_id=UUID(int=4))
+    later = msgspec.structs.replace(first, next_attempt_at=datetime(2026, 5, 3, tzinfo=UTC))
+
+    def key(delivery: NewDelivery, after: S, attempt: int | None = None) -> str:
+        event = event_of(delivery, _step(delivery, after, attempt))
+        assert event is not None
+        return event.key
+
+    steps = [
+        (first, S.CANCELLED, None),
+        (replayed, S.CANCELLED, None),
+        (first, S.SCHEDULED, None),
+        (later, S.SCHEDULED, None),
+        (first, S.SENT, 1),
+        (first, S.SENT, 2),
+    ]
+    keys = [key(*step) for step in steps]
+    assert len(set(keys)) == len(keys)
+    assert keys == [key(*step) for step in steps]
+    assert max(map(len, keys)) <= 128
+
+
+def _step(delivery: NewDelivery, after: S, attempt: int | None) -> NewTransition:
+    before = next(status for status, following in NEXT.items() if status is not None and after in following)
+    return transition_of(delivery, before=before, after=after, attempt_number=attempt)
