@@ -52,9 +52,10 @@ def make_draft(
         "verifier": endpoint.verifier,
         "headers": {name: headers[name][:MAX_HEADER_CHARACTERS] for name in KEPT_HEADERS if name in headers},
     }
-    whole = _draft(endpoint, event_id, {**around, "body": _body(body)})
-    if len(body) <= MAX_JSON_BYTES and not isinstance(normalise([whole], salt=b"")[0], UserError):
-        return whole
+    if len(body) <= MAX_JSON_BYTES:
+        whole = _draft(endpoint, event_id, {**around, "body": _body(body)})
+        if not isinstance(normalise([whole], salt=b"")[0], UserError):
+            return whole
     return _draft(endpoint, event_id, {**around, **_as_text(body)})
 
 
