@@ -72,6 +72,10 @@ class BoundedContext(RenderContext):
         found = super().get(path, token=token, default=_NOT_THERE if default is UNDEFINED else default)
         return Missing(_path_text(path), self.missing, token) if found is _NOT_THERE else found
 
+    def get_item(self, obj: Any, key: Any) -> Any:
+        """Of an object only its own keys: a trait `size` or `first` that is missing is not the object's."""
+        return obj[key] if isinstance(obj, Mapping) and isinstance(key, str) else super().get_item(obj, key)
+
     def filter(self, name: str, token: Any) -> Callable[..., object]:
         self.check_time()
         return super().filter(name, token)

@@ -90,10 +90,12 @@ def check_template(text: str) -> str | None:
     if len(text.encode()) > MAX_TEMPLATE_BYTES:
         return f"A template has at most {MAX_TEMPLATE_BYTES // 1024} KiB."
     try:
-        _parsed(text, html=False)
+        template = _parsed(text, html=False)
+        used = () if template is None else template.analyze().filters
     except CannotRender as error:
         return str(error)
-    return None
+    unknown = next((name for name in used if name not in _TEXT.filters), None)
+    return None if unknown is None else f"Not a Liquid template: there is no filter {unknown[:_MAX_SENTENCE]}."
 
 
 def render(text: str, values: TemplateValues, *, html: bool = False) -> Rendered:

@@ -1,0 +1,168 @@
+"""Liquid: what templates see, what is missing, and that none of them takes longer or grows larger than it may."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from uuid import UUID
+
+import msgspec
+import pytest
+
+from db.records import EventRecord, ProfileRecord
+from engine.templates.bounds import MAX_OUTPUT_BYTES
+from engine.templates.liquid import (
+    MAX_TEMPLATE_BYTES,
+    CannotRender,
+    TemplateValues,
+    check_template,
+    render,
+    template_values,
+)
+
+NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
+PROJECT = UUID(int=7)
+ADA = ProfileRecord(
+    PROJECT, UUID(int=1), "ada", False, msgspec.Raw(b'{"name": "Ada", "email": "ada@shop.example"}'), NOW, None
+)
+ORDER = EventRecord(
+    PROJECT,
+    3,
+    "key",
+    "analytics",
+    "order.placed",
+    NOW,
+    NOW,
+    "ada",
+    None,
+    msgspec.Raw(b'{"total": 12.5, "items": [{"name": "Hat"}, {"name": "<b>Coat</b>"}], "timestamp": "mine"}'),
+    msgspec.Raw(b"{}"),
+)
+VALUES = template_values(
+    now=NOW, user_id="ada", profile=ADA, event=ORDER, variables={"code": "SPRING", "user": "hidden"}, run={"id": "r1"}
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("Hi {{ user.name }} ({{ user.id }}, {{ user.email }})", "Hi Ada (ada, ada@shop.example)"),
+        ("{{ trait.name | upcase }} {{ profile.traits.name }} {{ profile.userId }}", "ADA Ada ada"),
+        ("{{ event.total }} {{ event.eventType }} {{ event.properties.total }}", "12.5 order.placed 12.5"),
+        # Properties go before the envelope.
+        ("{{ event.timestamp }} {{ event.receivedAt }}", "mine 2026-05-01T12:00:00Z"),
+        ("{% for item in event.items %}{{ forloop.index }}.{{ item.name }} {% endfor %}", "1.Hat 2.<b>Coat</b> "),
+        # vars are at the top level, and hide nothing.
+        ("{{ code }} {{ user.id }} {{ run.id }}", "SPRING ada r1"),
+        (
+            "{{ now | date: '%d.%m.%Y %H:%M' }} {{ 'now' | date: '%Y' }} {{ 0 | date: '%H' }}",
+            "01.05.2026 12:00 2026 00",
+        ),
+        ("{% if trait.vip %}vip{% else %}plain{% endif %}", "plain"),
+        ("no markup at all", "no markup at all"),
+    ],
+)
+def test_what_a_template_sees(template: str, text: str) -> None:
+    assert render(template, VALUES).text == text
+
+
+def test_what_is_missing_is_empty_and_reported_where_it_was_written_out() -> None:
+    rendered = render(
+        "{{ trait.first }}{{ trait.last | upcase }}{{ nothing.at.all }}{{ trait.first }}{{ trait.size }}"
+        "{{ trait.nick | default: 'friend' }}{% if trait.vip %}{% endif %}",
+        VALUES,
+    )
+    assert rendered.text == "friend"
+    assert rendered.missing == ("trait.first", "trait.last", "nothing.at.all", "trait.size")
+
+
+def test_html_is_escaped_and_text_is_not() -> None:
+    template = "<p>{{ event.items[1].name }}</p>"
+    assert render(template, VALUES, html=True).text == "<p>&lt;b&gt;Coat&lt;/b&gt;</p>"
+    assert render(template, VALUES).text == "<p><b>Coat</b></p>"
+    assert render("{{ event.items[1].name | safe }}", VALUES, html=True).text == "<b>Coat</b>"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ user.__class__ }}{{ user.name.__class__.__mro__ }}{{ code.__init__ }}",
+        "{{ event.items.__len__ }}{{ now.tzinfo }}",
+    ],
+)
+def test_nothing_of_python_can_be_reached(template: str) -> None:
+    assert render(template, VALUES).text == ""
+
+
+@pytest.mark.parametrize(
+    ("template", "part"),
+    [
+        ("Hi {{ user.name", "in line 1"),
+        ("\n\n{% if x %}", "endif"),
+        ("{% include 'secrets' %}", "include"),
+        ("{% render 'secrets' %}", "render"),
+        ("{{ x | no_such_filter }}", "no_such_filter"),
+        ("{{ a" + "[a" * 3000 + "]" * 3000 + "}}", "Not a Liquid template"),
+        ("x" * (MAX_TEMPLATE_BYTES + 1), "256 KiB"),
+    ],
+    ids=["open", "block", "include", "render", "filter", "deep", "long"],
+)
+def test_what_is_no_template_is_said_when_it_is_saved(template: str, part: str) -> None:
+    sentence = check_template(template)
+    assert sentence is not None
+    assert part in sentence
+    assert sentence.endswith(".")
+    assert len(sentence) < 300
+
+
+def test_ordinary_templates_can_be_saved() -> None:
+    template = "{% assign a = 1 %}{% for i in (1..3) %}{{ i | plus: a }}{% endfor %}{% comment %}x{% endcomment %}"
+    assert check_template(template) is None
+
+
+BOMBS = {
+    "nested loops": "{% for i in (1..9000) %}{% for j in (1..9000) %}{% endfor %}{% endfor %}",
+    "loops in a row": "{% for i in (1..5000) %}{% endfor %}" * 3,
+    "a long loop, backwards": "{% for i in (1..999999999) reversed %}{% endfor %}",
+    "a loop with an offset": "{% for i in (1..999999999) offset: 999999990 %}{% endfor %}",
+    "a long body": "{% for i in (1..9000) %}" + "{% if 1 == 2 %}a{% endif %}" * 3000 + "{% endfor %}",
+    "a table": "{% tablerow i in (1..9000) %}" + "{% if 1 == 2 %}a{% endif %}" * 3000 + "{% endtablerow %}",
+    "a range that is searched": "{% if (1..999999999999) contains 'x' %}{% endif %}",
+    "a range that is joined": "{{ (1..99999999) | reverse | join: ',' }}",
+    "doubling": "{% assign x = 'ab' %}" + "{% assign x = x | append: x %}" * 60,
+    "replacing": "{% assign x = 'xxxxxxxxxxxxxxxxxxxxxxxx' %}" + "{% assign x = x | replace: 'x', x %}" * 6,
+    "joining": "{% assign l = code | split: '' %}" + "{% assign l = l | concat: l %}" * 30 + "{{ l | join: code }}",
+    "a list written out": "{% assign l = big | split: '|' %}" + "{% assign l = l | concat: l %}" * 16 + "{{ l }}",
+    "base64 of base64": "{{ big " + "| base64_encode " * 60 + "}}",
+    "a large number": "{{ 99999999 " + "| times: 99999999999999999999999999 " * 6000 + "}}",
+    "much output": "{% for i in (1..9000) %}{{ big }}{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS.keys())
+def test_a_template_that_grows_ends(bomb: str) -> None:
+    values = TemplateValues({**VALUES.roots, "big": "y" * 30_000})
+    assert check_template(bomb) is None
+    began = time.thread_time()
+    with pytest.raises(CannotRender) as raised:
+        render(bomb, values)
+    assert time.thread_time() - began < 1.0
+    assert "yyy" not in str(raised.value)
+
+
+def test_an_error_quotes_no_values() -> None:
+    with pytest.raises(CannotRender) as raised:
+        render("\n{{ trait.name | times: trait.email | divided_by: 0 }}", VALUES)
+    assert str(raised.value) == "The template fails in line 2: FilterArgumentError."
+
+
+@pytest.mark.parametrize("template", ["{{ 99999999999999999 | date: '%Y' }}", "{{ event.items | sort }}"])
+def test_whatever_a_value_makes_the_library_raise_is_the_templates_fault(template: str) -> None:
+    with pytest.raises(CannotRender):
+        render(template, VALUES)
+
+
+def test_a_newsletter_is_far_from_the_bounds() -> None:
+    rows = "{% for item in (1..200) %}<tr><td>{{ item }}</td><td>{{ code | upcase }}</td></tr>{% endfor %}"
+    rendered = render("<table>" + rows * 20 + "</table>" + "<p>text</p>" * 1000, VALUES, html=True)
+    assert 100_000 < len(rendered.text) < MAX_OUTPUT_BYTES
