@@ -143,9 +143,18 @@ async def track_push(ctx: Context, *, delivery_id: str, interaction: PushInterac
         return Tracked(organization_id, None, duplicate=False, errors=errors)
     report = Report(parsed.uuid, interaction, action_id)
 
+    was_recorded = False
+
     async def track(connection: asyncpg.Connection) -> Reported | UserError:
+        nonlocal was_recorded
         now = services.clock.now()
-        return await track_interaction(connection, project_id=viewer.project_id, report=report, now=now)
+        found = await track_interaction(connection, project_id=viewer.project_id, report=report, now=now)
+        if isinstance(found, Reported):
+            if was_recorded:
+                # What is there was stored by the try before, whose COMMIT was left unanswered.
+                return Reported(found.event, duplicate=False, announcements=found.announcements)
+            was_recorded = not found.duplicate
+        return found
 
     found = await run_transaction(services.database, track)
     if isinstance(found, UserError):
