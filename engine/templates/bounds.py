@@ -29,8 +29,8 @@ MAX_VALUE_SIZE = 256 * 1024
 """Characters and items of one intermediate value."""
 MAX_ITERATIONS = 10_000
 """Of all loops of one rendering together."""
-MAX_CPU_SECONDS = 0.1
-"""An ordinary newsletter takes one or two milliseconds."""
+MAX_CPU_SECONDS = 0.5
+"""An ordinary newsletter takes one or two milliseconds, one with thousands of rows a hundred."""
 _FILE_TAGS = ("include", "render")
 
 _Loop = TypeVar("_Loop", ForNode, TablerowNode)
