@@ -13,7 +13,8 @@ LOCK := uv pip compile --quiet --generate-hashes --universal --python-version 3.
 .DEFAULT_GOAL := help
 .PHONY: run test check bench explorer lock help
 
-run: $(STAMP_RUN) $(EXPLORER)  ## start everything on this machine (PORT, SENDORA_DATA_DIR)
+# the providers on this machine need a mail server's library that nothing else needs
+run: $(if $(SENDORA_FAKE_PROVIDERS),$(STAMP_DEV),$(STAMP_RUN)) $(EXPLORER)  ## start everything on this machine (PORT, SENDORA_DATA_DIR)
 	@exec $(BIN)/python cli.py run
 
 test: $(STAMP_DEV) $(EXPLORER)  ## the whole suite, on a PostgreSQL and a Valkey of its own

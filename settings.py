@@ -6,6 +6,7 @@ Names carry the prefix `SENDORA_`, except `PORT`, `DATABASE_URL` and `REDIS_URL`
 from __future__ import annotations
 
 from enum import StrEnum
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 
@@ -75,6 +76,10 @@ class Settings(BaseSettings):
     """Where that mail goes: smtp://user:password@host:587 (STARTTLS) or smtps:// (TLS)."""
     egress_allow: str = ""
     """Networks (comma-separated, e.g. 10.1.0.0/16) that may be reached although they are private, over http too."""
+    dns_server: str = ""
+    """`address:port` of the name server that sender domains are looked up at, instead of the system's."""
+    fake_providers: bool = False
+    """`run` also starts every provider on this machine, and the first project sends through them."""
     ssrf_guard: Annotated[bool, Field(validation_alias=AliasChoices("SSRF_GUARD", "SENDORA_SSRF_GUARD"))] = True
     """Off lets deliveries reach every address."""
     data_dir: Path = Path(".data")
@@ -111,6 +116,14 @@ class Settings(BaseSettings):
             raise ValueError("it must start with smtp:// or smtps://")
         return value
 
+    @field_validator("dns_server")
+    @classmethod
+    def _is_address_and_port(cls, value: str) -> str:
+        address, _, port = value.rpartition(":")
+        if value and not (_is_address(address) and port.isdecimal() and 0 < int(port) < 65536):
+            raise ValueError("it must be an address and a port, e.g. 127.0.0.1:53")
+        return value
+
     @field_validator("redis_url")
     @classmethod
     def _is_redis(cls, value: SecretStr | None) -> SecretStr | None:
@@ -128,6 +141,12 @@ def read_settings(**overrides: object) -> Settings:
         raise SettingsError(
             f"{_environment_name(str(first['loc'][0]))} is malformed: {_reason(first['msg'])}."
         ) from None
+
+
+def dns_server_of(settings: Settings) -> tuple[str, int] | None:
+    """Address and port of a name server; None for the system's."""
+    address, _, port = settings.dns_server.rpartition(":")
+    return (address.strip("[]"), int(port)) if address else None
 
 
 def required(value: SecretStr | None) -> str:
@@ -159,6 +178,14 @@ def egress_of(settings: Settings) -> Egress:
 def public_url_of(settings: Settings) -> str:
     """Where this deployment is reached from outside, without a slash at the end."""
     return (settings.public_url or f"http://{settings.host}:{settings.port}").rstrip("/")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text.strip("[]"))
+    except ValueError:
+        return False
+    return True
 
 
 def _environment_name(field: str) -> str:

@@ -53,6 +53,7 @@ SERVICE_STOP = (
 """SIGQUIT before SIGKILL: PostgreSQL then takes its backends with it."""
 
 _CLI = Path(__file__).parent.parent / "cli.py"
+_PEERS = _CLI.parent / "tests" / "peers"
 
 
 class Service(Protocol):
@@ -99,6 +100,7 @@ class Supervisor:
         self._printer = Printer()
         self._stop = asyncio.Event()
         self._may_go = False
+        self._dns_port = _free_udp_port() if settings.fake_providers else 0
         self._clients: list[Keeper] = []
         self._services: list[Keeper] = []
         self._keeping: set[asyncio.Task[None]] = set()
@@ -112,7 +114,7 @@ class Supervisor:
         try:
             keys = await self._unless_stopped(self._start())
             if keys is not None:
-                _print_welcome(keys)
+                _print_welcome(keys, fake_providers=self._settings.fake_providers)
                 await self._stop.wait()
         finally:
             await self._end_everything()
@@ -156,10 +158,16 @@ class Supervisor:
         self._let_clients_go()
         await self._first_answer()
         self._keep_client("worker", ["worker", "--supervised"], secret)
+        if self._settings.fake_providers:
+            self._keep_fake_providers(keys)
         return keys
 
     async def _check_servers(self) -> None:
         """Those of others, before anything is started on them."""
+        if self._settings.fake_providers and not _PEERS.is_dir():
+            raise StartError(
+                "SENDORA_FAKE_PROVIDERS needs the repository: the providers are in its folder tests/peers."
+            )
         from launch.servers import check_postgres, check_redis
 
         if self._postgres is None:
@@ -176,12 +184,32 @@ class Supervisor:
 
     def _client_environment(self, secret: str) -> Mapping[str, str]:
         given = {"DATABASE_URL": self._database_url, "REDIS_URL": self._redis_url, "SENDORA_SECRET_KEY": secret}
+        if self._settings.fake_providers:
+            given["SENDORA_EGRESS_ALLOW"] = ",".join(filter(None, (self._settings.egress_allow, "127.0.0.0/8")))
+            given["SENDORA_DNS_SERVER"] = f"127.0.0.1:{self._dns_port}"
         inherited = {name: value for name, value in os.environ.items() if name not in _ALIASES}
         return {**inherited, "PYTHONUNBUFFERED": "1", **given}
 
     def _keep_client(self, name: str, arguments: list[str], secret: str) -> None:
-        environment = self._client_environment(secret)
-        command: list[str | Path] = [sys.executable, _CLI, *arguments]
+        self._keep_process(name, [sys.executable, _CLI, *arguments], self._client_environment(secret))
+
+    def _keep_fake_providers(self, keys: Keys) -> None:
+        """They are clients of the gateway as any other, and set the project up through its API."""
+        host, port = self._listener.getsockname()[:2]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.peers",
+            "--url",
+            f"http://{host}:{port}",
+            "--dns-port",
+            str(self._dns_port),
+        ]
+        self._keep_process(
+            "providers", command, {**os.environ, "PYTHONUNBUFFERED": "1", "SENDORA_API_KEY": keys.secret_key}
+        )
+
+    def _keep_process(self, name: str, command: Sequence[str | Path], environment: Mapping[str, str]) -> None:
 
         def launch() -> subprocess.Popen[bytes]:
             process = processes.launch(
@@ -267,6 +295,18 @@ class Supervisor:
             keeper.signal(signal.SIGQUIT)
 
 
+_FAKE_PROVIDERS_HINT = """
+  Every provider runs on this machine. Follow this, then send:
+
+  subscription { deliveryUpdates { node { from to delivery { channel userId } } } }
+
+  mutation {
+    sendPush(input: { userIds: ["user_001", "user_002", "user_003"], push: { title: "Hello", body: "From here" } }) {
+      queued userErrors { message }
+    }
+  }
+"""
+
 _ALIASES = frozenset({"SENDORA_DATABASE_URL", "SENDORA_REDIS_URL"})
 """Other names of settings that the children are given."""
 
@@ -291,6 +331,13 @@ async def _end(keepers: Sequence[Keeper], steps: Iterable[tuple[signal.Signals, 
             keeper.signal(number)
         for keeper in keepers:
             await keeper.ended(deadline - time.monotonic())
+
+
+def _free_udp_port() -> int:
+    """Known before anything starts: the gateways are told of it, and the name server takes it later."""
+    with socket.socket(type=socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _say_go(process: subprocess.Popen[bytes]) -> None:
@@ -320,7 +367,7 @@ async def _ask(host: str, port: int) -> bool:
         writer.close()
 
 
-def _print_welcome(keys: Keys) -> None:
+def _print_welcome(keys: Keys, *, fake_providers: bool) -> None:
     bold, plain = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
     query = '{"query": "{ events(first: 3) { edges { node { seq eventType userId timestamp } } } }"}'
     print(
@@ -334,6 +381,6 @@ def _print_welcome(keys: Keys) -> None:
   curl {keys.url}/graphql -H 'content-type: application/json' \\
     -H 'x-api-key: {keys.secret_key}' \\
     -d '{query}'
-""",
+{_FAKE_PROVIDERS_HINT if fake_providers else ""}""",
         flush=True,
     )
