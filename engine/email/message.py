@@ -57,7 +57,7 @@ def mail_bytes(mail: Mail, *, date: datetime) -> bytes:
     """With CRLF. In UTF-8 where an address needs it (SMTPUTF8), otherwise ASCII only."""
     message = EmailMessage(policy=SMTP if is_ascii_mail(mail) else SMTPUTF8)
     message["From"] = _header_address(mail.from_)
-    message["To"] = Address(addr_spec=mail.to)
+    message["To"] = _address("", mail.to)
     if mail.reply_to is not None:
         message["Reply-To"] = _header_address(mail.reply_to)
     message["Subject"] = mail.subject
@@ -84,7 +84,13 @@ def _header_address(text: str) -> Address:
     mailbox = read_mailbox(text)
     if not isinstance(mailbox, Mailbox):
         raise ValueError("not a mailbox")
-    return Address(display_name=mailbox.name, addr_spec=mailbox.address)
+    return _address(mailbox.name, mailbox.address)
+
+
+def _address(name: str, address: str) -> Address:
+    """In parts: as a whole the standard library takes ASCII only."""
+    local, _, domain = address.rpartition("@")
+    return Address(display_name=name, username=local, domain=domain)
 
 
 def _encoding_of(text: str) -> str:
