@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 MAX_KEYS = 500
 """Dispatch keys looked at in one round; the next round goes on behind them."""
-CLAIM_LIMIT = 64
-"""Deliveries in one round: the project's head is locked no longer than their transitions take."""
+CLAIM_LIMIT = 32
+"""Deliveries in one round. More give no more throughput, and another project waits for longer."""
 FAULTY_POSTPONEMENT = timedelta(minutes=1)
 """What could not even be prepared, by a fault of ours, is looked at again after this."""
 SHORTEST_POSTPONEMENT = timedelta(seconds=1)
@@ -154,7 +154,7 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
             found,
             count=len(done),
             claimed=tuple(_claimed(done, prepared, places, lease)),
-            announcements=await _record(connection, found, done),
+            announcements=await _record(connection, found, token, done),
         )
 
     async def _decide(
@@ -191,7 +191,7 @@ def _claimed(
 
 
 async def _record(
-    connection: asyncpg.Connection, found: Round, done: Sequence[tuple[ClaimWrite, DeliveryRecord]]
+    connection: asyncpg.Connection, found: Round, token: UUID, done: Sequence[tuple[ClaimWrite, DeliveryRecord]]
 ) -> tuple[Announcement, ...]:
     transitions, events = [], []
     for write, delivery in done:
@@ -205,7 +205,9 @@ async def _record(
         )
         transitions.append(transition)
         event = event_of(delivery, transition, _properties(write))
-        events += [] if event is None else [event]
+        if event is not None:
+            # Without an attempt to tell them apart: what is put off, or replayed, may be held back more than once.
+            events.append(msgspec.structs.replace(event, key=f"{event.key}:{token.hex}"))
     return await record(connection, project_id=found.project_id, transitions=transitions, events=events, now=found.at)
 
 

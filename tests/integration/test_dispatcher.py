@@ -182,6 +182,12 @@ async def test_policy_holds_deliveries_back_without_an_attempt(module_database_u
         assert (await desk.delivery(project, suppressed)).suppressed_reason == "FREQUENCY_CAP"
 
         desk.clock.at = later
+        desk.push.decide = lambda _delivery, _now: Postpone(until=later + timedelta(hours=1))
+        await desk.drain(dispatcher, project)
+        assert (await desk.events(project))["push.scheduled"] == 2
+
+        desk.clock.advance(hours=1)
+        desk.push.decide = lambda _delivery, _now: None
         await desk.drain(dispatcher, project)
         assert desk.push.keys == {postponed: 1}
 
@@ -308,6 +314,29 @@ async def test_an_outcome_that_comes_after_its_lease_changes_nothing_but_its_att
         stored = await desk.delivery(project, webhook)
         # A lost worker does not use up the schedule.
         assert (stored.attempt_count, stored.schedule_offset) == (2, 1)
+
+
+async def test_a_late_outcome_does_not_end_the_attempt_of_another_worker(module_database_url: str) -> None:
+    gates = {1: Gate(), 2: Gate()}
+    async with open_desk(module_database_url) as desk:
+        project = await desk.project()
+        desk.webhook.script = lambda message: gates[message.attempt_number](message)
+        (webhook,) = await desk.enqueue(project)
+        slow, other = desk.dispatcher(), desk.dispatcher()
+        await slow.drain(project)
+        await until(lambda: gates[1].waiting == 1)
+        await desk.end_leases(project)
+        await other.take_over(project)
+        await until(lambda: gates[2].waiting == 1)
+
+        gates[1].opened.set()
+        await slow.settled()
+        assert (await desk.delivery(project, webhook)).status == "SENDING"
+
+        gates[2].opened.set()
+        await other.settled()
+        assert await desk.steps(project) == {webhook: ["QUEUED", "SENDING", "RETRYING", "SENDING", "DELIVERED"]}
+        assert [each.error_code for each in await desk.attempts(project, webhook)] == [None, None]
 
 
 async def test_a_lease_that_is_nearly_over_is_given_back_instead_of_used(module_database_url: str) -> None:
