@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -199,7 +200,8 @@ async def report_text_messages(peers: Peers) -> None:
     while True:
         for message in peers.twilio.messages[reported:]:
             reported += 1
-            await peers.twilio.report(message, "delivered")
+            with contextlib.suppress(aiohttp.ClientError):
+                await peers.twilio.report(message, "delivered")
         await asyncio.sleep(LOOK_SECONDS)
 
 
