@@ -297,7 +297,7 @@ SendActivityArgument = Annotated[
 ]
 
 
-@strawberry.type(description="Outcome of registerLiveActivityToken. Whoever registered sees it.")
+@strawberry.type(description="Outcome of registerLiveActivityToken. Needs INGEST.")
 class LiveActivityTokenPayload(MutationPayload):
     state: ActivityState | None = strawberry.field(description="Where it stands now; null when nothing was changed.")
 

@@ -190,7 +190,7 @@ RegistrationArgument = Annotated[
 ]
 
 
-@strawberry.type(description="A device after a change, or why nothing was changed. Whoever made it sees it.")
+@strawberry.type(description="A device after a change, or why nothing was. Needs INGEST, which sees what it said.")
 class PushTokenPayload(MutationPayload):
     push_token: PushToken | None = strawberry.field(description="As it is now; null when nothing was changed.")
     warnings: list[str] = strawberry.field(

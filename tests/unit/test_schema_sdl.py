@@ -15,6 +15,8 @@ from graphql import (
     validate_schema,
 )
 
+from engine.channels.push_message import PushEnvironment
+from engine.push.content import PushPriority
 from schema import build_schema, print_sdl
 
 COMMITTED = Path(__file__).parents[2] / "schema" / "schema.graphql"
@@ -86,7 +88,15 @@ def test_defaults_are_those_of_the_contract() -> None:
         for name, found in each.fields.items()
         if found.default_value is not Undefined
     }
-    assert defaults == {"EventInput.module": "analytics", "EventInput.properties": {}, "EventInput.context": {}}
+    assert defaults == {
+        "EventInput.module": "analytics",
+        "EventInput.properties": {},
+        "EventInput.context": {},
+        "PushContentInput.priority": PushPriority.HIGH,
+        "RegisterPushTokenInput.environment": PushEnvironment.PRODUCTION,
+        "SendEmailInput.vars": {},
+        "SendPushInput.ignoreQuietHours": False,
+    }
 
 
 def test_custom_scalars_are_the_four_of_the_contract() -> None:
