@@ -125,6 +125,7 @@ class Lanes:
             self._waiting.setdefault(project_id)
         for key in dispatch_keys:
             self._lanes.setdefault(lane_key(project_id, key), Lane()).waiting.setdefault(project_id)
+        self._forget_some()
 
     def called(self, lane: str) -> list[UUID]:
         """The projects whose turn it is now that there may be room, in a lane and in the process; they wait no more."""
@@ -160,10 +161,12 @@ class Lanes:
         lane = self._lanes[key]
         if not lane.sending and not lane.waiting and lane.window == FIRST_WINDOW and lane.breaker == Breaker():
             del self._lanes[key]
-        elif len(self._lanes) > MAX_IDLE_LANES:
-            idle = next((name for name, other in self._lanes.items() if not other.sending and not other.waiting), None)
-            if idle is not None:
-                del self._lanes[idle]
+        self._forget_some()
+
+    def _forget_some(self) -> None:
+        """Whoever waits in a forgotten lane is found by the sweeper."""
+        while len(self._lanes) > MAX_IDLE_LANES + self.sending:
+            del self._lanes[next(key for key, lane in self._lanes.items() if not lane.sending)]
 
 
 def _take(waiting: dict[UUID, None], count: int) -> list[UUID]:

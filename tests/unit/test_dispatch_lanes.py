@@ -19,7 +19,7 @@ from engine.dispatch.breaker import (
     room,
     succeeded,
 )
-from engine.dispatch.lanes import FIRST_WINDOW, LANE_LIMIT, PROCESS_LIMIT, Lanes, Slot
+from engine.dispatch.lanes import FIRST_WINDOW, LANE_LIMIT, MAX_IDLE_LANES, PROCESS_LIMIT, Lanes, Slot
 from engine.dispatch.values import lane_key
 
 HOST = "https://shop.example:443"
@@ -165,6 +165,19 @@ def test_those_who_wait_for_a_lane_are_called_in_turn_and_share_it() -> None:
     assert lanes.room(second, HOST) == 1
     assert lanes.called(HOST) == [second, third]
     assert lanes.room(second, HOST) == 1
+
+
+def test_what_is_remembered_of_hosts_is_bounded() -> None:
+    lanes = Lanes()
+    slot = lanes.reserve(PROJECT, HOST)
+    assert slot is not None
+    for number in range(MAX_IDLE_LANES + 10):
+        lanes.wait(PROJECT, [f"https://{number}.example:443"])
+
+    lanes.leave_lane(slot, "answered")
+
+    assert lanes.called("https://0.example:443") == []
+    assert lanes.called(f"https://{MAX_IDLE_LANES}.example:443") == [PROJECT]
 
 
 class LanesMachine(RuleBasedStateMachine):
