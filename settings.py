@@ -76,6 +76,8 @@ class Settings(BaseSettings):
     """Where that mail goes: smtp://user:password@host:587 (STARTTLS) or smtps:// (TLS)."""
     egress_allow: str = ""
     """Networks (comma-separated, e.g. 10.1.0.0/16) that may be reached although they are private, over http too."""
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Where a worker serves its metrics, at `SENDORA_HOST`; 0 for nowhere. A gateway's are at /metrics."""
     dns_server: str = ""
     """`address:port` of the name server that sender domains are looked up at, instead of the system's."""
     fake_providers: bool = False

@@ -12,11 +12,11 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 from uuid import UUID
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -64,6 +64,23 @@ class Readings:
     log: Callable[[], LogStats]
     redis_connected: Callable[[], bool]
     dropped_announcements: Callable[[], int]
+
+
+class DispatchStats(Protocol):
+    """What a worker's dispatcher counts; `engine.dispatch.dispatcher.DispatcherStats` is it."""
+
+    @property
+    def sending(self) -> int: ...
+    @property
+    def held(self) -> int: ...
+    @property
+    def open_breakers(self) -> int: ...
+    @property
+    def settled(self) -> Mapping[Any, int]: ...
+    @property
+    def late(self) -> int: ...
+    @property
+    def retries(self) -> int: ...
 
 
 def configure_logging(level: str, *, machine_readable: bool | None = None) -> None:
@@ -140,6 +157,48 @@ class Metrics:
         return generate_latest(self._registry)
 
 
+def serve_worker_metrics(
+    stats: Callable[[], DispatchStats], redis_connected: Callable[[], bool], *, host: str, port: int
+) -> Callable[[], None]:
+    """Serve a worker's metrics over HTTP, in a thread of their own. Returns what ends that.
+
+    Raises `OSError` when the address is taken or not ours.
+    """
+    registry = CollectorRegistry()
+    registry.register(_WorkerReadout(stats, redis_connected))
+    server, thread = start_http_server(port, host, registry)
+
+    def end() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    return end
+
+
+class _WorkerReadout(Collector):
+    def __init__(self, stats: Callable[[], DispatchStats], redis_connected: Callable[[], bool]) -> None:
+        self._stats = stats
+        self._redis_connected = redis_connected
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._stats()
+        yield GaugeMetricFamily("sendora_attempts_under_way", "Attempts at providers and receivers now.", stats.sending)
+        yield GaugeMetricFamily("sendora_deliveries_held", "Deliveries claimed and not settled yet.", stats.held)
+        yield GaugeMetricFamily(
+            "sendora_open_breakers", "Hosts and accounts that are given a rest.", stats.open_breakers
+        )
+        settled = CounterMetricFamily(
+            "sendora_deliveries_settled", "Attempts by what became of them.", labels=["status"]
+        )
+        for status, count in stats.settled.items():
+            settled.add_metric([str(status)], count)
+        yield settled
+        yield CounterMetricFamily("sendora_outcomes_late", "Outcomes that came after their lease.", stats.late)
+        yield CounterMetricFamily("sendora_settlement_retries", "Settlements tried again.", stats.retries)
+        yield GaugeMetricFamily("sendora_redis_connected", "1 while hints arrive.", float(self._redis_connected()))
+
+
 class _Readout(Collector):
     def __init__(self, readings: Readings) -> None:
         self._readings = readings
@@ -161,7 +220,7 @@ class _Readout(Collector):
         yield GaugeMetricFamily("sendora_cohorts", "Groups of subscribers that share all work.", stats.cohorts)
         yield GaugeMetricFamily("sendora_streams_catching_up", "Streams reading the log.", stats.catching_up)
         yield GaugeMetricFamily("sendora_watched_projects", "Projects with an open stream.", stats.watched_projects)
-        yield CounterMetricFamily("sendora_deliveries", "Items handed to subscribers (rate it).", stats.delivered)
+        yield CounterMetricFamily("sendora_stream_items", "Items handed to subscribers (rate it).", stats.delivered)
         yield GaugeMetricFamily("sendora_hub_lag_events", "Items announced and not yet delivered.", stats.lag)
         heads = GaugeMetricFamily("sendora_log_head", "Newest seq of watched projects.", labels=["project"])
         for project_id, head in stats.heads.items():

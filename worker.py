@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -47,6 +47,7 @@ from engine.workers.jobs import Jobs
 from engine.workers.relay import Relay
 from engine.workers.sweeper import Finder, Sweeper
 from settings import Settings, egress_of, public_url_of, required, secrets_of, vault_of
+from telemetry import serve_worker_metrics
 
 if TYPE_CHECKING:
     import asyncpg
@@ -93,7 +94,8 @@ class WorkerProcess:
                 asyncio.create_task(attendance.run(), name="attendance"),
             ]
             try:
-                await _until(stop, tasks)
+                with _metrics(self._settings, dispatcher, self.broadcast):
+                    await _until(stop, tasks)
             finally:
                 attendance.stop()
                 await dispatcher.stop(grace)
@@ -141,6 +143,20 @@ class WorkerProcess:
             (WorkKind.EVENTS, self._followed.find_behind),
             (WorkKind.REPLAYS, find_replaying_projects),
         )
+
+
+@contextlib.contextmanager
+def _metrics(settings: Settings, dispatcher: Dispatcher, broadcast: Broadcast) -> Iterator[None]:
+    if not settings.metrics_port:
+        yield
+        return
+    end = serve_worker_metrics(
+        dispatcher.stats, lambda: broadcast.connected, host=settings.host, port=settings.metrics_port
+    )
+    try:
+        yield
+    finally:
+        end()
 
 
 @asynccontextmanager

@@ -130,7 +130,7 @@ async def test_metrics_count_what_happens(gateway: Gateway) -> None:
         await socket.subscribe("1", FOLLOW)
         await socket.position("1")
         await source.frame()
-        delivered = await metric(gateway, "sendora_deliveries_total")
+        delivered = await metric(gateway, "sendora_stream_items_total")
         asked = await metric(gateway, "sendora_requests_total")
         stored = await metric(gateway, "sendora_log_events_total")
         seqs = [(await gateway.track(eventType="metric.counted"))["event"]["seq"] for _ in range(3)]
@@ -138,7 +138,7 @@ async def test_metrics_count_what_happens(gateway: Gateway) -> None:
             await socket.receive()
             await source.item()
 
-        assert await metric(gateway, "sendora_deliveries_total") == delivered + 6
+        assert await metric(gateway, "sendora_stream_items_total") == delivered + 6
         assert await metric(gateway, "sendora_log_events_total") == stored + 3
         assert await metric(gateway, "sendora_requests_total") == asked + 3
         assert await metric(gateway, "sendora_streams") == 2
