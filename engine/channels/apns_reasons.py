@@ -42,8 +42,9 @@ REASONS: Mapping[str, Meaning] = {
     "BadMessageId": Meaning(Blame.MESSAGE, _OURS),
     "BadPriority": Meaning(Blame.MESSAGE, "Use priority NORMAL for a push without title and body."),
     "BadTopic": Meaning(Blame.ACCOUNT, "Set the provider's bundleId to the app's bundle identifier, letter by letter."),
+    # not the token's fault alone: one wrong bundleId would give up every token of a project
     "DeviceTokenNotForTopic": Meaning(
-        Blame.ADDRESS,
+        Blame.MESSAGE,
         "The token belongs to another app: register it in that app's project, or correct the provider's bundleId.",
     ),
     "DuplicateHeaders": Meaning(Blame.MESSAGE, _OURS),
