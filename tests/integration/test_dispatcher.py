@@ -264,9 +264,15 @@ async def test_a_revocation_that_commits_before_the_dispatch_wins(module_databas
         assert desk.push.received == []
 
 
+async def accept_slowly(message: MemoryMessage) -> Outcome:
+    await asyncio.sleep(0.01)
+    return accept(message)
+
+
 async def test_two_dispatchers_never_make_the_same_attempt(module_database_url: str) -> None:
     async with open_desk(module_database_url) as desk, open_database(module_database_url) as other:
         project = await desk.project()
+        desk.webhook.script = desk.push.script = accept_slowly
         await desk.enqueue(project, 150)
         await desk.enqueue(project, 150, channel=Channel.PUSH)
         first = desk.dispatcher(lane_limit=10)
