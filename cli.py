@@ -1,4 +1,4 @@
-"""The command line: run · serve · worker · migrate · create-project · bump-epoch · trim · schema · import.
+"""The command line: run · serve · worker · migrate · create-project · bump-epoch · trim · reseal · schema · import.
 
 Every command imports what it needs when it runs: `make run` starts several of these processes, and none of them waits
 for the modules of another. An error that an operator can mend is one sentence on standard error and exit code 2.
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import asyncpg
     from pydantic import SecretStr
 
+    from engine.resealing import Resealed
     from settings import Settings
 
 MISTAKE = 2
@@ -146,6 +147,22 @@ def trim(
 
 
 @app.command()
+def reseal() -> None:
+    """Seal all credentials anew under SENDORA_SECRET_KEY; SENDORA_PREVIOUS_SECRET_KEYS opens older ones."""
+    from launch.data_folder import StartError
+
+    settings = _read_deployment_settings(supervised=False)
+    asyncio.run(_check_database(_given(settings.database_url)))
+    done = asyncio.run(_reseal(settings))
+    typer.echo(f"{done.resealed} sealed anew, {done.current} were already.")
+    if done.lost:
+        raise StartError(
+            f"{done.lost} are sealed under another secret: add it to SENDORA_PREVIOUS_SECRET_KEYS and run this again, "
+            "or give those credentials anew."
+        )
+
+
+@app.command()
 def schema() -> None:
     """Print the schema (SDL)."""
     from schema import print_sdl
@@ -187,6 +204,19 @@ def _brief(error: Exception) -> str:
     """An error of ours in one line; SENDORA_LOG_LEVEL=debug gives the traceback."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({os.path.basename(place.filename)}:{place.lineno})"
+
+
+async def _reseal(settings: Settings) -> Resealed:
+    from db.database import Database
+    from engine.resealing import reseal_everything
+    from settings import vault_of
+
+    database = Database(_given(settings.database_url), min_size=1, max_size=1, application_name="sendora-reseal")
+    await database.connect()
+    try:
+        return await reseal_everything(database, vault_of(settings))
+    finally:
+        await database.disconnect()
 
 
 async def _advance_epochs(url: str) -> int:

@@ -138,15 +138,16 @@ async def note_provider_error(
 def _seal(vault: Vault, secrets: Mapping[str, Any], *, project_id: UUID, kind: str) -> bytes | None:
     if not secrets:
         return None
-    return vault.seal(msgspec.json.encode(secrets), project_id=project_id, purpose=_purpose(kind))
+    return vault.seal(msgspec.json.encode(secrets), project_id=project_id, purpose=provider_purpose(kind))
 
 
 def _open(vault: Vault, record: ProviderRecord) -> dict[str, Any]:
     if record.sealed_secrets is None:
         return {}
-    opened = vault.open(record.sealed_secrets, project_id=record.project_id, purpose=_purpose(record.kind))
+    opened = vault.open(record.sealed_secrets, project_id=record.project_id, purpose=provider_purpose(record.kind))
     return msgspec.json.decode(opened, type=dict[str, Any])
 
 
-def _purpose(kind: str) -> str:
+def provider_purpose(kind: str) -> str:
+    """What the vault seals a provider's secrets for."""
     return f"provider:{kind}"

@@ -10,12 +10,12 @@ from engine.vault import Vault
 
 def seal_endpoint_secret(vault: Vault, secret: str, *, project_id: UUID, endpoint_id: UUID) -> bytes:
     """For `webhook_secrets`."""
-    return vault.seal(secret.encode(), project_id=project_id, purpose=_endpoint_purpose(endpoint_id))
+    return vault.seal(secret.encode(), project_id=project_id, purpose=endpoint_purpose(endpoint_id))
 
 
 def open_endpoint_secret(vault: Vault, sealed: bytes, *, project_id: UUID, endpoint_id: UUID) -> str:
     """Raises `CannotOpen`."""
-    return vault.open(sealed, project_id=project_id, purpose=_endpoint_purpose(endpoint_id)).decode()
+    return vault.open(sealed, project_id=project_id, purpose=endpoint_purpose(endpoint_id)).decode()
 
 
 def seal_delivery_secret(vault: Vault, secret: str, *, project_id: UUID, delivery_id: UUID) -> str:
@@ -29,7 +29,8 @@ def open_delivery_secret(vault: Vault, sealed: str, *, project_id: UUID, deliver
     return vault.open(b64decode(sealed), project_id=project_id, purpose=_delivery_purpose(delivery_id)).decode()
 
 
-def _endpoint_purpose(endpoint_id: UUID) -> str:
+def endpoint_purpose(endpoint_id: UUID) -> str:
+    """What the vault seals an endpoint's secrets for."""
     return f"webhook_secret:{endpoint_id.hex}"
 
 

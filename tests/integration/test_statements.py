@@ -25,6 +25,7 @@ from db.records import (
     ProfileRecord,
     ProjectRecord,
 )
+from db.sealed_values import SealedValue
 from db.sender_domains import SenderDomainRecord
 from db.statements import statements
 from db.suppressions import SuppressionRecord
@@ -34,6 +35,7 @@ from tests.integration.log_support import open_database
 
 SQL = Path(db.statements.__file__).parent / "sql"
 RECORDS: dict[str, type[msgspec.Struct]] = {
+    "sealed_values.list_sealed_values": SealedValue,
     "webhook_endpoints.list_webhook_endpoints": WebhookEndpointRecord,
     "webhook_endpoints.read_webhook_endpoints": WebhookEndpointRecord,
     "webhook_endpoints.read_webhook_subscriptions": WebhookSubscription,
@@ -172,6 +174,10 @@ OTHER_COLUMNS = {
     "housekeeping.delete_job_statistics": [],
     "housekeeping.delete_reservations": [],
     "housekeeping.delete_send_counters": [],
+    "sealed_values.reseal_inbound_endpoint": [],
+    "sealed_values.reseal_provider": [],
+    "sealed_values.reseal_sender_domain": [],
+    "sealed_values.reseal_webhook_secret": [],
     "projects.insert_organization": [],
     "delivery_reports.find_by_provider_message": ["delivery_id"],
     "inbound_endpoints.delete_inbound_endpoint": ["endpoint_id"],

@@ -1,0 +1,38 @@
+"""What is sealed at rest, wherever it is kept: for sealing it anew under another key."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import msgspec
+
+from db.statements import statements
+
+if TYPE_CHECKING:
+    import asyncpg
+
+_SQL = statements("sealed_values")
+
+
+class SealedValue(msgspec.Struct, frozen=True):
+    """`place` is provider, webhook_secret, inbound_endpoint or sender_domain; `name` is what its purpose is made of."""
+
+    place: str
+    project_id: UUID
+    id: UUID
+    name: str
+    sealed: bytes
+
+
+async def list_sealed_values(connection: asyncpg.Connection) -> list[SealedValue]:
+    """Of all projects, by place, project and id."""
+    return [SealedValue(**dict(row.items())) for row in await connection.fetch(_SQL["list_sealed_values"])]
+
+
+async def replace_sealed_value(connection: asyncpg.Connection, *, value: SealedValue, sealed: bytes) -> bool:
+    """Write what it is sealed to now. False when somebody has changed it meanwhile."""
+    status: str = await connection.execute(
+        _SQL[f"reseal_{value.place}"], value.project_id, value.id, value.sealed, sealed
+    )
+    return status == "UPDATE 1"

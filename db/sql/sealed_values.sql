@@ -1,0 +1,35 @@
+-- name: list_sealed_values
+-- Everything that is sealed at rest, in all projects; a delivery to a bare URL keeps what it was made with.
+SELECT 'provider' AS place, project_id, provider_id AS id, kind AS name, sealed_secrets AS sealed
+FROM providers
+WHERE sealed_secrets IS NOT NULL
+UNION ALL
+SELECT 'webhook_secret', project_id, secret_id, endpoint_id::text, sealed_secret
+FROM webhook_secrets
+UNION ALL
+SELECT 'inbound_endpoint', project_id, endpoint_id, '', sealed_secret
+FROM inbound_endpoints
+UNION ALL
+SELECT 'sender_domain', project_id, sender_domain_id, domain, sealed_dkim_private_key
+FROM sender_domains
+ORDER BY place, project_id, id;
+
+-- name: reseal_provider
+-- Replaces what a provider's secrets are sealed to, unless they have changed.
+UPDATE providers SET sealed_secrets = $4
+WHERE project_id = $1 AND provider_id = $2 AND sealed_secrets = $3;
+
+-- name: reseal_webhook_secret
+-- Replaces what a webhook secret is sealed to, unless it has changed.
+UPDATE webhook_secrets SET sealed_secret = $4
+WHERE project_id = $1 AND secret_id = $2 AND sealed_secret = $3;
+
+-- name: reseal_inbound_endpoint
+-- Replaces what an inbound endpoint's secret is sealed to, unless it has changed.
+UPDATE inbound_endpoints SET sealed_secret = $4
+WHERE project_id = $1 AND endpoint_id = $2 AND sealed_secret = $3;
+
+-- name: reseal_sender_domain
+-- Replaces what a domain's private key is sealed to, unless it has changed.
+UPDATE sender_domains SET sealed_dkim_private_key = $4
+WHERE project_id = $1 AND sender_domain_id = $2 AND sealed_dkim_private_key = $3;
