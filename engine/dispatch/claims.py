@@ -154,7 +154,7 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
             found,
             count=len(done),
             claimed=tuple(_claimed(done, prepared, places, lease)),
-            announcements=await _record(connection, found, token, done),
+            announcements=await _record(connection, found, done),
         )
 
     async def _decide(
@@ -191,7 +191,7 @@ def _claimed(
 
 
 async def _record(
-    connection: asyncpg.Connection, found: Round, token: UUID, done: Sequence[tuple[ClaimWrite, DeliveryRecord]]
+    connection: asyncpg.Connection, found: Round, done: Sequence[tuple[ClaimWrite, DeliveryRecord]]
 ) -> tuple[Announcement, ...]:
     transitions, events = [], []
     for write, delivery in done:
@@ -205,9 +205,7 @@ async def _record(
         )
         transitions.append(transition)
         event = event_of(delivery, transition, _properties(write))
-        if event is not None:
-            # Without an attempt to tell them apart: what is put off, or replayed, may be held back more than once.
-            events.append(msgspec.structs.replace(event, key=f"{event.key}:{token.hex}"))
+        events += [] if event is None else [event]
     return await record(connection, project_id=found.project_id, transitions=transitions, events=events, now=found.at)
 
 
