@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
@@ -34,6 +35,8 @@ USERS = ("user_001", "user_002", "user_003")
 """Sample people, who get a device each: an iPhone, an Android, a browser."""
 LOOK_SECONDS = 0.2
 """Between looks at what was received."""
+WEB_PUSH_PORT_STEP = 1000
+"""From the gateway's port to the push service's: the same at every start."""
 LOOPBACK = ("http://127.0.0.1", "https://127.0.0.1", "127.0.0.1")
 
 CONFIGURE = """mutation ($input: ConfigureProviderInput!) {
@@ -81,15 +84,16 @@ class Client:
 class Peers:
     """Every provider, running."""
 
-    def __init__(self, dns_port: int) -> None:
+    def __init__(self, dns_port: int, web_push_port: int = 0) -> None:
         self._dns_port = dns_port
+        self._web_push_port = web_push_port
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Peers:
         enter = self._stack.enter_async_context
         self.apns = await enter(ApnsPeer())
         self.fcm = await enter(FcmPeer())
-        self.web_push = await enter(WebPushPeer())
+        self.web_push = await self._start_web_push()
         self.smtp = await enter(smtp_peer())
         self.twilio = await enter(TwilioPeer.running())
         self.receiver = await enter(WebhookReceiver.running())
@@ -98,6 +102,13 @@ class Peers:
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
+
+    async def _start_web_push(self) -> WebPushPeer:
+        """At its port, which is part of every subscription; at any, where somebody else has that one."""
+        try:
+            return await self._stack.enter_async_context(WebPushPeer(port=self._web_push_port))
+        except OSError:
+            return await self._stack.enter_async_context(WebPushPeer())
 
     def accounts(self) -> Iterator[dict[str, Any]]:
         """What `configureProvider` takes for each."""
@@ -171,7 +182,8 @@ async def _set_up_domain(client: Client, peers: Peers, domains: list[dict[str, A
 
 
 async def _set_up_devices(client: Client, peers: Peers, vapid_public_key: str) -> None:
-    browser = peers.web_push.subscribe(vapid_public_key)
+    # The same at every start: nobody collects subscriptions of browsers that are gone.
+    browser = peers.web_push.subscribe(vapid_public_key, name=USERS[2])
     devices = (
         {"platform": "IOS", "token": "a1b2" * 16},
         {"platform": "ANDROID", "token": "fcm-token-of-user_002"},
@@ -226,7 +238,8 @@ def _request_line(request: Any) -> str:
 
 
 async def main(url: str, key: str, dns_port: int) -> None:
-    async with Peers(dns_port) as peers, aiohttp.ClientSession() as session:
+    web_push_port = ((urlsplit(url).port or 0) + WEB_PUSH_PORT_STEP) % 65_536
+    async with Peers(dns_port, web_push_port) as peers, aiohttp.ClientSession() as session:
         await set_up(Client(session, url, key), peers)
         print("the project sends through providers on this machine; what they receive appears here", flush=True)
         telling = asyncio.gather(tell(peers), report_text_messages(peers))

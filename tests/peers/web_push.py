@@ -96,9 +96,9 @@ class WebPushPeer:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    def subscribe(self, application_server_key: str | None = None) -> Subscription:
-        """As `pushManager.subscribe`. With a key, messages signed by another one are refused."""
-        name = uuid4().hex
+    def subscribe(self, application_server_key: str | None = None, *, name: str = "") -> Subscription:
+        """As `pushManager.subscribe`. With a key, messages signed by another one are refused. `name` ends the URL."""
+        name = name or uuid4().hex
         browser = _Browser(ec.generate_private_key(ec.SECP256R1()), os.urandom(16), application_server_key)
         self._browsers[name] = browser
         point = browser.key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
