@@ -2,7 +2,8 @@
 
 Guarantees: only the oldest are removed, so what is left has no gaps; each step is a transaction that moves the lane's
 floor with the rows, and one that is killed has done whole steps or none. A cursor from before the floor expires
-(`CURSOR_EXPIRED`). What a follower has not read yet stays, however old. Profiles and the counts of event types stay. Leaves to others: when it runs (`cli.py trim`).
+(`CURSOR_EXPIRED`). What a follower has not read yet stays, however old. Profiles and the counts of event types stay.
+Leaves to others: when it runs (`cli.py trim`).
 """
 
 from __future__ import annotations

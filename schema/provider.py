@@ -92,7 +92,7 @@ class ConfigureProviderInput:
 keep_mapping(ConfigureProviderInput)
 
 
-@strawberry.type(description="Outcome of configureProvider.")
+@strawberry.type(description="Outcome of configureProvider. Needs ADMIN.")
 class ProviderPayload(MutationPayload):
     provider: Provider | None = strawberry.field(description="As it is now; null when nothing was changed.")
 

@@ -63,7 +63,7 @@ class SenderDomain(Node):
         )
 
 
-@strawberry.type(description="Outcome of addSenderDomain and verifySenderDomain.")
+@strawberry.type(description="Outcome of addSenderDomain and verifySenderDomain. Needs EDITOR.")
 class SenderDomainPayload(MutationPayload):
     sender_domain: SenderDomain | None = strawberry.field(description="As it is now; null when nothing was changed.")
 

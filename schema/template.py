@@ -96,7 +96,7 @@ def given_texts(arguments: SaveTemplateArguments) -> dict[str, Any]:
     return {_NAMES[name]: value for name, value in arguments.items() if name in _NAMES}
 
 
-@strawberry.type(description="Outcome of saveTemplate.")
+@strawberry.type(description="Outcome of saveTemplate; whoever may save sees it. Needs EDITOR.")
 class TemplatePayload(MutationPayload):
     template: Template | None = strawberry.field(description="As it is now; null when nothing was changed.")
 

@@ -117,7 +117,7 @@ def requested_event_of(delivery: NewDelivery) -> NewEvent | None:
 
 
 def _occasion(delivery: DeliveryRecord | NewDelivery, transition: NewTransition) -> int | str:
-    """What tells a step from the same step at another time: its attempt; or else the replay, and the time put off to."""
+    """What tells a step from the same step at another time: its attempt; else the replay, and the time put off to."""
     if transition.attempt_number is not None:
         return transition.attempt_number
     batch = "0" if delivery.batch_id is None else delivery.batch_id.hex
