@@ -67,10 +67,3 @@ async def insert_suppressions(
         now,
     )
     return [row["address"] for row in rows]
-
-
-async def delete_suppression(
-    connection: asyncpg.Connection, *, project_id: UUID, channel: str, address: str, reason: str
-) -> bool:
-    """Take a suppression for one reason back. Whether there was one."""
-    return await connection.fetchval(_SQL["delete_suppression"], project_id, channel, address, reason) is not None

@@ -14,9 +14,3 @@ FROM unnest(CAST($3 AS text[]), CAST($4 AS text[]), CAST($5 AS uuid[])) AS given
 ORDER BY given.address
 ON CONFLICT (project_id, channel, address) DO NOTHING
 RETURNING address;
-
--- name: delete_suppression
--- Takes one reason for suppressing an address back.
-DELETE FROM suppressions
-WHERE project_id = $1 AND channel = $2 AND address = $3 AND reason = $4
-RETURNING address;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ from db.deliveries import read_deliveries
 from db.delivery_records import DeliveryRecord, NewDelivery
 from db.events import read_event_page
 from db.records import Lane
+from db.send_counters import reserve_sends
 from db.suppressions import NewSuppression, insert_suppressions, read_suppressions
 from engine.channels.base import Accepted, Outcome, Postpone, Prepared, Ready, Refuse, Rejected, Settled, Suppress
 from engine.channels.http import HttpClient
@@ -485,6 +487,21 @@ async def test_more_than_the_limit_waits_for_the_windows_that_follow(shop: Shop)
         await connection.execute("UPDATE sender_domains SET probation_until = created_at")
     again = await shop.prepare(await shop.stored(await shop.send(to=["a@example.com", "b@example.com"])))
     assert [type(each).__name__ for each in again] == ["Ready", "Postpone"]
+
+
+async def test_workers_at_once_do_not_overshoot(shop: Shop) -> None:
+    database = shop.gateway.services.database
+    window = datetime(2026, 5, 1, tzinfo=UTC)
+
+    async def reserve() -> int:
+        async with database.transaction() as connection:
+            return await reserve_sends(
+                connection, project_id=shop.project_id, scope="email", window_start=window, wanted=7, limit=25
+            )
+
+    granted = await asyncio.gather(*(reserve() for _ in range(6)))
+    assert sum(granted) == 25
+    assert sorted(granted) == [0, 0, 4, 7, 7, 7]
 
 
 # ─────────────── dispatch: Resend ───────────────

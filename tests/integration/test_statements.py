@@ -133,7 +133,6 @@ OTHER_COLUMNS = {
     "send_counters.insert_send_counter": [],
     "send_counters.reserve_sends": ["granted"],
     "delivery_reports.stamp_reading": [],
-    "suppressions.delete_suppression": ["address"],
     "suppressions.insert_suppressions": ["address"],
     "templates.count_templates": ["count"],
     "templates.delete_template": ["template_id"],
