@@ -114,7 +114,8 @@ def render(text: str, values: TemplateValues, *, html: bool = False) -> Rendered
     except Exception as error:
         # Whatever a value makes the library raise (a date out of range, a comparison): it is this template's fault.
         raise CannotRender(f"The template fails: {type(error).__name__}.") from None
-    return Rendered(output.getvalue(), tuple(context.missing)[:MAX_MISSING])
+    # A decoding filter can make a NUL, which nothing stores and no message holds.
+    return Rendered(output.getvalue().replace("\0", ""), tuple(context.missing)[:MAX_MISSING])
 
 
 def _parsed(text: str, *, html: bool) -> BoundTemplate | None:

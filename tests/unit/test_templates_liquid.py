@@ -60,6 +60,7 @@ VALUES = template_values(
         ),
         ("{% if trait.vip %}vip{% else %}plain{% endif %}", "plain"),
         ("no markup at all", "no markup at all"),
+        ("a{{ '%00' | url_decode }}{{ 'AA==' | base64_decode }}b", "ab"),
     ],
 )
 def test_what_a_template_sees(template: str, text: str) -> None:
