@@ -37,7 +37,7 @@ from resolvers.context import Context, Services
 from resolvers.loaders import Lookups
 from schema import build_schema
 from schema.decoders import DECODERS
-from settings import Settings, dns_server_of, egress_of, public_url_of, required, secrets_of, vault_of
+from settings import Settings, dns_server_of, egress_of, public_url_of, required, secrets_of, spf_mechanism_of, vault_of
 from telemetry import Metrics, Readings
 from transport.application import InputDecoder, PublicError
 from transport.endpoint import GraphQLEndpoint
@@ -162,6 +162,7 @@ class Process:
             egress=egress_of(settings),
             wake=self.broadcast.wake,
             public_url=public_url_of(settings),
+            spf_mechanism=spf_mechanism_of(settings),
             look_up_txt=txt_look_up(dns_server_of(settings)),
         )
         self.application = GatewayApplication(build_schema()._schema, self.services, self.identities, self.revocations)

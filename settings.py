@@ -5,10 +5,12 @@ Names carry the prefix `SENDORA_`, except `PORT`, `DATABASE_URL` and `REDIS_URL`
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -78,6 +80,8 @@ class Settings(BaseSettings):
     """Networks (comma-separated, e.g. 10.1.0.0/16) that may be reached although they are private, over http too."""
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
     """Where a worker serves its metrics, at `SENDORA_HOST`; 0 for nowhere. A gateway's are at /metrics."""
+    spf_mechanism: str = ""
+    """What sender domains have to allow in SPF, e.g. include:_spf.example.com; by default the host of the public URL."""
     dns_server: str = ""
     """`address:port` of the name server that sender domains are looked up at, instead of the system's."""
     fake_providers: bool = False
@@ -118,6 +122,13 @@ class Settings(BaseSettings):
             raise ValueError("it must start with smtp:// or smtps://")
         return value
 
+    @field_validator("spf_mechanism")
+    @classmethod
+    def _is_mechanism(cls, value: str) -> str:
+        if value and not re.fullmatch(r"(?:include|a|mx|ip4|ip6|exists|redirect)[:=]\S+", value):
+            raise ValueError("it must be one mechanism of RFC 7208, e.g. include:_spf.example.com")
+        return value
+
     @field_validator("dns_server")
     @classmethod
     def _is_address_and_port(cls, value: str) -> str:
@@ -143,6 +154,11 @@ def read_settings(**overrides: object) -> Settings:
         raise SettingsError(
             f"{_environment_name(str(first['loc'][0]))} is malformed: {_reason(first['msg'])}."
         ) from None
+
+
+def spf_mechanism_of(settings: Settings) -> str:
+    """What a sender domain has to allow."""
+    return settings.spf_mechanism or f"a:{urlsplit(public_url_of(settings)).hostname}"
 
 
 def dns_server_of(settings: Settings) -> tuple[str, int] | None:

@@ -39,7 +39,8 @@ class Services:
     """What every operation of this process shares. `announce` and `wake` never block; `region` is `us` or `eu`;
     `public_url` is where this deployment is reached from outside, without a slash at its end.
 
-    `database` is for look-ups by key, `readers` for whatever may take long; `look_up_txt` asks DNS.
+    `database` is for look-ups by key, `readers` for whatever may take long; `look_up_txt` asks DNS, and
+    `spf_mechanism` is what a sender domain has to allow, e.g. include:_spf.example.com.
     """
 
     database: Database
@@ -55,6 +56,7 @@ class Services:
     egress: Egress
     wake: Callable[[Work], None]
     public_url: str
+    spf_mechanism: str
     look_up_txt: LookUpTxt = field(default_factory=txt_look_up)
 
 

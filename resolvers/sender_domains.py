@@ -21,6 +21,12 @@ async def list_sender_domains(ctx: Context) -> list[SenderDomainRecord]:
         return await read_sender_domain_list(connection, project_id=viewer.project_id)
 
 
+def dns_records(ctx: Context, *, record: SenderDomainRecord) -> tuple[domains.DnsRecord, ...]:
+    """What is to be published for a domain that the viewer has been given."""
+    require(ctx, Role.VIEWER)
+    return domains.dns_records(record, spf_mechanism=ctx.services.spf_mechanism)
+
+
 async def add_sender_domain(ctx: Context, *, domain: str) -> Outcome:
     """Make a domain with its DKIM key pair."""
     viewer = require(ctx, Role.EDITOR)
@@ -43,6 +49,7 @@ async def verify_sender_domain(ctx: Context, *, node_id: str) -> Outcome:
         services.look_up_txt,
         project_id=viewer.project_id,
         sender_domain_id=parsed.uuid,
+        spf_mechanism=services.spf_mechanism,
         now=services.clock.now(),
     )
     ctx.forget_reads()

@@ -98,7 +98,7 @@ def _arguments(value: dict[str, Any]) -> SaveInboundArguments:
 build_with(SaveInboundEndpointInput, _arguments)
 
 
-@strawberry.type(description="Outcome of saveInboundEndpoint.")
+@strawberry.type(description="Outcome of saveInboundEndpoint. Needs ADMIN.")
 class InboundEndpointPayload(MutationPayload):
     endpoint: InboundEndpoint | None = strawberry.field(description="As it is now; null when nothing was changed.")
 

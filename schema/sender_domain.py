@@ -11,8 +11,10 @@ from engine.email import domains
 from engine.email.domains import SenderDomainStatus
 from engine.errors import UserError as EngineUserError
 from engine.node_ids import NodeKind, write_node_id
+from resolvers import sender_domains as resolve
 from schema.descriptions import described_enum
 from schema.errors import MutationPayload, user_errors
+from schema.info import Info
 from schema.node import Node
 
 described_enum(
@@ -47,10 +49,15 @@ class DnsRecord:
 class SenderDomain(Node):
     domain: str = strawberry.field(description="In ASCII and lower case. Addresses under it may be senders.")
     status: SenderDomainStatus = strawberry.field(description="Whether mail may be sent from it.")
-    dns_records: list[DnsRecord] = strawberry.field(description="DKIM, SPF and DMARC: all three are needed.")
     probation_until: datetime | None = strawberry.field(
         description="Until then less is sent at once, so that a new name earns its reputation; null before VERIFIED."
     )
+
+    record: strawberry.Private[SenderDomainRecord]
+
+    @strawberry.field(description="DKIM, SPF and DMARC: all three are needed. Needs VIEWER.")
+    def dns_records(self, info: Info) -> list[DnsRecord]:
+        return [DnsRecord.of(each) for each in resolve.dns_records(info.context, record=self.record)]
 
     @staticmethod
     def of(record: SenderDomainRecord) -> SenderDomain:
@@ -58,7 +65,7 @@ class SenderDomain(Node):
             id=strawberry.ID(write_node_id(NodeKind.SENDER_DOMAIN, record.sender_domain_id)),
             domain=record.domain,
             status=SenderDomainStatus(record.status),
-            dns_records=[DnsRecord.of(each) for each in domains.dns_records(record)],
+            record=record,
             probation_until=record.probation_until,
         )
 

@@ -40,8 +40,6 @@ MAX_DOMAINS = 50
 """Of one project."""
 MAX_NAME_CHARACTERS = 253
 SELECTOR = "sendora"
-SPF_INCLUDE = "_spf.sendora.com"
-"""What customers' SPF records name: the operator keeps its senders' addresses there."""
 LOOKUP_SECONDS = 5.0
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _NOT_PUBLIC = frozenset({"arpa", "home", "internal", "invalid", "lan", "local", "localhost", "onion"})
@@ -91,8 +89,8 @@ def read_domain(text: str) -> str | Malformed:
     return name
 
 
-def dns_records(domain: SenderDomainRecord, *, spf_include: str = SPF_INCLUDE) -> tuple[DnsRecord, ...]:
-    """What is to be published for a domain. Pure."""
+def dns_records(domain: SenderDomainRecord, *, spf_mechanism: str) -> tuple[DnsRecord, ...]:
+    """What is to be published for a domain. `spf_mechanism` names who sends, e.g. include:_spf.example.com. Pure."""
     return tuple(
         DnsRecord(kind=kind, name=name, value=value, is_verified=kind in domain.verified_records)
         for kind, name, value in (
@@ -101,13 +99,13 @@ def dns_records(domain: SenderDomainRecord, *, spf_include: str = SPF_INCLUDE) -
                 f"{domain.dkim_selector}._domainkey.{domain.domain}",
                 f"v=DKIM1; k=rsa; p={domain.dkim_public_key}",
             ),
-            ("SPF", domain.domain, f"v=spf1 include:{spf_include} ~all"),
+            ("SPF", domain.domain, f"v=spf1 {spf_mechanism} ~all"),
             ("DMARC", f"_dmarc.{domain.domain}", "v=DMARC1; p=none;"),
         )
     )
 
 
-def is_published(record: DnsRecord, found: Sequence[str], *, spf_include: str = SPF_INCLUDE) -> bool:
+def is_published(record: DnsRecord, found: Sequence[str]) -> bool:
     """Whether what DNS holds does what the record is for: it may say more, or be stricter. Pure."""
     match record.kind:
         case "DKIM":
@@ -115,8 +113,9 @@ def is_published(record: DnsRecord, found: Sequence[str], *, spf_include: str = 
             return any(tags.get("p") == wanted and tags.get("v", "DKIM1") == "DKIM1" for tags in map(_tags, found))
         case "SPF":
             policies = [text.lower().split() for text in found if re.match(r"v=spf1(?:\s|$)", text, re.IGNORECASE)]
+            mechanism = record.value.lower().split()[1]
             # Two policies are an error to whoever looks at them (RFC 7208 section 3.2).
-            return len(policies) == 1 and any(term.lstrip("+") == f"include:{spf_include}" for term in policies[0][1:])
+            return len(policies) == 1 and any(term.lstrip("+") == mechanism for term in policies[0][1:])
     rules = [_tags(text) for text in found if text.lower().startswith("v=dmarc1")]
     return len(rules) == 1 and rules[0].get("p", "").lower() in ("none", "quarantine", "reject")
 
@@ -149,14 +148,20 @@ async def add_sender_domain(
 
 
 async def verify_sender_domain(
-    database: Database, look_up: LookUpTxt, *, project_id: UUID, sender_domain_id: UUID, now: datetime
+    database: Database,
+    look_up: LookUpTxt,
+    *,
+    project_id: UUID,
+    sender_domain_id: UUID,
+    spf_mechanism: str,
+    now: datetime,
 ) -> tuple[SenderDomainRecord | None, tuple[UserError, ...]]:
     """Look for a domain's records and keep what was found. No connection is held while DNS is asked."""
     async with database.connection() as connection:
         found = await read_sender_domains(connection, project_id=project_id, sender_domain_ids=[sender_domain_id])
     if not found:
         return None, (UserError("This project has no such domain.", "NOT_FOUND", ("id",)),)
-    records = dns_records(found[0])
+    records = dns_records(found[0], spf_mechanism=spf_mechanism)
     try:
         published = await asyncio.gather(*(look_up(record.name) for record in records))
     except LookUpFailed:

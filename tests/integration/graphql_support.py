@@ -222,6 +222,7 @@ async def open_gateway(
             egress=egress or Egress(),
             wake=woken.append,
             public_url="http://gateway.test",
+            spf_mechanism="include:_spf.gateway.test",
         )
         application = GatewayApplication(build_schema()._schema, services, identities, revocations)
         yield Gateway(services, identities, revocations, GraphQLService(application), announced, woken)

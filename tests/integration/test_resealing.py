@@ -21,8 +21,9 @@ TWILIO = {
 }
 SET_UP = """mutation {
   saveWebhookEndpoint(input: {url: "https://example.com/hook", events: ["*"]}) { userErrors { message } }
-  saveInboundEndpoint(input: {name: "shop", verifier: HMAC_SHA256, secret: "a shared secret", eventType: "shop.called"}) {
-    userErrors { message } }
+  saveInboundEndpoint(
+    input: {name: "shop", verifier: HMAC_SHA256, secret: "a shared secret", eventType: "shop.called"}
+  ) { userErrors { message } }
   addSenderDomain(domain: "example.com") { userErrors { message } }
 }"""
 
