@@ -27,6 +27,7 @@ from tests.acceptance.chaos.deployment import Deployment, Gateway
 from tests.acceptance.chaos.events import LARGE
 from tests.acceptance.chaos.revocations import CREATE, REVOKE
 from tests.acceptance.chaos.writers import TRACK, TRACK_BATCH
+from tests.acceptance.running import eventually
 
 LATE_SECONDS = 2.5
 """Two seconds are promised while Redis is away; the rest is for a machine that does other things too."""
@@ -155,13 +156,6 @@ class Listener:
         except Ended as end:
             self.end, self.ended_at = end, time.monotonic()
             self._began.set()
-
-
-async def eventually(condition: Callable[[], bool], *, seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        await asyncio.sleep(0.01)
 
 
 async def deployment_is_well(deployment: Deployment) -> None:

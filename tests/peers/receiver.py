@@ -29,11 +29,12 @@ CHUNK = b"400\r\n" + b"x" * 1024 + b"\r\n"
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """An answer."""
+    """An answer, given `after` so many seconds."""
 
     status: int = 200
     body: bytes = b"ok"
     headers: tuple[tuple[str, str], ...] = ()
+    after: float = 0.0
 
 
 class HangUp(msgspec.Struct, frozen=True):
@@ -61,13 +62,14 @@ Action = Reply | HangUp | Stall | StreamForever | NotHttp
 
 
 class Received(msgspec.Struct, frozen=True):
-    """One request. `verified` is None where the path's secret is not known."""
+    """One request, and what is done about it. `verified` is None where the path's secret is not known."""
 
     method: str
     path: str
     headers: dict[str, str]
     body: bytes
     verified: bool | None
+    action: Action
 
     @property
     def event_id(self) -> str:
@@ -131,13 +133,14 @@ class WebhookReceiver:
         body = await reader.readexactly(min(length, MAX_BODY_BYTES))
         secret = self.secrets.get(path)
         verified = None if secret is None else verify(body, headers, secret)
-        self.on_request(Received(method, path, headers, body, verified))
+        self.on_request(Received(method, path, headers, body, verified, action))
         return await _act(writer, action)
 
 
 async def _act(writer: asyncio.StreamWriter, action: Action) -> bool:
     match action:
-        case Reply(status=status, body=body, headers=headers):
+        case Reply(status=status, body=body, headers=headers, after=after):
+            await asyncio.sleep(after)
             head = "".join(f"{name}: {value}\r\n" for name, value in headers)
             writer.write(f"HTTP/1.1 {status} Word\r\ncontent-length: {len(body)}\r\n{head}\r\n".encode() + body)
             await writer.drain()

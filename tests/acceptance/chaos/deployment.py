@@ -1,4 +1,4 @@
-"""A whole deployment that a test owns and may break: PostgreSQL, Valkey, gateways and a worker, each a process.
+"""A whole deployment that a test owns and may break: PostgreSQL, Valkey, gateways and workers, each a process.
 
 Every part is killed, stopped and started by itself, and what is broken when is written down (`weather`), so that a
 test can tell what a promise covers. Everything ends with the test's process, however that ends. Parts are started on
@@ -16,8 +16,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 
 import asyncpg
 
@@ -29,6 +31,7 @@ from tests.acceptance.chaos.weather import Weather
 from tests.acceptance.running import clean_environment, free_port
 from tests.acceptance.running import processes as running_processes
 
+WORKER = ("cli.py", "worker")
 START_SECONDS = 40.0
 """A gateway needs two; a busy machine, and a PostgreSQL that is started at the same time, many more."""
 POSTGRES_START_SECONDS = 60.0
@@ -41,7 +44,7 @@ STARTED_TOO_EARLY = re.compile(rb"in lifespan\\n|Application startup failed")
 class Part:
     """One process of ours: a gateway or a worker. `name` is what the weather calls it."""
 
-    def __init__(self, name: str, command: list[str], directory: Path, environment: dict[str, str]) -> None:
+    def __init__(self, name: str, command: Sequence[str], directory: Path, environment: dict[str, str]) -> None:
         self.name = name
         self.log = directory / f"{name.replace(' ', '-')}.log"
         self.lock = asyncio.Lock()
@@ -59,7 +62,7 @@ class Part:
         self.starts += 1
         with self.log.open("ab") as output:
             self.process = processes.launch(
-                [sys.executable, "cli.py", *self._command],
+                [sys.executable, *self._command],
                 orphan_signal=signal.SIGKILL,
                 output=output,
                 environment=self._environment,
@@ -100,7 +103,7 @@ class Gateway(Part):
     def __init__(self, number: int, directory: Path, environment: dict[str, str]) -> None:
         self.number = number
         self.port = free_port()
-        super().__init__(f"gateway {number}", ["serve", "--port", str(self.port)], directory, environment)
+        super().__init__(f"gateway {number}", ["cli.py", "serve", "--port", str(self.port)], directory, environment)
 
     @property
     def url(self) -> str:
@@ -129,25 +132,36 @@ class Gateway(Part):
 
 
 class Deployment:
-    """PostgreSQL, Valkey, gateways and a worker. `open` and `close` belong to one event loop's life each."""
+    """PostgreSQL, Valkey, gateways and workers. `open` and `close` belong to one event loop's life each.
 
-    def __init__(self, directory: Path, *, gateways: int = 2) -> None:
+    `worker` is what a worker runs in Python, `settings` are those of every gateway and worker.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        gateways: int = 2,
+        workers: int = 1,
+        worker: Sequence[str] = WORKER,
+        settings: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.weather = Weather()
         self.postgres = EmbeddedPostgres(directory / "servers")
         self.redis = EmbeddedValkey(directory / "servers")
         self.secret_key = secrets.token_hex(32)
         self.keys: NewKeys
-        environment = clean_environment(
-            DATABASE_URL=self.postgres.url, REDIS_URL=self.redis.url, SENDORA_SECRET_KEY=self.secret_key
+        self.environment = clean_environment(
+            DATABASE_URL=self.postgres.url, REDIS_URL=self.redis.url, SENDORA_SECRET_KEY=self.secret_key, **settings
         )
-        self.gateways = [Gateway(number, directory, environment) for number in range(gateways)]
-        self.worker = Part("worker", ["worker"], directory, environment)
+        self.gateways = [Gateway(number, directory, self.environment) for number in range(gateways)]
+        self.workers = [Part(f"worker {number}", [*worker], directory, self.environment) for number in range(workers)]
         self.postgres_lock = asyncio.Lock()
         self.redis_lock = asyncio.Lock()
 
     @property
     def parts(self) -> list[Part]:
-        return [*self.gateways, self.worker]
+        return [*self.gateways, *self.workers]
 
     def open_servers(self) -> None:
         """PostgreSQL, migrated and with a project, and Valkey."""
@@ -296,6 +310,24 @@ class Deployment:
         finally:
             writer.close()
 
+    # Workers
+
+    async def crash_worker(self, worker: Part, *, away: float) -> None:
+        """kill -9, and a start."""
+        with self.weather.spell(worker.name):
+            await asyncio.to_thread(worker.end)
+            await asyncio.sleep(away)
+            worker.launch()
+
+    async def pause_part(self, part: Part, seconds: float) -> None:
+        """SIGSTOP: its sockets stay open, and nothing comes."""
+        with self.weather.spell(part.name):
+            part.send(signal.SIGSTOP)
+            try:
+                await asyncio.sleep(seconds)
+            finally:
+                part.send(signal.SIGCONT)
+
     # Gateways
 
     async def crash_gateway(self, gateway: Gateway, *, away: float, number: signal.Signals = signal.SIGKILL) -> None:
@@ -305,15 +337,6 @@ class Deployment:
             await asyncio.sleep(away)
             await asyncio.to_thread(gateway.end)
             await gateway.until_listening()
-
-    async def pause_gateway(self, gateway: Gateway, seconds: float) -> None:
-        """SIGSTOP: its sockets stay open, and nothing comes."""
-        with self.weather.spell(gateway.name):
-            gateway.send(signal.SIGSTOP)
-            try:
-                await asyncio.sleep(seconds)
-            finally:
-                gateway.send(signal.SIGCONT)
 
 
 def _send(pids: list[int], number: signal.Signals) -> None:

@@ -9,57 +9,38 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
 import asyncpg
 
-from tests.acceptance.chaos.deployment import Deployment, Gateway
+from tests.acceptance.chaos.deployment import Deployment, Gateway, Part
 from tests.acceptance.chaos.revocations import Revoker
 from tests.acceptance.chaos.subscribers import Subscriber
 from tests.acceptance.chaos.writers import Ledger
 
 Fault = Callable[[], Awaitable[None]]
+Kind = tuple[Sequence[Fault], tuple[float, float]]
 
 
-class Faults:
-    """Breaks a deployment until it is over."""
+class Faults(ABC):
+    """Breaks a deployment until it is over. Which faults those are, and how often they come, is for `kinds` to say."""
 
-    def __init__(
-        self,
-        deployment: Deployment,
-        ledger: Ledger,
-        subscribers: Sequence[Subscriber],
-        revoker: Revoker,
-        chance: random.Random,
-    ) -> None:
+    def __init__(self, deployment: Deployment, counts: Counter[str], chance: random.Random) -> None:
         self._deployment = deployment
-        self._ledger = ledger
-        self._subscribers = subscribers
-        self._revoker = revoker
+        self._counts = counts
         self._chance = chance
 
     async def inject(self, over: asyncio.Event) -> None:
         """All of them, side by side. Returns once everything that was broken has been mended."""
-        redis = [
-            self.restart_redis,
-            self.pause_redis,
-            self.empty_redis,
-            self.cut_subscriptions,
-            self.lose_announcements,
-        ]
-        gateways = [self.crash_gateway, self.crash_gateway, self.pause_gateway, self.stop_gateway]
-        postgres = [self.terminate_backends, self.cancel_statements, self.pause_postgres]
-        postgres += [self.kill_backend, self.crash_postgres]
         async with asyncio.TaskGroup() as tasks:
-            for faults, pause in (
-                (redis, (0.5, 3.0)),
-                (gateways, (1.0, 5.0)),
-                (postgres, (2.0, 7.0)),
-                ([self.cut_sockets], (0.2, 2.0)),
-                ([self.crash_worker], (3.0, 12.0)),
-                ([self.revoke_key], (2.0, 8.0)),
-            ):
+            for faults, pause in self.kinds():
                 tasks.create_task(self._repeat(faults, pause, over))
+
+    @abstractmethod
+    def kinds(self) -> Sequence[Kind]:
+        """By victim, so that they overlap: the faults, and the least and most seconds between two of them."""
 
     async def _repeat(self, faults: Sequence[Fault], pause: tuple[float, float], over: asyncio.Event) -> None:
         while True:
@@ -72,7 +53,7 @@ class Faults:
                 await fault()
 
     def _count(self, what: str, times: int = 1) -> None:
-        self._ledger.counts[f"fault: {what}"] += times
+        self._counts[f"fault: {what}"] += times
 
     # Redis
 
@@ -138,7 +119,7 @@ class Faults:
             return
         async with gateway.lock:
             self._count("gateway paused")
-            await self._deployment.pause_gateway(gateway, self._chance.uniform(1, 5))
+            await self._deployment.pause_part(gateway, self._chance.uniform(1, 5))
 
     # PostgreSQL
 
@@ -168,20 +149,60 @@ class Faults:
             self._count("postgres killed")
             await self._deployment.crash_postgres(away=self._chance.choice([0, 0.5, 2.0]))
 
-    # The rest
+    # Workers
+
+    async def crash_worker(self) -> None:
+        worker = self._free_worker()
+        if worker is not None:
+            async with worker.lock:
+                self._count("worker killed")
+                await self._deployment.crash_worker(worker, away=self._chance.uniform(0, 3))
+
+    def _free_worker(self) -> Part | None:
+        free = [worker for worker in self._deployment.workers if not worker.lock.locked()]
+        return self._chance.choice(free) if free else None
+
+
+class StreamFaults(Faults):
+    """What streams of events have to bear."""
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        ledger: Ledger,
+        subscribers: Sequence[Subscriber],
+        revoker: Revoker,
+        chance: random.Random,
+    ) -> None:
+        super().__init__(deployment, ledger.counts, chance)
+        self._subscribers = subscribers
+        self._revoker = revoker
+
+    def kinds(self) -> Sequence[Kind]:
+        """See `Faults.kinds`."""
+        redis = [
+            self.restart_redis,
+            self.pause_redis,
+            self.empty_redis,
+            self.cut_subscriptions,
+            self.lose_announcements,
+        ]
+        gateways = [self.crash_gateway, self.crash_gateway, self.pause_gateway, self.stop_gateway]
+        postgres = [self.terminate_backends, self.cancel_statements, self.pause_postgres]
+        postgres += [self.kill_backend, self.crash_postgres]
+        return (
+            (redis, (0.5, 3.0)),
+            (gateways, (1.0, 5.0)),
+            (postgres, (2.0, 7.0)),
+            ([self.cut_sockets], (0.2, 2.0)),
+            ([self.crash_worker], (3.0, 12.0)),
+            ([self.revoke_key], (2.0, 8.0)),
+        )
 
     async def cut_sockets(self) -> None:
         for subscriber in self._chance.sample(list(self._subscribers), self._chance.randint(1, 4)):
             self._count("sockets cut")
             subscriber.cut()
-
-    async def crash_worker(self) -> None:
-        self._count("worker killed")
-        worker = self._deployment.worker
-        with self._deployment.weather.spell(worker.name):
-            await asyncio.to_thread(worker.end)
-            await asyncio.sleep(self._chance.uniform(0, 3))
-            worker.launch()
 
     async def revoke_key(self) -> None:
         self._count("keys revoked")

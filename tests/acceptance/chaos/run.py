@@ -17,7 +17,7 @@ from engine.cursors import CursorCodec
 from tests.acceptance.chaos.clients import PEOPLE_STREAM, WHOLE_STREAM
 from tests.acceptance.chaos.deployment import Deployment
 from tests.acceptance.chaos.events import TASTES
-from tests.acceptance.chaos.faults import Faults
+from tests.acceptance.chaos.faults import StreamFaults
 from tests.acceptance.chaos.readers import Reader
 from tests.acceptance.chaos.revocations import Revoker
 from tests.acceptance.chaos.subscribers import Manner, Subscriber
@@ -111,7 +111,7 @@ class Chaos:
         writers = self._make_writers()
         over, done = asyncio.Event(), asyncio.Event()
         chance = random.Random(self.chance.random())
-        faults = Faults(self.deployment, self.ledger, self.subscribers, self.revoker, chance)
+        faults = StreamFaults(self.deployment, self.ledger, self.subscribers, self.revoker, chance)
         looking = asyncio.create_task(self._look_at_memory())
         async with asyncio.TaskGroup() as tasks:
             for subscriber in self.subscribers:
