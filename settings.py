@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
     """Where a worker serves its metrics, at `SENDORA_HOST`; 0 for nowhere. A gateway's are at /metrics."""
     spf_mechanism: str = ""
-    """What sender domains have to allow in SPF, e.g. include:_spf.example.com; by default the host of the public URL."""
+    """What sender domains allow in SPF, e.g. include:_spf.example.com; by default the host of the public URL."""
     dns_server: str = ""
     """`address:port` of the name server that sender domains are looked up at, instead of the system's."""
     fake_providers: bool = False

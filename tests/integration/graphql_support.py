@@ -179,7 +179,7 @@ TRACK = """mutation ($input: TrackInput!) {
 async def open_gateway(
     database_url: str, redis_url: str | None = None, *, egress: Egress | None = None
 ) -> AsyncIterator[Gateway]:
-    """With `redis_url` its streams are live; without, nothing follows anything. `egress` may allow peers on loopback."""
+    """With `redis_url` its streams are live; without, nothing follows. `egress` may allow peers on loopback."""
     async with AsyncExitStack() as stack:
         database = Database(database_url, max_size=6)
         await database.connect()
