@@ -1,27 +1,34 @@
 """What a template may cost: subclasses of python-liquid that end a rendering which grows too large or takes too long.
 
 The library bounds nested loops, output and local variables. It does not bound loops that follow one another, a filter
-that multiplies (`replace` with a long text, `reverse` of a range), or time; that is done here. Values are those of one
+that multiplies (`replace` with a long text, `reverse` of a range), one that compares all with all (`uniq`), what its
+lexer is given (engine/templates/markup.py), or time; that is done here. Values are those of one
 rendering and nothing else: no files, no other templates, no attributes of Python objects.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TextIO, TypeVar
 
 from liquid import Environment, RenderContext
 from liquid.ast import BlockNode, Node
 from liquid.builtin.expressions.primitive import RangeLiteral
+from liquid.builtin.filters.array import uniq
 from liquid.builtin.filters.misc import date
 from liquid.builtin.tags.for_tag import ForNode, ForTag
 from liquid.builtin.tags.tablerow_tag import TablerowNode, TablerowTag
-from liquid.exceptions import LoopIterationLimitError, ResourceLimitError
+from liquid.exceptions import LiquidSyntaxError, LoopIterationLimitError, ResourceLimitError
+from liquid.filter import sequence_filter
 from liquid.stream import TokenStream
 from liquid.template import BoundTemplate
+from liquid.token import TOKEN_EOF, Token
 from liquid.undefined import UNDEFINED, Undefined
+
+from engine.templates.markup import find_markup_problem
 
 MAX_OUTPUT_BYTES = 512 * 1024
 """Twice the largest body: larger mails are clipped by every reader."""
@@ -29,6 +36,8 @@ MAX_VALUE_SIZE = 256 * 1024
 """Characters and items of one intermediate value."""
 MAX_ITERATIONS = 10_000
 """Of all loops of one rendering together."""
+MAX_COMPARED = 2_000
+"""Items that a filter compares each with each other."""
 MAX_CPU_SECONDS = 0.5
 """An ordinary newsletter takes one or two milliseconds, one with thousands of rows a hundred."""
 _FILE_TAGS = ("include", "render")
@@ -131,6 +140,10 @@ class BoundedEnvironment(Environment):
     output_stream_limit = MAX_OUTPUT_BYTES
     template_class = BoundedTemplate
 
+    def tokenizer(self) -> Callable[[str], Iterator[Token]]:
+        """The library's, for what it reads in a time proportional to its length."""
+        return partial(_tokenize, super().tokenizer())
+
     def setup_tags_and_filters(self, *, extra: bool = False) -> None:
         super().setup_tags_and_filters(extra=extra)
         for name in _FILE_TAGS:
@@ -138,8 +151,16 @@ class BoundedEnvironment(Environment):
         self.add_tag(_TimedFor)
         self.add_tag(_TimedTablerow)
         self.add_filter("date", _date)
+        self.add_filter("uniq", _uniq)
         for name, function in self.filters.items():
             self.filters[name] = _bounded(name, function)
+
+
+def _tokenize(tokenize: Callable[[str], Iterator[Token]], text: str) -> Iterator[Token]:
+    problem = find_markup_problem(text)
+    if problem is not None:
+        raise LiquidSyntaxError(problem.message, token=Token(TOKEN_EOF, "", start_index=problem.index, source=text))
+    return tokenize(text)
 
 
 def _timed(node: _Loop) -> _Loop:
@@ -201,6 +222,15 @@ def _date(value: Any, pattern: Any, *, context: RenderContext, environment: Envi
         moment = datetime.fromtimestamp(moment, UTC)
     formatted: str = date(moment, pattern, environment=environment)
     return formatted
+
+
+@sequence_filter
+def _uniq(sequence: Sequence[object], key: object = None) -> list[object]:
+    """Liquid's `uniq`."""
+    if len(sequence) > MAX_COMPARED:
+        raise ResourceLimitError("compares too much", token=None)
+    found: list[object] = uniq(sequence, key)
+    return found
 
 
 _date.with_context = True  # type: ignore[attr-defined]

@@ -100,13 +100,14 @@ def test_nothing_of_python_can_be_reached(template: str) -> None:
     [
         ("Hi {{ user.name", "in line 1"),
         ("\n\n{% if x %}", "endif"),
+        ("a\nb {% raw %} c", "in line 2: a raw or doc block is never closed"),
         ("{% include 'secrets' %}", "include"),
         ("{% render 'secrets' %}", "render"),
         ("{{ x | no_such_filter }}", "no_such_filter"),
         ("{{ a" + "[a" * 3000 + "]" * 3000 + "}}", "Not a Liquid template"),
         ("x" * (MAX_TEMPLATE_BYTES + 1), "256 KiB"),
     ],
-    ids=["open", "block", "include", "render", "filter", "deep", "long"],
+    ids=["open", "block", "raw", "include", "render", "filter", "deep", "long"],
 )
 def test_what_is_no_template_is_said_when_it_is_saved(template: str, part: str) -> None:
     sentence = check_template(template)
@@ -126,8 +127,8 @@ BOMBS = {
     "loops in a row": "{% for i in (1..5000) %}{% endfor %}" * 3,
     "a long loop, backwards": "{% for i in (1..999999999) reversed %}{% endfor %}",
     "a loop with an offset": "{% for i in (1..999999999) offset: 999999990 %}{% endfor %}",
-    "a long body": "{% for i in (1..9000) %}" + "{% if 1 == 2 %}a{% endif %}" * 3000 + "{% endfor %}",
-    "a table": "{% tablerow i in (1..9000) %}" + "{% if 1 == 2 %}a{% endif %}" * 3000 + "{% endtablerow %}",
+    "a long body": "{% for i in (1..9000) %}" + "{% if 1 == 2 %}a{% endif %}" * 2000 + "{% endfor %}",
+    "a table": "{% tablerow i in (1..9000) %}" + "{% if 1 == 2 %}a{% endif %}" * 2000 + "{% endtablerow %}",
     "a range that is searched": "{% if (1..999999999999) contains 'x' %}{% endif %}",
     "a range that is joined": "{{ (1..99999999) | reverse | join: ',' }}",
     "doubling": "{% assign x = 'ab' %}" + "{% assign x = x | append: x %}" * 60,
@@ -135,20 +136,80 @@ BOMBS = {
     "joining": "{% assign l = code | split: '' %}" + "{% assign l = l | concat: l %}" * 30 + "{{ l | join: code }}",
     "a list written out": "{% assign l = big | split: '|' %}" + "{% assign l = l | concat: l %}" * 16 + "{{ l }}",
     "base64 of base64": "{{ big " + "| base64_encode " * 60 + "}}",
-    "a large number": "{{ 99999999 " + "| times: 99999999999999999999999999 " * 6000 + "}}",
+    "a large number": "{% assign x = 99999999 %}" + "{% assign x = x | times: x %}" * 60 + "{{ x }}",
+    "comparing all with all": "{% assign l = codes | concat: codes | uniq %}",
     "much output": "{% for i in (1..9000) %}{{ big }}{% endfor %}",
 }
 
 
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS.keys())
 def test_a_template_that_grows_ends(bomb: str) -> None:
-    values = TemplateValues({**VALUES.roots, "big": "y" * 30_000})
+    values = TemplateValues({**VALUES.roots, "big": "y" * 30_000, "codes": [[number] for number in range(8000)]})
     assert check_template(bomb) is None
     began = time.thread_time()
     with pytest.raises(CannotRender) as raised:
         render(bomb, values)
     assert time.thread_time() - began < 2.0
     assert "yyy" not in str(raised.value)
+
+
+def _filled(begin: str, repeated: str, end: str = "") -> str:
+    """As long as a template may be."""
+    return begin + repeated * ((MAX_TEMPLATE_BYTES - len(begin) - len(end)) // len(repeated)) + end
+
+
+SLOW_TO_READ = {
+    "braces": _filled("", "{"),
+    "open outputs": _filled("", "{{"),
+    "open raws": _filled("", "{% raw %}"),
+    "open docs": _filled("", "{% doc %}"),
+    "parentheses": _filled("{% if ", "(", "%}{% endif %}"),
+    "few parentheses often": _filled("", "{{" + "(" * 50 + "}}"),
+    "ranges": _filled("{{", "(1.", "}}"),
+    "blanks": _filled("{{", " ", "}}"),
+    "open blanks": _filled("{{", " "),
+    "blanks in a tag": _filled("{% if a", " ", "%}{% endif %}"),
+    "blank lines": _filled("{% liquid\n", "  \n", "%}"),
+    "a long name": _filled("{%", "a"),
+    "quotes in brackets": _filled("{{ a", "['", "}}"),
+    "many outputs": _filled("", "{{a}}"),
+    "many branches": _filled("{% if a %}", "{% elsif a %}", "{% endif %}"),
+    "many lines": _filled("{% liquid\n", "assign a=1\n", "%}"),
+    "many brackets": _filled("{{ a", "[a]", "}}"),
+}
+
+
+@pytest.mark.parametrize("text", SLOW_TO_READ.values(), ids=SLOW_TO_READ.keys())
+def test_what_takes_long_to_read_is_refused_at_once(text: str) -> None:
+    """A pattern that runs cannot be interrupted: without bounds some of these hold a process for an hour."""
+    began = time.thread_time()
+    sentence = check_template(text)
+    assert time.thread_time() - began < 1.0
+    assert sentence is not None
+    assert sentence.startswith("Not a Liquid template in line 1: ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ a" + "[a]" * 1000 + "}}",
+        "{% if a" + " or a" * 100 + " %}{% endif %}",
+        "{{ a | where: 'b', (1..2) }}",
+        "{% raw %}{{ {% {{{{ " + " " * 5000 + "{% endraw %}{% comment %}{{ a }}{% endcomment %}",
+        "{% doc %}{{ {% enddoc %}",
+        "{%- raw -%}{{{%- endraw -%}",
+        "{{- a -}}{%- if a -%}{%- endif -%}{{'}'}}",
+        "{% liquid\n" + " " * 90 + "assign a = 1\n%}",
+        ("<td>" + " " * 500 + "{{ a }}</td>") * 400,
+        "} } %} }} { % { {",
+        "{{ a }}" * 9000,
+        _filled("", "{% raw %}", "{% endraw %}"),
+    ],
+)
+def test_what_is_read_quickly_is_left_alone(text: str) -> None:
+    began = time.thread_time()
+    assert check_template(text) is None
+    assert time.thread_time() - began < 2.0
 
 
 def test_an_error_quotes_no_values() -> None:
