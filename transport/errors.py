@@ -133,7 +133,7 @@ def _log(error: BaseException, path: Collection[str | int] | None) -> str:
             "error_id": error_id,
             "error_type": f"{type(error).__module__}.{type(error).__qualname__}",
             "path": ".".join(map(str, path or ())),
-            "stack": [f"{at.filename}:{at.lineno} {at.name}" for at in traceback.extract_tb(error.__traceback__)],
+            "frames": [f"{at.filename}:{at.lineno} {at.name}" for at in traceback.extract_tb(error.__traceback__)],
         },
     )
     return error_id

@@ -6,8 +6,10 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+from graphql import GraphQLError
 
 from telemetry import configure_logging
+from transport.errors import ErrorReporter
 
 
 @pytest.fixture(autouse=True)
@@ -51,3 +53,20 @@ def test_on_a_terminal_a_failure_is_its_name_and_reason_only(capsys: pytest.Capt
         logging.getLogger("pool").warning("pool.connect_failed", exc_info=True)
 
     assert capsys.readouterr().err.strip().splitlines()[1:] == ["ConnectionRefusedError: connection refused"]
+
+
+@pytest.mark.parametrize("machine_readable", [True, False])
+def test_an_error_that_clients_do_not_read_is_in_the_log_under_its_id(
+    capsys: pytest.CaptureFixture[str], machine_readable: bool
+) -> None:
+    configure_logging("warning", machine_readable=machine_readable)
+
+    shown = ErrorReporter(lambda _error: None).shown(
+        GraphQLError("located", original_error=KeyError("a fault of ours"))
+    )
+
+    written = capsys.readouterr().err
+    assert shown.extensions is not None
+    assert str(shown.extensions["id"]) in written
+    assert "builtins.KeyError" in written
+    assert "Logging error" not in written
