@@ -1,0 +1,1 @@
+"""Workflows: journeys that run on events."""
