@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -40,7 +41,7 @@ async def send_sms(ctx: Context, *, arguments: SmsArguments) -> tuple[SentBatch 
     errors = (
         *_check_audience(arguments.audience_id),
         *check_idempotency_key(arguments.idempotency_key, "input", "idempotencyKey"),
-        *check_request(request, now=services.clock.now()),
+        *await asyncio.to_thread(check_request, request, now=services.clock.now()),
     )
     if errors:
         return None, errors

@@ -19,6 +19,8 @@ _BLOCKS = frozenset(
         " main nav ol p pre section table tr ul",
     )
 )
+MAX_SILENT = 100
+"""Of elements within each other that show nothing: each end is looked for among them."""
 _SILENT = frozenset({"head", "script", "style", "template", "title"})
 _VOID = frozenset(re.findall(r"\S+", "area base br col embed hr img input link meta source track wbr"))
 _URL_ATTRIBUTES = {"a": "href", "area": "href", "form": "action", "base": "href", "iframe": "src", "object": "data"}
@@ -84,7 +86,7 @@ class _Reader(HTMLParser):
             self._asks_for_password = True
         if tag in _BLOCKS:
             self._write("\n")
-        if tag in _SILENT:
+        if tag in _SILENT and len(self._silent) < MAX_SILENT:
             self._silent.append(tag)
         self._note_url(tag, attributes)
 

@@ -9,7 +9,6 @@ Leaves to others: retries and rows (`engine.dispatch`), the wire (`engine.channe
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,6 @@ import msgspec
 from db.delivery_records import DeliveryRecord
 from db.events import read_events_by_seq
 from db.profiles import read_profiles_by_user
-from db.projects import read_project
 from db.records import EventRecord, NewEvent, ProfileRecord
 from db.sender_domains import SenderDomainRecord, find_sender_domains
 from db.suppressions import NewSuppression, insert_suppressions
@@ -39,7 +37,7 @@ from engine.channels.base import (
 from engine.channels.http import HttpClient
 from engine.channels.resend import ResendMessage, ResendSender
 from engine.channels.smtp import SmtpAccount, SmtpMessage, SmtpSender
-from engine.consent import allows_unknown
+from engine.dispatch.recipients import Standings, lock_standings
 from engine.dispatch.status import delivery_event
 from engine.dispatch.values import Channel, DeliveryError, EmailContent, SuppressedReason
 from engine.email.accounts import MailAccount, ResendAccount, read_mail_account, system_account
@@ -47,12 +45,12 @@ from engine.email.bursts import Bursts
 from engine.email.dkim_signing import DkimSigner, sign
 from engine.email.domains import dkim_purpose
 from engine.email.message import Mail, mail_bytes
-from engine.email.policy import NO_ADDRESS, BurstLimits, held_back, resolve_mail, texts_of
+from engine.email.policy import NO_ADDRESS, BurstLimits, resolve_mail, texts_of
 from engine.email.sender import NO_SENDER, Mailbox, decide_sender, read_mailbox
-from engine.email.standing import Standings, lock_standings
 from engine.email.unsubscribe import UnsubscribeTokens, unsubscribe_url, unsubscription_of
 from engine.providers.credentials import note_provider_error
 from engine.templates.liquid import template_values
+from engine.templates.rounds import render_round
 from engine.vault import CannotOpen, Vault
 
 if TYPE_CHECKING:
@@ -87,7 +85,6 @@ class _Surroundings(msgspec.Struct, frozen=True, kw_only=True):
 
     now: datetime
     standings: Standings
-    unknown_allowed: bool
     profiles: Mapping[str, ProfileRecord]
     events: Mapping[int, EventRecord]
     templates: Mapping[UUID, TemplateRecord]
@@ -126,10 +123,10 @@ class EmailWork:
         """See `ChannelWork`. Limits are reserved last, for what would go out."""
         contents = {each.delivery_id: _content.decode(each.content) for each in deliveries}
         around = await self._surroundings(connection, project_id, deliveries, contents, now)
-        # Rendering and reading HTML takes milliseconds a mail: not in the loop that others' mail is sent by.
-        prepared = await asyncio.to_thread(
-            lambda: {each.delivery_id: self._prepare(each, contents[each.delivery_id], around) for each in deliveries}
+        rendered = await render_round(
+            deliveries, lambda each: self._prepare(each, contents[each.delivery_id], around), now=now
         )
+        prepared = {each.delivery_id: made for each, made in zip(deliveries, rendered, strict=True)}
         jobs = {key: each.message for key, each in prepared.items() if isinstance(each, Ready)}
         new = {name for name, domain in around.domains.items() if _is_on_probation(domain, now)}
         wanted = {key: job.sender.domain for key, job in jobs.items() if isinstance(job, MailJob)}
@@ -179,13 +176,16 @@ class EmailWork:
     ) -> _Surroundings:
         user_ids = sorted({each.user_id for each in deliveries if each.user_id is not None})
         standings = await lock_standings(
-            connection, project_id=project_id, user_ids=user_ids, addresses=[each.recipient for each in deliveries]
+            connection,
+            Channel.EMAIL,
+            project_id=project_id,
+            user_ids=user_ids,
+            addresses=[each.recipient for each in deliveries],
         )
         seqs = sorted({each.event_seq for each in deliveries if each.event_seq is not None})
         wanted = {each.template_id for each in contents.values() if each.template_id is not None}
         account = await read_mail_account(connection, self._vault, project_id=project_id)
         senders = {each.from_address or (account.default_from if account else None) for each in contents.values()}
-        project = await read_project(connection, project_id=project_id)
         profiles = await read_profiles_by_user(connection, project_id=project_id, user_ids=user_ids)
         events = await read_events_by_seq(connection, project_id=project_id, seqs=seqs)
         templates = await read_templates(connection, project_id=project_id, template_ids=list(wanted))
@@ -193,7 +193,6 @@ class EmailWork:
         return _Surroundings(
             now=now,
             standings=standings,
-            unknown_allowed=project is not None and allows_unknown(project.region),
             profiles={each.user_id: each for each in profiles},
             events={each.seq: each for each in events},
             templates={each.template_id: each for each in templates},
@@ -202,8 +201,7 @@ class EmailWork:
         )
 
     def _prepare(self, delivery: DeliveryRecord, content: EmailContent, around: _Surroundings) -> Prepared:
-        standing = around.standings.of(delivery.user_id, delivery.recipient)
-        suppressed = held_back(standing, unknown_allowed=around.unknown_allowed, is_system=content.is_system)
+        suppressed = around.standings.held_back(delivery.user_id, delivery.recipient, is_system=content.is_system)
         if suppressed is not None:
             return suppressed
         if delivery.recipient is None:

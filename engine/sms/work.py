@@ -17,22 +17,21 @@ import msgspec
 from db.delivery_records import DeliveryRecord
 from db.events import read_events_by_seq
 from db.profiles import read_profiles_by_user
-from db.projects import read_project
 from db.records import EventRecord, NewEvent, ProfileRecord
 from db.suppressions import NewSuppression, insert_suppressions
 from engine.channels.base import Accepted, Deferred, Message, Outcome, Prepared, Ready, Refuse, Rejected, Settled
 from engine.channels.http import HttpClient
 from engine.channels.twilio import DEFAULT_BASE_URL, TwilioMessage, send_sms
 from engine.channels.twilio_errors import Scope, meaning_of
-from engine.consent import allows_unknown
+from engine.dispatch.recipients import Standings, lock_standings
 from engine.dispatch.values import Channel, SmsContent, SuppressedReason
 from engine.providers.configuring import delivery_callback_url
 from engine.providers.credentials import ProviderCredentials, note_provider_error, read_credentials
 from engine.providers.shapes import missing
 from engine.providers.values import ProviderKind
-from engine.sms.policy import NO_PHONE, NOT_CONFIGURED, count_segments, held_back, render_text
-from engine.sms.standing import Standings, lock_standings
+from engine.sms.policy import NO_PHONE, NOT_CONFIGURED, count_segments, render_text
 from engine.templates.liquid import template_values
+from engine.templates.rounds import render_round
 from engine.vault import CannotOpen, Vault
 
 if TYPE_CHECKING:
@@ -46,7 +45,6 @@ class _Surroundings(msgspec.Struct, frozen=True):
     """What all deliveries of one round share."""
 
     standings: Standings
-    unknown_allowed: bool
     profiles: Mapping[str, ProfileRecord]
     events: Mapping[int, EventRecord]
     account: ProviderCredentials | None
@@ -67,7 +65,8 @@ class SmsWork:
     ) -> Mapping[UUID, Prepared]:
         """See `ChannelWork`."""
         around = await self._surroundings(connection, project_id, deliveries)
-        return {each.delivery_id: self._prepare(each, around, now) for each in deliveries}
+        rendered = await render_round(deliveries, lambda each: self._prepare(each, around, now), now=now)
+        return {each.delivery_id: made for each, made in zip(deliveries, rendered, strict=True)}
 
     async def send(self, message: Message) -> Outcome:
         """See `ChannelWork`."""
@@ -97,22 +96,23 @@ class SmsWork:
         user_ids = sorted({each.user_id for each in deliveries if each.user_id is not None})
         seqs = sorted({each.event_seq for each in deliveries if each.event_seq is not None})
         standings = await lock_standings(
-            connection, project_id=project_id, user_ids=user_ids, numbers=[each.recipient for each in deliveries]
+            connection,
+            Channel.SMS,
+            project_id=project_id,
+            user_ids=user_ids,
+            addresses=[each.recipient for each in deliveries],
         )
         profiles = await read_profiles_by_user(connection, project_id=project_id, user_ids=user_ids)
         events = await read_events_by_seq(connection, project_id=project_id, seqs=seqs)
-        project = await read_project(connection, project_id=project_id)
         return _Surroundings(
             standings,
-            unknown_allowed=project is not None and allows_unknown(project.region),
             profiles={each.user_id: each for each in profiles},
             events={each.seq: each for each in events},
             account=await read_account(connection, self._vault, project_id=project_id),
         )
 
     def _prepare(self, delivery: DeliveryRecord, around: _Surroundings, now: datetime) -> Prepared:
-        standing = around.standings.of(delivery.user_id, delivery.recipient)
-        suppressed = held_back(standing, unknown_allowed=around.unknown_allowed)
+        suppressed = around.standings.held_back(delivery.user_id, delivery.recipient)
         if suppressed is not None:
             return suppressed
         if delivery.recipient is None:

@@ -6,6 +6,7 @@ at once. Leaves to others: who may.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,7 @@ async def create_template(database: Database, *, project_id: UUID, given: Mappin
     """Make a template. `given` has the names of `TemplateRecord`; absent is as good as None."""
     texts: dict[str, Any] = {name: given.get(name) for name in _GIVEN}
     made = TemplateRecord(project_id=project_id, template_id=uuid7(), created_at=now, updated_at=now, **texts)
-    errors = _check(made)
+    errors = await asyncio.to_thread(_check, made)
     if errors:
         return None, tuple(errors)
 
@@ -79,7 +80,7 @@ async def change_template(
         if held is None:
             return None, (UserError(NOT_FOUND, "NOT_FOUND", ("input", "id")),)
         changed = msgspec.structs.replace(held, **given)
-        errors = _check(changed)
+        errors = await asyncio.to_thread(_check, changed)
         if errors:
             return None, tuple(errors)
         holder = await find_template_name(connection, project_id=project_id, name=changed.name)
