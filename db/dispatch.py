@@ -84,18 +84,16 @@ class ExpiredRecord(msgspec.Struct, frozen=True):
     lost_count: int
 
 
-async def try_claim_lock(connection: asyncpg.Connection, *, project_id: UUID) -> bool:
-    """Whether the caller's transaction alone may claim deliveries of the project. Never waits."""
-    is_mine: bool = await connection.fetchval(_SQL["try_claim_lock"], project_id)
-    return is_mine
-
-
-async def read_pending_keys(
+async def lock_pending_keys(
     connection: asyncpg.Connection, *, project_id: UUID, now: datetime, after: str, limit: int
-) -> list[PendingKey]:
-    """The next `limit` dispatch keys after one, sorted."""
-    rows = await connection.fetch(_SQL["read_pending_keys"], project_id, now, after, limit)
-    return [PendingKey(row["dispatch_key"], row["is_due"]) for row in rows]
+) -> list[PendingKey] | None:
+    """The next `limit` dispatch keys after one, sorted; from here on the caller's transaction alone claims for the
+    project. None when another one does. Never waits.
+    """
+    rows = await connection.fetch(_SQL["lock_pending_keys"], project_id, now, after, limit)
+    if not rows[0]["is_mine"]:
+        return None
+    return [PendingKey(row["dispatch_key"], row["is_due"]) for row in rows if row["dispatch_key"] is not None]
 
 
 async def read_candidates(

@@ -1,14 +1,14 @@
--- name: try_claim_lock
--- Whether this transaction alone may claim deliveries of a project now, until it ends.
-SELECT pg_try_advisory_xact_lock(hashtextextended(CAST(CAST($1 AS uuid) AS text), 1684632432)) AS is_mine;
-
--- name: read_pending_keys
--- The next dispatch keys of a project that something waits for, after a key, and whether any of it is due (skip scan).
-WITH RECURSIVE keys AS (
+-- name: lock_pending_keys
+-- Whether this transaction alone may claim for a project until it ends, and the next dispatch keys (skip scan).
+WITH RECURSIVE mine AS MATERIALIZED (
+    SELECT pg_try_advisory_xact_lock(hashtextextended(CAST(CAST($1 AS uuid) AS text), 1684632432)) AS is_mine
+),
+keys AS (
     (
         SELECT d.dispatch_key, d.next_attempt_at, 1 AS number
         FROM deliveries AS d
-        WHERE d.project_id = $1 AND d.next_attempt_at IS NOT NULL AND d.dispatch_key > $3
+        WHERE (SELECT is_mine FROM mine) AND d.project_id = $1 AND d.next_attempt_at IS NOT NULL
+            AND d.dispatch_key > $3
         ORDER BY d.project_id, d.dispatch_key, d.next_attempt_at
         LIMIT 1
     )
@@ -24,9 +24,10 @@ WITH RECURSIVE keys AS (
     ) AS following
     WHERE keys.number < $4
 )
-SELECT dispatch_key, next_attempt_at <= $2 AS is_due
-FROM keys
-ORDER BY number;
+SELECT mine.is_mine, keys.dispatch_key, keys.next_attempt_at <= $2 AS is_due
+FROM mine
+LEFT JOIN keys ON true
+ORDER BY keys.number;
 
 -- name: read_candidates
 -- Due deliveries of a project: up to so many of each key, one of every key before the second of any, oldest first.

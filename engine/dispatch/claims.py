@@ -20,7 +20,7 @@ from uuid import UUID, uuid4
 import msgspec
 
 from db.delivery_records import DeliveryRecord
-from db.dispatch import ClaimWrite, lock_persons, read_candidates, read_pending_keys, try_claim_lock, write_claims
+from db.dispatch import ClaimWrite, lock_pending_keys, lock_persons, read_candidates, write_claims
 from engine.announcements import Announcement
 from engine.channels.base import ChannelWork, Message, Postpone, Prepared, Ready, Refuse, Suppress
 from engine.dispatch.lanes import Lanes, Slot
@@ -78,6 +78,11 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     is_contended: bool = False
     announcements: tuple[Announcement, ...] = ()
 
+    @property
+    def is_cut_short(self) -> bool:
+        """Some of what was found was not decided about: it had changed, or somebody held it."""
+        return self.count < len(self.candidates)
+
 
 class Claims(msgspec.Struct, frozen=True, kw_only=True):
     """What the rounds of a process share. `lease` is how long what they claim is ours."""
@@ -98,9 +103,9 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
         places: dict[UUID, Slot],
     ) -> Round:
         """Find due deliveries behind a dispatch key and take places for them, which the caller gives back."""
-        if not await try_claim_lock(connection, project_id=project_id):
+        pending = await lock_pending_keys(connection, project_id=project_id, now=now, after=after, limit=MAX_KEYS)
+        if pending is None:
             return Round(project_id=project_id, at=now, is_contended=True)
-        pending = await read_pending_keys(connection, project_id=project_id, now=now, after=after, limit=MAX_KEYS)
         rooms = {key.dispatch_key: self.lanes.room(project_id, key.dispatch_key) for key in pending if key.is_due}
         limit = min(limit, self.lanes.project_room(project_id))
         candidates = await self._candidates(connection, project_id, now, rooms, limit)

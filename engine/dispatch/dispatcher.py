@@ -216,7 +216,7 @@ class Dispatcher:
             full.update(found.full_keys)
             if self._monotonic() > ends_at:
                 return True
-            if found.next_key is None and not found.count and not self._has_more(project_id, full):
+            if found.next_key is None and not found.is_cut_short and not self._has_more(project_id, full):
                 return False
             after = found.next_key or ""
             if not after:

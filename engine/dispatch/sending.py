@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -32,6 +32,10 @@ from engine.work import Work, WorkKind
 if TYPE_CHECKING:
     import asyncpg
 
+MAX_RECIPIENTS = 1000
+"""People and addresses in one send: as many as one transaction makes in some tens of milliseconds."""
+MAX_AHEAD = timedelta(days=366)
+"""How far ahead a send may be scheduled."""
 SHOWN_DELIVERIES = 100
 """Deliveries in an answer: as many as a page has items."""
 MAX_KEY_CHARACTERS = 128
@@ -119,6 +123,14 @@ def check_idempotency_key(key: str | None, *path: str) -> tuple[UserError, ...]:
         return ()
     message = f"An idempotency key has 1 to {MAX_KEY_CHARACTERS} characters, and no control characters."
     return (UserError(message, "INVALID", path),)
+
+
+def check_schedule(scheduled_for: datetime | None, now: datetime) -> tuple[UserError, ...]:
+    """Why something cannot wait until then."""
+    if scheduled_for is None or scheduled_for <= now + MAX_AHEAD:
+        return ()
+    message = f"Something may be scheduled at most {MAX_AHEAD.days} days ahead."
+    return (UserError(message, "INVALID", ("input", "scheduledFor")),)
 
 
 def hash_request(kind: str, request: object) -> bytes:

@@ -150,9 +150,8 @@ OTHER_COLUMNS = {
     "dispatch.find_due_projects": ["project_id"],
     "dispatch.find_expired": ["project_id"],
     "dispatch.lock_expired": [*DeliveryRecord.__struct_fields__, "lease_token", "lost_count"],
+    "dispatch.lock_pending_keys": ["is_mine", "dispatch_key", "is_due"],
     "dispatch.lock_persons": ["user_id"],
-    "dispatch.read_pending_keys": ["dispatch_key", "is_due"],
-    "dispatch.try_claim_lock": ["is_mine"],
     "dispatch.write_claims": ["delivery_id"],
     "dispatch.write_settlements": ["delivery_id"],
     # What is not held follows from previous_head.
