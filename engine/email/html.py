@@ -107,12 +107,9 @@ class _Reader(HTMLParser):
         if not self._silent:
             self._write(_BLANKS.sub(" ", data.replace("\n", " ")))
 
-    def parse_marked_section(self, i: int, report: bool = True) -> int:
-        """What no browser knows is a comment."""
-        try:
-            return super().parse_marked_section(i, report)
-        except AssertionError:
-            return int(self.parse_bogus_comment(i))
+    def parse_marked_section(self, i: int, report: bool = True) -> int:  # noqa: ARG002
+        """In HTML they are comments, up to the next `>`. Python's parser would look for their own end, from each."""
+        return int(self.parse_bogus_comment(i))
 
     def _note_url(self, tag: str, attributes: dict[str, Any]) -> None:
         url = attributes.get(_URL_ATTRIBUTES.get(tag, ""))
