@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -14,7 +14,15 @@ from db.delivery_records import DeliveryRecord, NewDelivery
 from db.live_activities import ActivityKey, LiveActivityRecord
 from db.live_activities import register_live_activity as write_live_activity
 from db.push_tokens import share_token_of_device
-from engine.dispatch.sending import MakeDeliveries, Sending, SendRefused, SentBatch, check_idempotency_key
+from engine.dispatch.sending import (
+    MAX_AHEAD,
+    MAX_RECIPIENTS,
+    MakeDeliveries,
+    Sending,
+    SendRefused,
+    SentBatch,
+    check_idempotency_key,
+)
 from engine.dispatch.values import LiveActivity, LocalizedPush, PushContent, PushNotification, PushVariant
 from engine.errors import UserError
 from engine.events import MAX_ID_CHARACTERS
@@ -34,10 +42,6 @@ if TYPE_CHECKING:
     import asyncpg
 
 KIND = "PUSH"
-MAX_RECIPIENTS = 1000
-"""User ids in one send."""
-MAX_AHEAD = timedelta(days=366)
-"""How far ahead a send can be scheduled."""
 TEST_TITLE = "Test"
 TEST_BODY = "This device gets the pushes of this project."
 

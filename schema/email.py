@@ -7,7 +7,7 @@ from typing import Any
 
 import strawberry
 
-from engine.email.accepting import MAX_RECIPIENTS
+from engine.dispatch.sending import MAX_RECIPIENTS
 from resolvers.email import EmailArguments
 from schema.inputs import build_with
 from schema.scalars import JSON

@@ -9,13 +9,14 @@ import msgspec
 import strawberry
 
 from db.live_activities import LiveActivityRecord
+from engine.dispatch.sending import MAX_RECIPIENTS
 from engine.dispatch.values import LiveActivity, LocalizedPush, PushNotification, PushVariant
 from engine.errors import UserError as EngineUserError
 from engine.push.content import MAX_LOCALES, MAX_VARIANTS, PushPriority
 from engine.push.interactions import PushInteraction
 from engine.push.live_activities import ActivityAction, ActivityState
 from engine.push.registration import ActivityRegistration
-from resolvers.push_sends import MAX_RECIPIENTS, SendActivityArguments, SendOutcome, SendPushArguments
+from resolvers.push_sends import SendActivityArguments, SendOutcome, SendPushArguments
 from schema.descriptions import described_enum
 from schema.errors import MutationPayload, user_errors
 from schema.inputs import build_with, keep_mapping

@@ -7,7 +7,7 @@ from typing import Any
 
 import strawberry
 
-from engine.sms.accepting import MAX_RECIPIENTS
+from engine.dispatch.sending import MAX_RECIPIENTS
 from resolvers.sms import SmsArguments
 from schema.inputs import build_with
 

@@ -1,50 +1,40 @@
 """Accepting a mail to people and addresses: what was asked for, checked, as deliveries.
 
-Guarantees: every address gets one delivery, however often it is named; what may not be sent now is SUPPRESSED at once,
-and whoever has no address, or a sender without a verified domain, makes FAILED ones, so that the counts of the answer
-are true. For what is sent later the same is decided then. Leaves to others: idempotency, committing and announcing
-(`engine.dispatch.sending`).
+Guarantees: every address gets one delivery, however often it is named; a sender without a verified domain makes FAILED
+ones, so that the counts of the answer are true. Leaves to others: who is held back (`engine.dispatch.addressed`);
+idempotency, committing and announcing (`engine.dispatch.sending`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import msgspec
-from uuid_utils.compat import uuid7
 
 from db.delivery_records import NewDelivery
-from db.profiles import read_profiles_by_user
-from db.projects import read_project
 from db.sender_domains import find_sender_domains
 from db.templates import read_templates
-from engine.consent import allows_unknown
-from engine.contacts import Malformed, parse_email
-from engine.dispatch.sending import SendRefused
-from engine.dispatch.values import DEFAULT_PROVIDER_SCHEDULE, Channel, DeliveryError, DeliveryStatus, EmailContent
+from engine.contacts import Malformed
+from engine.dispatch.addressed import AddressedSend, make_addressed
+from engine.dispatch.recipients import EMAIL_ADDRESSES, check_recipients, find_recipients, lock_standings
+from engine.dispatch.sending import SendRefused, check_schedule
+from engine.dispatch.values import Channel, DeliveryError, EmailContent
 from engine.email.accounts import read_mail_account
-from engine.email.policy import NO_ADDRESS, held_back
+from engine.email.policy import NO_ADDRESS
 from engine.email.sender import NO_SENDER, Mailbox, decide_sender, read_mailbox
-from engine.email.standing import Standings, lock_standings
 from engine.email.work import DISPATCH_KEY
 from engine.errors import UserError
-from engine.events import MAX_ID_CHARACTERS
 from engine.templates.texts import check_texts
 from engine.vault import Vault
 
 if TYPE_CHECKING:
     import asyncpg
 
-MAX_RECIPIENTS = 1000
-"""People and addresses in one send: as many as one transaction makes in some tens of milliseconds."""
 MAX_VARS_BYTES = 64 * 1024
 """As much as an event may hold."""
-LATEST = timedelta(days=366)
-"""How far ahead something may be scheduled."""
-EMAIL_TRAIT = "email"
 
 
 class EmailRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,22 +52,15 @@ class EmailRequest(msgspec.Struct, frozen=True, kw_only=True):
     scheduled_for: datetime | None = None
 
 
-class _Recipient(msgspec.Struct, frozen=True):
-    """Whom one delivery is for. A person without an address has None."""
-
-    user_id: str | None
-    address: str | None
-
-
 def check_request(request: EmailRequest, *, now: datetime) -> tuple[UserError, ...]:
     """Everything that can never work. Paths begin with `input`."""
     return (
-        *_check_recipients(request),
+        *check_recipients(EMAIL_ADDRESSES, user_ids=request.user_ids, to=request.to),
         *_check_texts(request),
         *_check_mailbox(request.sender, "from"),
         *_check_mailbox(request.reply_to, "replyTo"),
         *_check_variables(request.variables),
-        *_check_time(request.scheduled_for, now),
+        *check_schedule(request.scheduled_for, now),
     )
 
 
@@ -94,82 +77,28 @@ async def make_deliveries(
     is set up to send with."""
     await _check_template_is_there(connection, project_id, request)
     refusal = await _check_sender(connection, vault, project_id, request)
-    recipients = await _find_recipients(connection, project_id, request)
+    recipients = await find_recipients(
+        connection, EMAIL_ADDRESSES, project_id=project_id, user_ids=request.user_ids, to=request.to
+    )
     standings = await lock_standings(
         connection,
+        Channel.EMAIL,
         project_id=project_id,
         user_ids=[each.user_id for each in recipients],
         addresses=[each.address for each in recipients],
     )
-    project = await read_project(connection, project_id=project_id)
-    maker = _Maker(
-        request,
-        batch_id,
-        now,
-        standings,
-        refusal,
-        unknown_allowed=project is not None and allows_unknown(project.region),
+    send = AddressedSend(
+        channel=Channel.EMAIL,
+        dispatch_key=DISPATCH_KEY,
+        content=_content_of(request),
+        batch_id=batch_id,
+        now=now,
+        scheduled_for=request.scheduled_for,
+        standings=standings,
+        no_address=NO_ADDRESS,
+        refusal=refusal,
     )
-    return [maker.delivery(each) for each in recipients]
-
-
-class _Maker:
-    """Makes the deliveries of one request."""
-
-    def __init__(
-        self,
-        request: EmailRequest,
-        batch_id: UUID,
-        now: datetime,
-        standings: Standings,
-        refusal: DeliveryError | None,
-        *,
-        unknown_allowed: bool,
-    ) -> None:
-        self._now = now
-        self._standings = standings
-        self._refusal = refusal
-        self._unknown_allowed = unknown_allowed
-        self._later = request.scheduled_for if request.scheduled_for and request.scheduled_for > now else None
-        self._common: dict[str, Any] = {
-            "channel": Channel.EMAIL,
-            "dispatch_key": DISPATCH_KEY,
-            "content": msgspec.json.encode(_content_of(request)).decode(),
-            "retry_schedule": DEFAULT_PROVIDER_SCHEDULE,
-            "created_at": now,
-            "batch_id": batch_id,
-        }
-
-    def delivery(self, to: _Recipient) -> NewDelivery:
-        return NewDelivery(
-            delivery_id=uuid7(), user_id=to.user_id, recipient=to.address, **self._common, **self._state(to)
-        )
-
-    def _state(self, to: _Recipient) -> dict[str, Any]:
-        if to.address is None:
-            return self._failed(NO_ADDRESS)
-        if self._later is not None:
-            return {"status": DeliveryStatus.SCHEDULED, "scheduled_for": self._later, "next_attempt_at": self._later}
-        held = held_back(self._standings.of(to.user_id, to.address), unknown_allowed=self._unknown_allowed)
-        if held is not None:
-            return {
-                "status": DeliveryStatus.SUPPRESSED,
-                "suppressed_reason": held.reason,
-                "finished_at": self._now,
-            }
-        if self._refusal is not None:
-            return self._failed(self._refusal)
-        return {"status": DeliveryStatus.QUEUED, "next_attempt_at": self._now}
-
-    def _failed(self, error: DeliveryError) -> dict[str, Any]:
-        return {
-            "status": DeliveryStatus.FAILED,
-            "error_code": error.code,
-            "error_message": error.message,
-            "error_permanent": error.permanent,
-            "error_hint": error.hint,
-            "finished_at": self._now,
-        }
+    return make_addressed(send, recipients)
 
 
 def _content_of(request: EmailRequest) -> EmailContent:
@@ -211,53 +140,6 @@ async def _check_sender(
     return decided if isinstance(decided, DeliveryError) else None
 
 
-async def _find_recipients(connection: asyncpg.Connection, project_id: UUID, request: EmailRequest) -> list[_Recipient]:
-    """People first, each address once: whoever is named twice gets one mail."""
-    people = list(dict.fromkeys(request.user_ids))
-    profiles = await read_profiles_by_user(connection, project_id=project_id, user_ids=people)
-    addresses = {each.user_id: _address_of(msgspec.json.decode(each.traits)) for each in profiles}
-    found = [_Recipient(user_id, addresses.get(user_id)) for user_id in people]
-    found += [_Recipient(None, address) for address in map(parse_email, request.to) if isinstance(address, str)]
-    first: dict[str, _Recipient] = {}
-    for each in found:
-        if each.address is not None:
-            first.setdefault(each.address.lower(), each)
-    return [each for each in found if each.address is None or first[each.address.lower()] is each]
-
-
-def _address_of(traits: Mapping[str, Any]) -> str | None:
-    address = traits.get(EMAIL_TRAIT)
-    parsed = parse_email(address) if isinstance(address, str) else None
-    return parsed if isinstance(parsed, str) else None
-
-
-def _check_recipients(request: EmailRequest) -> list[UserError]:
-    count = len(request.user_ids) + len(request.to)
-    if count == 0:
-        return [UserError("Name somebody to send to: in userIds, or addresses in to.", "INVALID", ("input", "to"))]
-    if count > MAX_RECIPIENTS:
-        message = f"At most {MAX_RECIPIENTS} people and addresses at once, and these are {count}."
-        return [UserError(message, "LIMIT_EXCEEDED", ("input", "userIds" if request.user_ids else "to"))]
-    return [*_check_user_ids(request.user_ids), *_check_addresses(request.to)]
-
-
-def _check_user_ids(user_ids: Sequence[str]) -> list[UserError]:
-    message = f"A user id has 1 to {MAX_ID_CHARACTERS} characters without NUL."
-    return [
-        UserError(message, "INVALID", ("input", "userIds", str(index)))
-        for index, user_id in enumerate(user_ids)
-        if not 1 <= len(user_id) <= MAX_ID_CHARACTERS or "\0" in user_id
-    ]
-
-
-def _check_addresses(addresses: Sequence[str]) -> list[UserError]:
-    return [
-        UserError(parsed.message, "INVALID", ("input", "to", str(index)))
-        for index, parsed in enumerate(map(parse_email, addresses))
-        if isinstance(parsed, Malformed)
-    ]
-
-
 def _check_texts(request: EmailRequest) -> list[UserError]:
     errors = []
     if request.template_id is None:
@@ -285,10 +167,3 @@ def _check_variables(variables: Mapping[str, Any] | None) -> list[UserError]:
     if b"\\u0000" in encoded:
         return [UserError("vars cannot hold a NUL character.", "INVALID", path)]
     return []
-
-
-def _check_time(scheduled_for: datetime | None, now: datetime) -> list[UserError]:
-    if scheduled_for is None or scheduled_for <= now + LATEST:
-        return []
-    message = f"Something may be scheduled at most {LATEST.days} days ahead."
-    return [UserError(message, "INVALID", ("input", "scheduledFor"))]

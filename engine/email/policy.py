@@ -1,6 +1,6 @@
-"""Whether a mail may be sent to somebody, and what it says. Pure.
+"""What a mail says, whether that may be sent, and how many go out in a minute. Pure.
 
-One decision for acceptance, where it makes the answer's counts true, and for dispatch, where it counts.
+To whom anything may be sent is `engine.dispatch.recipients`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import msgspec
 
 from db.templates import TemplateRecord
 from engine.channels.base import Refuse, Suppress
-from engine.consent import ConsentState, allows
 from engine.dispatch.values import Channel, DeliveryError, EmailContent, SuppressedReason
 from engine.email.html import HtmlContent, read_html
 from engine.email.message import Mail, message_id_of, one_line
@@ -41,34 +40,12 @@ class BurstLimits(msgspec.Struct, frozen=True):
     per_new_domain: int = 300
 
 
-class Standing(msgspec.Struct, frozen=True):
-    """What is known of a recipient. `consent` is None for an address that no person stands behind, `is_known` says
-    whether the person is there; `suppression` is why the address is suppressed, if it is."""
-
-    consent: ConsentState | None
-    is_known: bool
-    suppression: str | None
-
-
 class Texts(msgspec.Struct, frozen=True):
     """What a mail is rendered from."""
 
     subject: str
     html: str | None
     text: str | None
-
-
-def held_back(standing: Standing, *, unknown_allowed: bool, is_system: bool = False) -> Suppress | None:
-    """Why nothing may be sent, if so. Mail of the platform itself (a password reset) asks for no consent, and only
-    what came back for good keeps it from an address."""
-    if standing.consent is not None:
-        if not standing.is_known:
-            return Suppress(reason=SuppressedReason.ERASED)
-        if not is_system and not allows(standing.consent, unknown_allowed=unknown_allowed):
-            return Suppress(reason=SuppressedReason.CONSENT)
-    if standing.suppression is None or (is_system and standing.suppression == SuppressedReason.UNSUBSCRIBED):
-        return None
-    return Suppress(reason=SuppressedReason(standing.suppression))
 
 
 def texts_of(content: EmailContent, templates: Mapping[UUID, TemplateRecord]) -> Texts | Refuse:

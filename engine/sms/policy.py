@@ -1,15 +1,12 @@
-"""Whether a text message may be sent to somebody, and what it says. Pure.
+"""What a text message says and how many segments it takes. Pure.
 
-One decision for acceptance, where it makes the answer's counts true, and for dispatch, where it counts.
+To whom anything may be sent is `engine.dispatch.recipients`.
 """
 
 from __future__ import annotations
 
-import msgspec
-
-from engine.channels.base import Refuse, Suppress
-from engine.consent import ConsentState, allows
-from engine.dispatch.values import DeliveryError, SmsContent, SuppressedReason
+from engine.channels.base import Refuse
+from engine.dispatch.values import DeliveryError, SmsContent
 from engine.templates.liquid import CannotRender, TemplateValues, render
 
 MAX_TEXT_CHARACTERS = 1600
@@ -37,28 +34,6 @@ NOT_CONFIGURED = DeliveryError(
     permanent=True,
     hint="Set Twilio up with configureProvider: accountSid, authToken, and from or messagingServiceSid.",
 )
-
-
-class Standing(msgspec.Struct, frozen=True):
-    """What is known of a recipient. `consent` is None for a number that no person stands behind, `is_known` says
-    whether the person is there; `suppression` is why the number is suppressed, if it is.
-    """
-
-    consent: ConsentState | None
-    is_known: bool
-    suppression: str | None
-
-
-def held_back(standing: Standing, *, unknown_allowed: bool) -> Suppress | None:
-    """Why nothing may be sent, if so. A number without a person has nobody who could have said anything."""
-    if standing.consent is not None:
-        if not standing.is_known:
-            return Suppress(reason=SuppressedReason.ERASED)
-        if not allows(standing.consent, unknown_allowed=unknown_allowed):
-            return Suppress(reason=SuppressedReason.CONSENT)
-    if standing.suppression is not None:
-        return Suppress(reason=SuppressedReason(standing.suppression))
-    return None
 
 
 def render_text(content: SmsContent, values: TemplateValues) -> str | Refuse:

@@ -10,10 +10,11 @@ import pytest
 from engine.channels.base import Refuse, Suppress
 from engine.channels.twilio_errors import MEANINGS, error_of, meaning_of
 from engine.consent import ConsentState
+from engine.dispatch.recipients import Standing, held_back
 from engine.dispatch.values import SmsContent
 from engine.dispatch.values import SuppressedReason as R
 from engine.sms.accepting import SmsRequest, check_request
-from engine.sms.policy import Standing, count_segments, held_back, render_text
+from engine.sms.policy import count_segments, render_text
 from engine.templates.liquid import template_values
 
 S = ConsentState
