@@ -1,8 +1,10 @@
 /** The tabs a first visit opens with, in the order in which a newcomer needs them. Titles are the operations' names. */
+import deliveryUpdates from './delivery-updates.graphql';
 import eventStream from './event-stream.graphql';
 import eventTypes from './event-types.graphql';
 import identify from './identify.graphql';
 import latestEvents from './latest-events.graphql';
+import sendPush from './send-push.graphql';
 import trackEvent from './track-event.graphql';
 import viewer from './viewer.graphql';
 
@@ -21,6 +23,13 @@ const IDENTIFY_VARIABLES = `{
   }
 }`;
 
+const SEND_PUSH_VARIABLES = `{
+  "input": {
+    "userIds": ["user_001", "user_002", "user_003"],
+    "push": { "title": "Hello", "body": "From GraphiQL" }
+  }
+}`;
+
 function example(query: string, variables = '') {
   return { query, variables };
 }
@@ -29,6 +38,8 @@ export const EXAMPLES = [
   example(eventStream, '{ "filter": { "eventTypes": ["*"] } }'),
   example(trackEvent, TRACK_VARIABLES),
   example(identify, IDENTIFY_VARIABLES),
+  example(deliveryUpdates, '{ "filter": { "channels": ["PUSH"] } }'),
+  example(sendPush, SEND_PUSH_VARIABLES),
   example(latestEvents, '{ "first": 10, "filter": { "eventTypes": ["*"] } }'),
   example(eventTypes, '{ "search": null }'),
   example(viewer),
