@@ -21,6 +21,8 @@ import msgspec
 from engine.egress_hosts import Host, Malformed, Target, read_host, read_target
 from engine.egress_networks import IPAddress, IPNetwork, forbidden_kind, unwrap
 
+MAIL_PORTS = frozenset({25, 465, 587, 2465, 2525, 2587})
+"""Where mail servers on the internet listen."""
 PORTS = frozenset({80, 443, 8080, 8443})
 """Where web servers listen. Anything else behind a public address is more likely somebody's database."""
 

@@ -31,7 +31,7 @@ from aiosmtplib.errors import (
 
 from engine.channels.base import SEND_TIMEOUT, Accepted, Answer, Deferred, Outcome, Rejected, Unknown
 from engine.dispatch.values import DeliveryError
-from engine.egress import Blocked, Egress
+from engine.egress import MAIL_PORTS, Blocked, Egress
 from engine.egress_networks import forbidden_kind
 
 MAX_CONNECTIONS = 8
@@ -41,8 +41,6 @@ MAX_RELAYS = 64
 IDLE_SECONDS = 30.0
 """How long a connection waits for the next mail. Relays close idle ones after some minutes."""
 CONNECT_SECONDS = 5.0
-PORTS = frozenset({25, 465, 587, 2525})
-"""Where mail servers on the internet listen."""
 MAX_ANSWER_CHARACTERS = 1000
 SERVICE_CLOSING = 421
 _CREDENTIALS_REFUSED = frozenset({530, 534, 535, 538})
@@ -171,8 +169,8 @@ class SmtpSender:
 
     def _check_port(self, address: str, port: int) -> None:
         """On the internet only the ports of mail; what the operator allows besides is private, on any port."""
-        if self._egress.guarded and port not in PORTS and forbidden_kind(ip_address(address)) is None:
-            raise Blocked(f"Port {port} is not one of mail: use {', '.join(map(str, sorted(PORTS)))}.")
+        if self._egress.guarded and port not in MAIL_PORTS and forbidden_kind(ip_address(address)) is None:
+            raise Blocked(f"Port {port} is not one of mail: use {', '.join(map(str, sorted(MAIL_PORTS)))}.")
 
 
 class _NeedsUtf8(Exception):

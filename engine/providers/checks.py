@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509 import load_pem_x509_certificates
 
 from engine.contacts import Malformed, parse_email, parse_phone
-from engine.egress import Egress
+from engine.egress import MAIL_PORTS, PORTS, Egress
 from engine.egress_hosts import Malformed as MalformedHost
 from engine.egress_hosts import read_host, read_target
 from engine.providers.values import Misfit
@@ -35,8 +35,6 @@ MAX_CERTIFICATE_CHARACTERS = 32 * 1024
 MAX_SERVICE_ACCOUNT_BYTES = 16 * 1024
 """As JSON; Google's have 2,400."""
 MAX_PORT = 65535
-MAIL_PORTS = frozenset({25, 465, 587, 2465, 2525, 2587})
-"""Where mail relays listen; 2465 and 2587 are for hosts whose network blocks the others."""
 MIN_SIGNING_SECRET_BYTES, MAX_SIGNING_SECRET_BYTES = 16, 128
 """Of a Svix or Standard Webhooks secret: the specification says 24 to 64, some senders give others."""
 
@@ -105,12 +103,10 @@ def host(value: object, _egress: Egress) -> str | Misfit:
 def mail_server_refusal(host_name: str, port_number: int, egress: Egress) -> str | None:
     """Why this mail server may not be called: as for URLs, but for the ports."""
     authority = f"[{host_name}]" if ":" in host_name else host_name
-    if egress.refusal(f"https://{authority}:{port_number}") is None:
-        return None
-    refusal = egress.refusal(f"https://{authority}")
-    if refusal is None and port_number not in MAIL_PORTS:
-        return f"Port {port_number} may not be called: use one of {', '.join(map(str, sorted(MAIL_PORTS)))}."
-    return refusal
+    is_allowed = port_number not in PORTS and egress.refusal(f"https://{authority}:{port_number}") is None
+    if port_number in MAIL_PORTS or is_allowed:
+        return None if is_allowed else egress.refusal(f"https://{authority}")
+    return f"Port {port_number} may not be called: use one of {', '.join(map(str, sorted(MAIL_PORTS)))}."
 
 
 def port(value: object, _egress: Egress) -> int | Misfit:

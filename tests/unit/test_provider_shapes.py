@@ -151,6 +151,7 @@ BLOCKED = [
     (K.SMTP, {"host": "127.0.0.1", "port": 25}, "host"),
     (K.SMTP, {"host": "localhost"}, "host"),
     (K.SMTP, {"host": "smtp.example.com", "port": 6379}, "port"),
+    (K.SMTP, {"host": "smtp.example.com", "port": 443}, "port"),
 ]
 
 
