@@ -11,7 +11,7 @@ from uuid import UUID
 import msgspec
 
 from db.delivery_records import NewDelivery
-from engine.dispatch.sending import Sending, SendRefused, SentBatch, check_idempotency_key
+from engine.dispatch.sending import check_idempotency_key
 from engine.dispatch.values import Channel
 from engine.email.accepting import EmailRequest, check_request, make_deliveries
 from engine.errors import UserError
@@ -19,6 +19,7 @@ from engine.identity import Role
 from engine.node_ids import NodeKind, parse_node_id
 from resolvers.context import Context
 from resolvers.permissions import require
+from resolvers.sends import SendOutcome, accept_send, check_audience
 
 if TYPE_CHECKING:
     import asyncpg
@@ -41,7 +42,7 @@ class EmailArguments(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str | None = None
 
 
-async def send_email(ctx: Context, *, arguments: EmailArguments) -> tuple[SentBatch | None, tuple[UserError, ...]]:
+async def send_email(ctx: Context, *, arguments: EmailArguments) -> SendOutcome:
     """Accept a mail to people and addresses."""
     viewer = require(ctx, Role.EDITOR)
     services, request = ctx.services, _request(arguments)
@@ -59,20 +60,8 @@ async def send_email(ctx: Context, *, arguments: EmailArguments) -> tuple[SentBa
             connection, services.vault, request, project_id=viewer.project_id, batch_id=batch_id, now=now
         )
 
-    sending = Sending(services.database, services.clock, services.announce, services.wake)
-    try:
-        batch = await sending.send(
-            project_id=viewer.project_id,
-            kind=Channel.EMAIL,
-            idempotency_key=arguments.idempotency_key,
-            request=request,
-            make=make,
-        )
-    except SendRefused as refused:
-        return None, refused.errors
-    finally:
-        ctx.forget_reads()
-    return batch, ()
+    key = arguments.idempotency_key
+    return await accept_send(ctx, viewer, channel=Channel.EMAIL, idempotency_key=key, request=request, make=make)
 
 
 def _request(arguments: EmailArguments) -> EmailRequest:
@@ -92,10 +81,7 @@ def _request(arguments: EmailArguments) -> EmailRequest:
 
 
 def _check_references(arguments: EmailArguments, request: EmailRequest) -> list[UserError]:
-    """Projects have no audiences yet."""
-    errors = []
-    if arguments.audience_id is not None:
-        errors.append(UserError("This project has no such audience.", "NOT_FOUND", ("input", "audienceId")))
+    errors = [*check_audience(arguments.audience_id)]
     if arguments.template_id is not None and request.template_id is None:
         errors.append(UserError("This project has no such template.", "NOT_FOUND", ("input", "templateId")))
     return errors

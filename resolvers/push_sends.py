@@ -14,16 +14,8 @@ from db.delivery_records import DeliveryRecord, NewDelivery
 from db.live_activities import ActivityKey, LiveActivityRecord
 from db.live_activities import register_live_activity as write_live_activity
 from db.push_tokens import share_token_of_device
-from engine.dispatch.sending import (
-    MAX_AHEAD,
-    MAX_RECIPIENTS,
-    MakeDeliveries,
-    Sending,
-    SendRefused,
-    SentBatch,
-    check_idempotency_key,
-)
-from engine.dispatch.values import LiveActivity, LocalizedPush, PushContent, PushNotification, PushVariant
+from engine.dispatch.sending import MAX_AHEAD, MAX_RECIPIENTS, check_idempotency_key
+from engine.dispatch.values import Channel, LiveActivity, LocalizedPush, PushContent, PushNotification, PushVariant
 from engine.errors import UserError
 from engine.events import MAX_ID_CHARACTERS
 from engine.identity import Role, Viewer
@@ -36,12 +28,12 @@ from engine.push.texts import check_text
 from engine.transactions import run_transaction
 from resolvers.context import Context
 from resolvers.permissions import require
+from resolvers.sends import SendOutcome, accept_send, check_audience
 from resolvers.tracking import Tracked
 
 if TYPE_CHECKING:
     import asyncpg
 
-KIND = "PUSH"
 TEST_TITLE = "Test"
 TEST_BODY = "This device gets the pushes of this project."
 
@@ -68,19 +60,12 @@ class SendActivityArguments(msgspec.Struct, frozen=True, kw_only=True):
     push_token_id: str | None = None
 
 
-class SendOutcome(msgspec.Struct, frozen=True):
-    """A send that was accepted, or why it was not."""
-
-    batch: SentBatch | None = None
-    errors: tuple[UserError, ...] = ()
-
-
 async def send_push(ctx: Context, *, arguments: SendPushArguments) -> SendOutcome:
     """Accept a push to some people."""
     viewer = require(ctx, Role.EDITOR)
     errors = _check_send(arguments, now=ctx.services.clock.now())
     if errors:
-        return SendOutcome(errors=errors)
+        return None, errors
 
     async def make(connection: asyncpg.Connection, batch_id: UUID, now: datetime) -> Sequence[NewDelivery]:
         content = PushContent(
@@ -94,7 +79,8 @@ async def send_push(ctx: Context, *, arguments: SendPushArguments) -> SendOutcom
         request = _request(viewer, batch_id, content, now, arguments.scheduled_for if is_later else None)
         return await plan_for_people(connection, request, user_ids=arguments.user_ids or ())
 
-    return await _send(ctx, viewer, arguments.idempotency_key, arguments, make)
+    key = arguments.idempotency_key
+    return await accept_send(ctx, viewer, channel=Channel.PUSH, idempotency_key=key, request=arguments, make=make)
 
 
 async def send_test_push(ctx: Context, *, push_token_id: str) -> tuple[DeliveryRecord | None, tuple[UserError, ...]]:
@@ -110,8 +96,10 @@ async def send_test_push(ctx: Context, *, push_token_id: str) -> tuple[DeliveryR
         request = _request(viewer, batch_id, content, now)
         return await plan_for_device(connection, request, push_token_id=token_id, path=path)
 
-    outcome = await _send(ctx, viewer, None, push_token_id, make)
-    return (None if outcome.batch is None else outcome.batch.deliveries[0]), outcome.errors
+    batch, errors = await accept_send(
+        ctx, viewer, channel=Channel.PUSH, idempotency_key=None, request=push_token_id, make=make
+    )
+    return (None if batch is None else batch.deliveries[0]), errors
 
 
 async def send_live_activity(ctx: Context, *, arguments: SendActivityArguments) -> SendOutcome:
@@ -119,11 +107,11 @@ async def send_live_activity(ctx: Context, *, arguments: SendActivityArguments) 
     viewer = require(ctx, Role.EDITOR)
     errors = _check_activity_send(arguments)
     if errors:
-        return SendOutcome(errors=errors)
+        return None, errors
     path = ("input", "pushTokenId")
     token_id = None if arguments.push_token_id is None else _push_token_id(arguments.push_token_id)
     if arguments.push_token_id is not None and token_id is None:
-        return SendOutcome(errors=(_no_such_token(path),))
+        return None, (_no_such_token(path),)
 
     async def make(connection: asyncpg.Connection, batch_id: UUID, now: datetime) -> Sequence[NewDelivery]:
         content = PushContent(message_id=batch_id, live_activity=arguments.change)
@@ -132,7 +120,8 @@ async def send_live_activity(ctx: Context, *, arguments: SendActivityArguments) 
             return await plan_for_device(connection, request, push_token_id=token_id, path=path)
         return await plan_for_people(connection, request, user_ids=arguments.user_ids or ())
 
-    return await _send(ctx, viewer, arguments.idempotency_key, arguments, make)
+    key = arguments.idempotency_key
+    return await accept_send(ctx, viewer, channel=Channel.PUSH, idempotency_key=key, request=arguments, make=make)
 
 
 async def track_push(ctx: Context, *, delivery_id: str, interaction: PushInteraction, action_id: str | None) -> Tracked:
@@ -200,21 +189,6 @@ async def register_live_activity(
     return record, ()
 
 
-async def _send(
-    ctx: Context, viewer: Viewer, idempotency_key: str | None, request: object, make: MakeDeliveries
-) -> SendOutcome:
-    services = ctx.services
-    sending = Sending(services.database, services.clock, services.announce, services.wake)
-    try:
-        batch = await sending.send(
-            project_id=viewer.project_id, kind=KIND, idempotency_key=idempotency_key, request=request, make=make
-        )
-    except SendRefused as refused:
-        return SendOutcome(errors=refused.errors)
-    ctx.forget_reads()
-    return SendOutcome(batch)
-
-
 def _request(
     viewer: Viewer, batch_id: UUID, content: PushContent, now: datetime, scheduled_for: datetime | None = None
 ) -> PushRequest:
@@ -229,8 +203,8 @@ def _check_send(arguments: SendPushArguments, *, now: datetime) -> tuple[UserErr
         *_check_recipients(arguments.user_ids, arguments.audience_id, "audienceId"),
         *check_texts(arguments.push, arguments.variants, arguments.localized),
     ]
-    if arguments.audience_id is not None and not errors:
-        errors.append(UserError("This project has no such audience.", "NOT_FOUND", ("input", "audienceId")))
+    if not errors:
+        errors += check_audience(arguments.audience_id)
     if arguments.scheduled_for is not None and arguments.scheduled_for > now + MAX_AHEAD:
         message = f"scheduledFor lies at most {MAX_AHEAD.days} days ahead."
         errors.append(UserError(message, "LIMIT_EXCEEDED", ("input", "scheduledFor")))

@@ -11,13 +11,13 @@ from uuid import UUID
 import msgspec
 
 from db.delivery_records import NewDelivery
-from engine.dispatch.sending import Sending, SendRefused, SentBatch, check_idempotency_key
+from engine.dispatch.sending import check_idempotency_key
 from engine.dispatch.values import Channel
-from engine.errors import UserError
 from engine.identity import Role
 from engine.sms.accepting import SmsRequest, check_request, make_deliveries
 from resolvers.context import Context
 from resolvers.permissions import require
+from resolvers.sends import SendOutcome, accept_send, check_audience
 
 if TYPE_CHECKING:
     import asyncpg
@@ -34,12 +34,12 @@ class SmsArguments(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str | None = None
 
 
-async def send_sms(ctx: Context, *, arguments: SmsArguments) -> tuple[SentBatch | None, tuple[UserError, ...]]:
+async def send_sms(ctx: Context, *, arguments: SmsArguments) -> SendOutcome:
     """Accept a text message to people and numbers."""
     viewer = require(ctx, Role.EDITOR)
     services, request = ctx.services, _request(arguments)
     errors = (
-        *_check_audience(arguments.audience_id),
+        *check_audience(arguments.audience_id),
         *check_idempotency_key(arguments.idempotency_key, "input", "idempotencyKey"),
         *await asyncio.to_thread(check_request, request, now=services.clock.now()),
     )
@@ -51,20 +51,8 @@ async def send_sms(ctx: Context, *, arguments: SmsArguments) -> tuple[SentBatch 
             connection, services.vault, request, project_id=viewer.project_id, batch_id=batch_id, now=now
         )
 
-    sending = Sending(services.database, services.clock, services.announce, services.wake)
-    try:
-        batch = await sending.send(
-            project_id=viewer.project_id,
-            kind=Channel.SMS,
-            idempotency_key=arguments.idempotency_key,
-            request=request,
-            make=make,
-        )
-    except SendRefused as refused:
-        return None, refused.errors
-    finally:
-        ctx.forget_reads()
-    return batch, ()
+    key = arguments.idempotency_key
+    return await accept_send(ctx, viewer, channel=Channel.SMS, idempotency_key=key, request=request, make=make)
 
 
 def _request(arguments: SmsArguments) -> SmsRequest:
@@ -74,10 +62,3 @@ def _request(arguments: SmsArguments) -> SmsRequest:
         to=arguments.to,
         scheduled_for=arguments.scheduled_for,
     )
-
-
-def _check_audience(audience_id: str | None) -> tuple[UserError, ...]:
-    """Projects have no audiences yet."""
-    if audience_id is None:
-        return ()
-    return (UserError("This project has no such audience.", "NOT_FOUND", ("input", "audienceId")),)

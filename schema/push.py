@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-import msgspec
 import strawberry
 
 from db.live_activities import LiveActivityRecord
@@ -16,12 +15,11 @@ from engine.push.content import MAX_LOCALES, MAX_VARIANTS, PushPriority
 from engine.push.interactions import PushInteraction
 from engine.push.live_activities import ActivityAction, ActivityState
 from engine.push.registration import ActivityRegistration
-from resolvers.push_sends import SendActivityArguments, SendOutcome, SendPushArguments
+from resolvers.push_sends import SendActivityArguments, SendPushArguments
 from schema.descriptions import described_enum
 from schema.errors import MutationPayload, user_errors
 from schema.inputs import build_with, keep_mapping
 from schema.scalars import JSON
-from schema.send_payloads import SendPayload
 
 described_enum(
     PushPriority,
@@ -307,11 +305,3 @@ class LiveActivityTokenPayload(MutationPayload):
         return LiveActivityTokenPayload(
             state=None if record is None else ActivityState(record.state), user_errors=user_errors(errors)
         )
-
-
-def send_payload(outcome: SendOutcome) -> SendPayload:
-    """What a send answers."""
-    if outcome.batch is None:
-        return SendPayload.of(None, errors=outcome.errors)
-    batch = outcome.batch
-    return SendPayload.of(batch.batch_id, batch.deliveries, **msgspec.structs.asdict(batch.counts))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from uuid import UUID
 
 import strawberry
 
 from db.delivery_records import DeliveryRecord
+from db.send_batches import BatchCounts
 from engine import errors
 from engine.dispatch.replaying import BulkReplay
-from engine.dispatch.sending import SHOWN_DELIVERIES
+from engine.dispatch.sending import SHOWN_DELIVERIES, SentBatch
 from schema.delivery import Delivery, batch_node_id
 from schema.errors import MutationPayload, user_errors
 
@@ -26,22 +26,14 @@ class SendPayload(MutationPayload):
     suppressed: int = strawberry.field(description="Deliveries held back, as of acceptance.")
 
     @staticmethod
-    def of(
-        batch_id: UUID | None,
-        deliveries: Sequence[DeliveryRecord] = (),
-        *,
-        queued: int = 0,
-        scheduled: int = 0,
-        suppressed: int = 0,
-        errors: tuple[errors.UserError, ...] = (),
-    ) -> SendPayload:
-        """`deliveries` as they were accepted; those past the first 100 are left out."""
+    def of(batch: SentBatch | None, errors: tuple[errors.UserError, ...] = ()) -> SendPayload:
+        counts = BatchCounts(0, 0, 0) if batch is None else batch.counts
         return SendPayload(
-            batch_id=None if batch_id is None else batch_node_id(batch_id),
-            deliveries=_shown(deliveries),
-            queued=queued,
-            scheduled=scheduled,
-            suppressed=suppressed,
+            batch_id=None if batch is None else batch_node_id(batch.batch_id),
+            deliveries=[] if batch is None else _shown(batch.deliveries),
+            queued=counts.queued,
+            scheduled=counts.scheduled,
+            suppressed=counts.suppressed,
             user_errors=user_errors(errors),
         )
 

@@ -60,17 +60,7 @@ class EmailMutation:
             EmailArguments, strawberry.argument(name="input", description="The mail.", graphql_type=SendEmailInput)
         ],
     ) -> SendPayload | None:
-        batch, errors = await email.send_email(info.context, arguments=arguments)
-        if batch is None:
-            return SendPayload.of(None, errors=errors)
-        counts = batch.counts
-        return SendPayload.of(
-            batch.batch_id,
-            batch.deliveries,
-            queued=counts.queued,
-            scheduled=counts.scheduled,
-            suppressed=counts.suppressed,
-        )
+        return SendPayload.of(*await email.send_email(info.context, arguments=arguments))
 
     @strawberry.mutation(description="Make or change a template. A name that is taken is a CONFLICT. Needs EDITOR.")
     async def save_template(

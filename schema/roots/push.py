@@ -17,7 +17,6 @@ from schema.push import (
     SendActivityArgument,
     SendPushArgument,
     TrackPushArgument,
-    send_payload,
 )
 from schema.push_settings import PushSettings, PushSettingsPayload, SettingsArgument
 from schema.push_token import PushTokenConnection, PushTokenPayload, RegistrationArgument, TokenFilterArgument
@@ -84,7 +83,7 @@ class PushMutation:
         )
     )
     async def send_push(self, info: Info, arguments: SendPushArgument) -> SendPayload | None:
-        return send_payload(await push_sends.send_push(info.context, arguments=arguments))
+        return SendPayload.of(*await push_sends.send_push(info.context, arguments=arguments))
 
     @strawberry.mutation(
         description="Send a test to one device, whatever the hour; it counts against no cap. Needs EDITOR."
@@ -131,4 +130,4 @@ class PushMutation:
         )
     )
     async def send_live_activity(self, info: Info, arguments: SendActivityArgument) -> SendPayload | None:
-        return send_payload(await push_sends.send_live_activity(info.context, arguments=arguments))
+        return SendPayload.of(*await push_sends.send_live_activity(info.context, arguments=arguments))

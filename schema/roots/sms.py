@@ -26,14 +26,4 @@ class SmsMutation:
             SmsArguments, strawberry.argument(name="input", description="The message.", graphql_type=SendSmsInput)
         ],
     ) -> SendPayload | None:
-        batch, errors = await sms.send_sms(info.context, arguments=arguments)
-        if batch is None:
-            return SendPayload.of(None, errors=errors)
-        counts = batch.counts
-        return SendPayload.of(
-            batch.batch_id,
-            batch.deliveries,
-            queued=counts.queued,
-            scheduled=counts.scheduled,
-            suppressed=counts.suppressed,
-        )
+        return SendPayload.of(*await sms.send_sms(info.context, arguments=arguments))
