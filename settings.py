@@ -52,7 +52,7 @@ class LogLevel(StrEnum):
 class Settings(BaseSettings):
     """Everything that can be set from outside."""
 
-    model_config = SettingsConfigDict(env_prefix="SENDORA_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="SENDORA_", env_ignore_empty=True, frozen=True, extra="ignore")
 
     port: Annotated[int, Field(ge=1, le=65535, validation_alias=AliasChoices("PORT", "SENDORA_PORT"))] = 8000
     host: str = "127.0.0.1"
@@ -158,7 +158,10 @@ def read_settings(**overrides: object) -> Settings:
 
 def spf_mechanism_of(settings: Settings) -> str:
     """What a sender domain has to allow."""
-    return settings.spf_mechanism or f"a:{urlsplit(public_url_of(settings)).hostname}"
+    host = urlsplit(public_url_of(settings)).hostname or "localhost"
+    if not _is_address(host):
+        return settings.spf_mechanism or f"a:{host}"
+    return settings.spf_mechanism or f"ip{ip_address(host).version}:{host}"
 
 
 def dns_server_of(settings: Settings) -> tuple[str, int] | None:

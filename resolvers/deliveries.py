@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -25,10 +26,10 @@ from engine.dispatch.replaying import (
     Replays,
     TooManyReplays,
 )
-from engine.dispatch.values import Channel
+from engine.dispatch.values import Channel, EmailContent
 from engine.errors import BadUserInput, UserError
 from engine.identity import Role, Viewer
-from engine.node_ids import NodeKind, parse_node_id
+from engine.node_ids import NodeKind, parse_node_id, write_node_id
 from resolvers.context import Context
 from resolvers.delivery_filters import DeliveryFilterArguments, read_delivery_filter
 from resolvers.nodes import FoundEvent
@@ -41,6 +42,8 @@ MASKED = "***"
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _headers = msgspec.json.Decoder(dict[str, str])
 _NOTHING = DeliveryFilter(ids=())
+_INTERNAL = frozenset({"fromAddress", "templateId", "isSystem", "messageId", "isTest"})
+"""What a delivery's content keeps for the dispatcher, or under another name than the API's."""
 
 
 class ListedDeliveries(msgspec.Struct, frozen=True):
@@ -104,10 +107,33 @@ async def attempts_of(ctx: Context, *, record: DeliveryRecord) -> tuple[AttemptR
 
 
 def shown_payload(record: DeliveryRecord) -> msgspec.Raw:
-    """What was sent, or what is to be sent: without the secret that signs it and without the values of headers."""
+    """What was sent; before that what was asked for, in the words of the API: without the secret that signs it and
+    without the values of headers."""
     if record.payload is not None:
         return record.payload
-    return _without_secrets(record.content) if record.channel == Channel.WEBHOOK else record.content
+    match record.channel:
+        case Channel.WEBHOOK:
+            return _without_secrets(record.content)
+        case Channel.EMAIL:
+            return _asked_mail(record)
+        case Channel.SMS:
+            return _asked(record, to=record.recipient)
+        case _:
+            return _asked(record)
+
+
+def _asked_mail(record: DeliveryRecord) -> msgspec.Raw:
+    content = msgspec.json.decode(record.content, type=EmailContent)
+    template = None if content.template_id is None else write_node_id(NodeKind.TEMPLATE, content.template_id)
+    named = {"to": record.recipient, "from": content.from_address, "templateId": template}
+    return _asked(record, **{name: value for name, value in named.items() if value is not None})
+
+
+def _asked(record: DeliveryRecord, **named: str | None) -> msgspec.Raw:
+    content = msgspec.json.decode(record.content, type=dict[str, Any])
+    return msgspec.Raw(
+        msgspec.json.encode({**{name: content[name] for name in content.keys() - _INTERNAL}, **named}, order="sorted")
+    )
 
 
 async def cancel_delivery(ctx: Context, *, node_id: str) -> tuple[DeliveryRecord | None, tuple[UserError, ...]]:

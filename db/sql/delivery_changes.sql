@@ -40,6 +40,6 @@ WHERE latest.seq IS NULL OR latest.seq <= $3;
 UPDATE deliveries
 SET status = 'QUEUED', batch_id = $3, next_attempt_at = $4, scheduled_for = $4, schedule_offset = attempt_count,
     suppressed_reason = NULL, error_code = NULL, error_message = NULL, error_permanent = NULL, error_hint = NULL,
-    sent_at = NULL, delivered_at = NULL, finished_at = NULL
+    provider_message_id = NULL, sent_at = NULL, delivered_at = NULL, finished_at = NULL
 WHERE project_id = $1 AND delivery_id = ANY($2)
     AND delivery_id BETWEEN (CAST($2 AS uuid[]))[1] AND (CAST($2 AS uuid[]))[cardinality($2)];

@@ -19,7 +19,7 @@ from db.delivery_records import NewDelivery, NewTransition
 from db.events import append_events
 from db.records import Lane, NewEvent
 from engine.announcements import Announcement
-from engine.dispatch.status import event_of, requested_event_of, transition_of
+from engine.dispatch.status import event_of, requested_event_of, step_properties, transition_of
 from engine.log import fresh_records
 
 if TYPE_CHECKING:
@@ -40,7 +40,13 @@ async def create_deliveries(
     for delivery in deliveries:
         transition = transition_of(delivery, before=None, after=delivery.status, error_code=delivery.error_code)
         transitions.append(transition)
-        events += [requested_event_of(delivery), event_of(delivery, transition)]
+        said = step_properties(
+            reason=delivery.suppressed_reason,
+            scheduled_for=delivery.scheduled_for,
+            error_code=delivery.error_code,
+            error_message=delivery.error_message,
+        )
+        events += [requested_event_of(delivery), event_of(delivery, transition, said)]
     return await record(
         connection,
         project_id=project_id,

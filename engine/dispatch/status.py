@@ -8,6 +8,7 @@ UNCERTAIN (handed over when a worker died, to a provider that does not deduplica
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
@@ -114,6 +115,14 @@ def requested_event_of(delivery: NewDelivery) -> NewEvent | None:
     if delivery.channel != Channel.PUSH:
         return None
     return delivery_event(delivery, "push.send_requested")
+
+
+def step_properties(
+    *, reason: str | None, scheduled_for: datetime | None, error_code: str | None, error_message: str | None
+) -> dict[str, Any]:
+    """What an event says of a step that led to no attempt; nothing of what is not given."""
+    known = {"reason": reason, "scheduledFor": scheduled_for, "errorCode": error_code, "error": error_message}
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def _occasion(delivery: DeliveryRecord | NewDelivery, transition: NewTransition) -> int | str:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from db.deliveries import lock_deliveries
 from db.records import Lane
 from engine.dispatch.status import PENDING
-from engine.dispatch.values import DeliveryStatus
+from engine.dispatch.values import DeliveryStatus, EmailContent, PushContent, PushNotification, SmsContent
 from engine.identity import Role
 from engine.node_ids import NodeKind, write_node_id
 from tests.integration.delivery_support import attempts_made, fill_deliveries, make_delivery, node_id
@@ -437,3 +438,29 @@ async def test_a_viewer_sees_deliveries_and_changes_none(shop: Tenant) -> None:
     assert await viewer.codes(CANCEL, id=node_id(delivery_id)) == ["FORBIDDEN"]
     ingest = await shop.as_role(Role.INGEST)
     assert await ingest.codes(LIST) == ["FORBIDDEN"]
+
+
+async def test_what_is_to_be_sent_is_shown_in_the_words_of_the_api(shop: Tenant) -> None:
+    template_id = UUID(int=5)
+    mail = EmailContent(template_id=template_id, from_address="a@shop.example", vars={"x": 1}, is_system=True)
+    push = PushContent(message_id=UUID(int=6), push=PushNotification("Hello", "there"), is_test=True)
+    await make_delivery(shop, channel="EMAIL", content=text(mail), recipient="ada@example.com")
+    await make_delivery(shop, channel="PUSH", content=text(push))
+    await make_delivery(shop, channel="SMS", content=text(SmsContent(body="Hi")), recipient="+14155550100")
+
+    shown = await shop.data("{ deliveries { edges { node { channel payload } } } }")
+
+    assert {edge["node"]["channel"]: edge["node"]["payload"] for edge in shown["deliveries"]["edges"]} == {
+        "EMAIL": {
+            "to": "ada@example.com",
+            "from": "a@shop.example",
+            "templateId": write_node_id(NodeKind.TEMPLATE, template_id),
+            "vars": {"x": 1},
+        },
+        "PUSH": {"push": {"title": "Hello", "body": "there"}},
+        "SMS": {"to": "+14155550100", "body": "Hi"},
+    }
+
+
+def text(content: EmailContent | PushContent | SmsContent) -> str:
+    return msgspec.json.encode(content).decode()
