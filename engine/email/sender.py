@@ -6,8 +6,9 @@ it. Mail of the platform itself leaves from the system pool.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from email.utils import formataddr, parseaddr
+from email.utils import parseaddr, quote
 
 import msgspec
 
@@ -34,8 +35,12 @@ NO_SENDER = DeliveryError(
 )
 
 
+_PLAIN_NAME = re.compile(r"[\w!#$%&'*+/=?^`{|}~-]+(?: [\w!#$%&'*+/=?^`{|}~-]+)*")
+"""Atoms, RFC 5322 section 3.2.3 and RFC 6532: anything else is quoted."""
+
+
 class Mailbox(msgspec.Struct, frozen=True):
-    """Who writes: a name, which may be empty, and an address. `text` is both, as in RFC 5322."""
+    """Who writes: a name, which may be empty, and an address. `text` is both, as in RFC 5322, not encoded."""
 
     name: str
     address: str
@@ -46,7 +51,10 @@ class Mailbox(msgspec.Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        return formataddr((self.name, self.address))
+        if not self.name:
+            return self.address
+        name = self.name if _PLAIN_NAME.fullmatch(self.name) else f'"{quote(self.name)}"'
+        return f"{name} <{self.address}>"
 
 
 def read_mailbox(text: str) -> Mailbox | Malformed:

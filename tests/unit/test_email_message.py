@@ -5,8 +5,10 @@ from __future__ import annotations
 import email
 from base64 import b64decode
 from datetime import UTC, datetime
+from email.header import decode_header, make_header
 from email.message import EmailMessage
 from email.policy import default
+from email.utils import parseaddr
 from typing import cast
 from uuid import UUID
 
@@ -14,9 +16,12 @@ import dkim
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_der_public_key
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from engine.email.dkim_signing import DkimKeyPair, DkimSigner, make_key_pair, sign
 from engine.email.message import Mail, mail_bytes, message_id_of, one_line
+from engine.email.sender import Mailbox, read_mailbox
 from engine.email.unsubscribe import UnsubscribeTokens, Unsubscription, unsubscribe_url
 
 DATE = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -120,6 +125,53 @@ def test_a_header_is_one_line_whatever_a_template_made_of_it() -> None:
     assert message["List-Unsubscribe"] is None
 
 
+ENCODED_BREAK = "=?utf-8?q?=0D=0ABcc=3A_eve=40example.com=0D=0A=0D=0Abody?="
+
+
+@given(
+    st.one_of(
+        st.text(st.characters(exclude_categories=["Cs"]), max_size=120),
+        st.text('=?utf-8qQbB0DA_.\r\n\x85\u2028 "\\,<>@():', max_size=120),
+        st.just(ENCODED_BREAK),
+        st.just("=?utf-8?b?DQpCY2M6IGV2ZUBleGFtcGxlLmNvbQ0K?="),
+    )
+)
+@example(ENCODED_BREAK)
+@example('Grüße, Ada "Love" \\ (GmbH)')
+@example("x" * 900)
+def test_what_people_call_themselves_is_text_and_never_a_header(said: str) -> None:
+    """The standard library decodes encoded words when a mail is made, and writes their line breaks as they are."""
+    name = one_line(said, 900)
+    sender = Mailbox(name, "ada@shop.example")
+    content = mail_bytes(
+        Mail(
+            from_=sender.text,
+            to=MAIL.to,
+            subject=name,
+            text="Hi",
+            reply_to=sender.text,
+            message_id=MAIL.message_id,
+        ),
+        date=DATE,
+    )
+    head = content.partition(b"\r\n\r\n")[0]
+    assert {line.partition(b":")[0] for line in head.split(b"\r\n") if line[:1] != b" "} <= HEADERS
+    assert b"\n" not in content.replace(b"\r\n", b"")
+    assert max(map(len, content.split(b"\r\n"))) <= 998
+    message = email.message_from_bytes(content)
+    assert str(make_header(decode_header(message["Subject"]))) == name
+    for header in ("From", "Reply-To"):
+        written, address = parseaddr(message[header])
+        assert (str(make_header(decode_header(written))), address) == (name, "ada@shop.example")
+    assert read_mailbox(sender.text) == sender
+
+
+HEADERS = {
+    *(b"Message-ID", b"From", b"To", b"Reply-To", b"Subject", b"Date"),
+    *(b"MIME-Version", b"Content-Type", b"Content-Transfer-Encoding"),
+}
+
+
 def test_an_address_beyond_ascii_is_written_in_utf8() -> None:
     content = mail_bytes(
         Mail(from_=MAIL.from_, to="jürgen@example.com", subject="ü", text="", message_id="<1@a>"), date=DATE
@@ -130,9 +182,9 @@ def test_an_address_beyond_ascii_is_written_in_utf8() -> None:
 TOKENS = UnsubscribeTokens(b"a secret of tests, long enough for it")
 
 
-@pytest.mark.parametrize("given", [{"user_id": "ada"}, {"address": "ada@example.com"}])
-def test_a_token_says_who_asks_to_whoever_has_the_secret(given: dict[str, str]) -> None:
-    asked = Unsubscription(PROJECT, "EMAIL", **given)
+@pytest.mark.parametrize("who", [{"user_id": "ada"}, {"address": "ada@example.com"}])
+def test_a_token_says_who_asks_to_whoever_has_the_secret(who: dict[str, str]) -> None:
+    asked = Unsubscription(PROJECT, "EMAIL", **who)
     token = TOKENS.sign(asked)
     # A mail that is sent again has the same body.
     assert token == TOKENS.sign(asked)
