@@ -112,7 +112,6 @@ async def test_a_delivery_shows_all_of_itself(shop: Tenant, gateway: Gateway) ->
         "profile": {"traits": {"plan": "pro"}},
         "event": {"id": event["id"]},
         "payload": {
-            "messageId": "00000000-0000-0000-0000-000000000001",
             "push": {"title": "Hi", "body": "there"},
         },
         "variant": "B",
