@@ -84,7 +84,7 @@ def retry_after_of(headers: Mapping[str, str], now: datetime) -> timedelta | Non
         return min(timedelta(seconds=int(text)), MAX_RETRY_AFTER)
     try:
         until = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     # A date in "-0000" comes without a zone, and means UTC.
     waiting = until.replace(tzinfo=until.tzinfo or UTC) - now

@@ -322,6 +322,7 @@ NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
         ("²", None),
         ("9999999999", None),
         ("Sat, 99 Nov 2026 12:00:30 GMT", None),
+        ("Sat, 21 Nov 2026 12:00:30 +99999999999999999999", None),
     ],
 )
 def test_retry_after(text: str, seconds: float | None) -> None:
