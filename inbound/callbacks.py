@@ -23,7 +23,7 @@ from engine.node_ids import NodeKind, parse_node_id
 from engine.providers.configuring import callback_url
 from engine.providers.credentials import ProviderCredentials, open_credentials
 from engine.providers.values import ProviderKind
-from engine.sms.callbacks import apply_callback, read_callback
+from engine.sms.callbacks import apply_sms_callback, read_sms_callback
 from engine.vault import CannotOpen
 from inbound.http import answer, guarded, headers_of, read_body, received, unavailable
 from inbound.services import InboundServices
@@ -109,10 +109,10 @@ async def _receive_twilio(
     delivery = parse_node_id(request.query_params.get(DELIVERY, ""))
     if delivery is None or delivery.kind is not NodeKind.DELIVERY:
         return received()
-    report = read_callback(dict(form), delivery_id=delivery.uuid)
+    report = read_sms_callback(dict(form), delivery_id=delivery.uuid)
     if report is None:
         return received()
-    reported = await apply_callback(
+    reported = await apply_sms_callback(
         services.database,
         services.announce,
         report,

@@ -8,7 +8,6 @@ change in one transaction; the same report again changes nothing. Leaves to othe
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from enum import StrEnum
@@ -20,26 +19,22 @@ import msgspec
 from db.database import Database
 from db.deliveries import lock_deliveries, read_deliveries
 from db.delivery_records import DeliveryRecord, NewTransition
-from db.delivery_reports import find_by_provider_message, report_status, stamp_reading
+from db.delivery_reports import find_by_provider_message, stamp_reading
 from db.profiles import lock_profiles
 from db.records import NewEvent
 from db.suppressions import NewSuppression, insert_suppressions
 from engine.announcements import Announcement
 from engine.consent import ConsentPurpose, ConsentState, set_consent
 from engine.dispatch.ledger import record
-from engine.dispatch.reports import Reported
-from engine.dispatch.status import delivery_event, event_of, transition_of
+from engine.dispatch.reports import WAIT_SECONDS, Applied, Report, Reported, apply_reported, move_on
+from engine.dispatch.status import delivery_event, event_of
 from engine.dispatch.values import Channel, DeliveryError, DeliveryStatus, SuppressedReason
-from engine.transactions import run_transaction
 
 if TYPE_CHECKING:
     import asyncpg
 
 S = DeliveryStatus
 COMPLAINT_SOURCE = "spam complaint"
-WAIT_SECONDS = 5.0
-"""For the worker that holds the delivery to write Resend's answer."""
-PAUSE_SECONDS = 0.1
 MAX_DETAIL_CHARACTERS = 500
 
 
@@ -107,16 +102,9 @@ async def apply_email_callback(
     wait_seconds: float = WAIT_SECONDS,
 ) -> Reported:
     """Do what a report means. Raises `Unavailable` when the database does not answer. `now` is business time."""
-    deadline = asyncio.get_running_loop().time() + wait_seconds
-    while True:
-        reported, announcements = await run_transaction(
-            database, lambda connection: _apply(connection, callback, project_id, now)
-        )
-        for announcement in announcements:
-            announce(announcement)
-        if reported is not Reported.TOO_EARLY or asyncio.get_running_loop().time() >= deadline:
-            return reported
-        await asyncio.sleep(PAUSE_SECONDS)
+    return await apply_reported(
+        database, announce, lambda connection: _apply(connection, callback, project_id, now), wait_seconds=wait_seconds
+    )
 
 
 def next_status(delivery: DeliveryRecord, callback: EmailCallback) -> DeliveryStatus | None:
@@ -132,9 +120,7 @@ def next_status(delivery: DeliveryRecord, callback: EmailCallback) -> DeliverySt
     return None
 
 
-async def _apply(
-    connection: asyncpg.Connection, callback: EmailCallback, project_id: UUID, now: datetime
-) -> tuple[Reported, tuple[Announcement, ...]]:
+async def _apply(connection: asyncpg.Connection, callback: EmailCallback, project_id: UUID, now: datetime) -> Applied:
     """Persons, then suppressions, then deliveries, then heads, as everywhere."""
     known = await _find(connection, callback, project_id)
     if known is None:
@@ -151,7 +137,7 @@ async def _apply(
     transitions: list[NewTransition] = []
     status = next_status(delivery, callback)
     if status is not None:
-        after, transition = await _move(connection, delivery, callback, status, now)
+        after, transition = await move_on(connection, delivery, _report(delivery, callback, status), now=now)
         transitions.append(transition)
         event = event_of(after, transition, {"attempt": after.attempt_count})
         events += [] if event is None else [event]
@@ -215,34 +201,14 @@ async def _withdraw(
     return events
 
 
-async def _move(
-    connection: asyncpg.Connection,
-    before: DeliveryRecord,
-    callback: EmailCallback,
-    status: DeliveryStatus,
-    now: datetime,
-) -> tuple[DeliveryRecord, NewTransition]:
-    error = _error(callback) if status is S.FAILED else None
-    after = await report_status(
-        connection,
-        project_id=before.project_id,
-        delivery_id=before.delivery_id,
+def _report(delivery: DeliveryRecord, callback: EmailCallback, status: DeliveryStatus) -> Report:
+    return Report(
+        delivery_id=delivery.delivery_id,
+        channel=Channel.EMAIL,
         status=status,
         provider_message_id=callback.provider_message_id,
-        now=now,
-        error_code=error.code if error else None,
-        error_message=error.message if error else None,
-        error_permanent=error.permanent if error else None,
-        error_hint=error.hint if error else None,
+        error=_error(callback) if status is S.FAILED else None,
     )
-    transition = transition_of(
-        after,
-        before=before.status,
-        after=after.status,
-        attempt_number=after.attempt_count or None,
-        error_code=after.error_code,
-    )
-    return after, transition
 
 
 def _events(delivery: DeliveryRecord, callback: EmailCallback) -> list[NewEvent]:

@@ -7,7 +7,6 @@ overtakes the answer it belongs to waits for it. Leaves to others: the signature
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -20,10 +19,9 @@ from db.deliveries import read_deliveries
 from db.suppressions import NewSuppression, insert_suppressions
 from engine.announcements import Announcement
 from engine.channels.twilio_errors import error_of
-from engine.dispatch.reports import Report, Reported, apply_report
+from engine.dispatch.reports import WAIT_SECONDS, Applied, Report, Reported, apply_report, apply_reported
 from engine.dispatch.values import Channel, DeliveryStatus
 from engine.sms.work import suppression_for
-from engine.transactions import run_transaction
 
 if TYPE_CHECKING:
     import asyncpg
@@ -42,15 +40,12 @@ STATUSES: Mapping[str, DeliveryStatus] = MappingProxyType(
     }
 )
 """Twilio's words; of any other nothing is made."""
-WAIT_SECONDS = 5.0
-"""For the worker that holds the delivery to write Twilio's answer; Twilio itself waits 15 s and does not come again."""
-PAUSE_SECONDS = 0.1
 
 _SID = re.compile(r"[A-Za-z0-9]{1,64}")
 _CODE = re.compile(r"[0-9]{1,6}")
 
 
-def read_callback(form: Mapping[str, str], *, delivery_id: UUID) -> Report | None:
+def read_sms_callback(form: Mapping[str, str], *, delivery_id: UUID) -> Report | None:
     """What a callback says; None for what means nothing here. Pure."""
     status = STATUSES.get(form.get("MessageStatus", ""))
     sid = form.get("MessageSid", "")
@@ -61,7 +56,7 @@ def read_callback(form: Mapping[str, str], *, delivery_id: UUID) -> Report | Non
     return Report(delivery_id=delivery_id, channel=Channel.SMS, status=status, provider_message_id=sid, error=error)
 
 
-async def apply_callback(
+async def apply_sms_callback(
     database: Database,
     announce: Callable[[Announcement], None],
     report: Report,
@@ -70,22 +65,13 @@ async def apply_callback(
     now: datetime,
     wait_seconds: float = WAIT_SECONDS,
 ) -> Reported:
-    """Move the delivery on. Raises `Unavailable` when the database does not answer."""
-    deadline = asyncio.get_running_loop().time() + wait_seconds
-    while True:
-        reported, announcements = await run_transaction(
-            database, lambda connection: _apply(connection, report, project_id, now)
-        )
-        for announcement in announcements:
-            announce(announcement)
-        if reported is not Reported.TOO_EARLY or asyncio.get_running_loop().time() >= deadline:
-            return reported
-        await asyncio.sleep(PAUSE_SECONDS)
+    """Move the delivery on. Raises `Unavailable` when the database does not answer. `now` is business time."""
+    return await apply_reported(
+        database, announce, lambda connection: _apply(connection, report, project_id, now), wait_seconds=wait_seconds
+    )
 
 
-async def _apply(
-    connection: asyncpg.Connection, report: Report, project_id: UUID, now: datetime
-) -> tuple[Reported, tuple[Announcement, ...]]:
+async def _apply(connection: asyncpg.Connection, report: Report, project_id: UUID, now: datetime) -> Applied:
     """Suppressions before deliveries, as everywhere."""
     reason = suppression_for(_number(report)) if report.error else None
     if reason is not None:

@@ -19,7 +19,7 @@ from engine.dispatch.reports import Report, Reported, judge_report
 from engine.dispatch.values import Channel, DeliveryStatus
 from engine.egress import Egress
 from engine.node_ids import parse_node_id
-from engine.sms.callbacks import STATUSES, read_callback
+from engine.sms.callbacks import STATUSES, read_sms_callback
 from tests.integration.graphql_support import Gateway, Tenant, open_gateway
 from tests.integration.inbound_support import PUBLIC_URL, InboundServer, serve_inbound
 from tests.integration.test_sms import ADA, CONFIGURE, send
@@ -177,7 +177,7 @@ async def test_a_callback_that_overtakes_the_answer_waits_for_it(
 async def test_twilio_is_asked_to_come_again_when_the_worker_takes_too_long(
     tenant: Tenant, server: InboundServer, peer: TwilioPeer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(callbacks.apply_callback, "__kwdefaults__", {"wait_seconds": 0.0})
+    monkeypatch.setattr(callbacks.apply_sms_callback, "__kwdefaults__", {"wait_seconds": 0.0})
     delivery_id, message = await taken(tenant, S.SENDING, sid=None)
 
     assert await report(peer, server, message, "delivered") == 503
@@ -255,12 +255,12 @@ async def test_unknown_providers_and_those_that_report_nothing(tenant: Tenant, s
 
 @pytest.mark.parametrize("word", sorted(STATUSES))
 def test_every_word_of_twilio_is_read(word: str) -> None:
-    read = read_callback({"MessageStatus": word, "MessageSid": "SM1", "ErrorCode": "x"}, delivery_id=UNANSWERED)
+    read = read_sms_callback({"MessageStatus": word, "MessageSid": "SM1", "ErrorCode": "x"}, delivery_id=UNANSWERED)
 
     assert read is not None
     assert read.status == STATUSES[word]
     assert (read.error is not None) == (read.status is S.FAILED)
-    assert read_callback({"MessageStatus": word, "MessageSid": "a b"}, delivery_id=UNANSWERED) is None
+    assert read_sms_callback({"MessageStatus": word, "MessageSid": "a b"}, delivery_id=UNANSWERED) is None
 
 
 async def test_what_a_report_means(tenant: Tenant) -> None:
