@@ -38,6 +38,7 @@ class NodeKind(StrEnum):
     INBOUND_ENDPOINT = "inb"
     WORKFLOW = "wfl"
     WORKFLOW_RUN = "run"
+    AUDIENCE = "aud"
 
 
 class NodeId(msgspec.Struct, frozen=True):

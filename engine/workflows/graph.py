@@ -18,21 +18,21 @@ class UnknownTarget(LookupError):
     """A target that is no label, no index and not `end`."""
 
 
-def resolve_target(steps: Sequence[Step], target: Target) -> int:
+def resolve_target(labels: Sequence[str], target: Target) -> int:
     """The index of the step that a target means, or `FINISHED`. Raises `UnknownTarget`."""
-    if target == END:
+    if isinstance(target, str) and target.lower() == END:
         return FINISHED
-    for index, step in enumerate(steps):
-        if target in (step.label, index, str(index)):
+    for index, label in enumerate(labels):
+        if target in (label, index, str(index)):
             return index
     raise UnknownTarget(target)
 
 
 def next_step(steps: Sequence[Step], index: int) -> int:
     """What follows a step that is not a branch: an index or `FINISHED`."""
-    step = steps[index]
-    if step.next is not None:
-        return resolve_target(steps, step.next)
+    target = steps[index].next
+    if target is not None:
+        return resolve_target(_labels(steps), target)
     return index + 1 if index + 1 < len(steps) else FINISHED
 
 
@@ -40,7 +40,8 @@ def successors(steps: Sequence[Step], index: int) -> tuple[int, ...]:
     """Everything that may follow a step: for a branch, what is true first."""
     config = steps[index].config
     if isinstance(config, Branch):
-        return resolve_target(steps, config.if_true), resolve_target(steps, config.if_false)
+        labels = _labels(steps)
+        return resolve_target(labels, config.if_true), resolve_target(labels, config.if_false)
     return (next_step(steps, index),)
 
 
@@ -56,6 +57,10 @@ def find_endless_circle(steps: Sequence[Step]) -> tuple[int, ...] | None:
         if circle is not None:
             return circle
     return None
+
+
+def _labels(steps: Sequence[Step]) -> list[str]:
+    return [step.label for step in steps]
 
 
 def _walk(steps: Sequence[Step], start: int, cleared: set[int]) -> tuple[int, ...] | None:
