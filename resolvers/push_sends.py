@@ -20,7 +20,7 @@ from engine.errors import UserError
 from engine.events import MAX_ID_CHARACTERS
 from engine.identity import Role, Viewer
 from engine.node_ids import NodeKind, parse_node_id
-from engine.push.acceptance import PushRequest, plan_for_device, plan_for_people
+from engine.push.accepting import PushRequest, plan_for_device, plan_for_people
 from engine.push.content import check_activity, check_texts
 from engine.push.interactions import PushInteraction, Report, Reported, check_report, not_found, track_interaction
 from engine.push.registration import ActivityRegistration, Platform, check_activity_registration, stored_form

@@ -24,8 +24,6 @@ from db.sender_domains import SenderDomainRecord, find_sender_domains
 from db.suppressions import NewSuppression, insert_suppressions
 from db.templates import TemplateRecord, read_templates
 from engine.channels.base import (
-    Accepted,
-    Deferred,
     Message,
     Outcome,
     Prepared,
@@ -48,7 +46,7 @@ from engine.email.message import Mail, mail_bytes
 from engine.email.policy import NO_ADDRESS, BurstLimits, resolve_mail, texts_of
 from engine.email.sender import NO_SENDER, Mailbox, decide_sender, read_mailbox
 from engine.email.unsubscribe import UnsubscribeTokens, unsubscribe_url, unsubscription_of
-from engine.providers.credentials import note_provider_error
+from engine.providers.refusals import settle_accounts
 from engine.templates.liquid import template_values
 from engine.templates.rounds import render_round
 from engine.vault import CannotOpen, Vault
@@ -158,8 +156,8 @@ class EmailWork:
             await insert_suppressions(
                 connection, project_id=project_id, channel=Channel.EMAIL, suppressions=list(dead.values()), now=now
             )
-        for provider_id, sentence in _account_errors(settled).items():
-            await note_provider_error(connection, project_id, provider_id, sentence)
+        jobs = [(each.message, each.outcome) for each in settled if isinstance(each.message, MailJob)]
+        await settle_accounts(connection, project_id, [(job.account.provider_id, outcome) for job, outcome in jobs])
         return [_bounced_event(each) for each in bounced]
 
     async def close(self) -> None:
@@ -336,18 +334,3 @@ def _bounced_event(settled: Settled) -> NewEvent:
     delivery, outcome = settled.delivery, settled.outcome
     said = {} if not isinstance(outcome, Rejected) else {"errorCode": outcome.error.code, "permanent": True}
     return delivery_event(delivery, "email.bounced", number=delivery.attempt_count, properties=said)
-
-
-def _account_errors(settled: Sequence[Settled]) -> dict[UUID, str | None]:
-    """What is to be kept of each account: the last refusal, or that it works."""
-    found: dict[UUID, str | None] = {}
-    for each in settled:
-        provider_id = each.message.account.provider_id if isinstance(each.message, MailJob) else None
-        if provider_id is None:
-            continue
-        if isinstance(each.outcome, Accepted):
-            found[provider_id] = None
-        elif isinstance(each.outcome, Deferred) and each.outcome.is_account:
-            error = each.outcome.error
-            found[provider_id] = f"{error.message} {error.hint or ''}".strip()
-    return found

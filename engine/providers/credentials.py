@@ -19,16 +19,12 @@ from db.providers import (
     insert_provider,
     lock_provider,
     read_providers_by_kind,
-    set_provider_error,
     update_provider,
 )
 from engine.vault import Vault
 
 if TYPE_CHECKING:
     import asyncpg
-
-MAX_ERROR_CHARACTERS = 500
-"""Of a provider's last error: a sentence or two."""
 
 
 class ProviderCredentials(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,14 +121,6 @@ async def make_secrets_once(
     changed = msgspec.structs.replace(held, secrets=secrets)
     record = await store_credentials(connection, vault, changed, project_id=project_id, now=now)
     return open_credentials(vault, record)
-
-
-async def note_provider_error(
-    connection: asyncpg.Connection, project_id: UUID, provider_id: UUID, sentence: str | None
-) -> None:
-    """Keep what the provider refuses the whole account for, or with None that it does not. No secrets in it."""
-    last_error = None if sentence is None else sentence.replace("\0", "")[:MAX_ERROR_CHARACTERS]
-    await set_provider_error(connection, project_id=project_id, provider_id=provider_id, last_error=last_error)
 
 
 def _seal(vault: Vault, secrets: Mapping[str, Any], *, project_id: UUID, kind: str) -> bytes | None:

@@ -25,7 +25,7 @@ from engine.channels.push_message import ApnsMessage, FcmMessage, PushAccepted, 
 from engine.dispatch.status import delivery_event
 from engine.dispatch.values import LiveActivity
 from engine.node_ids import NodeKind, write_node_id
-from engine.providers.credentials import note_provider_error
+from engine.providers.refusals import note_provider_error
 from engine.providers.values import ProviderKind
 from engine.push.live_activities import ActivityAction, ActivityState, activity_key, started_key
 

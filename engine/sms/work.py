@@ -19,14 +19,15 @@ from db.events import read_events_by_seq
 from db.profiles import read_profiles_by_user
 from db.records import EventRecord, NewEvent, ProfileRecord
 from db.suppressions import NewSuppression, insert_suppressions
-from engine.channels.base import Accepted, Deferred, Message, Outcome, Prepared, Ready, Refuse, Rejected, Settled
+from engine.channels.base import Message, Outcome, Prepared, Ready, Refuse, Rejected, Settled
 from engine.channels.http import HttpClient
 from engine.channels.twilio import DEFAULT_BASE_URL, TwilioMessage, send_sms
 from engine.channels.twilio_errors import Scope, meaning_of
 from engine.dispatch.recipients import Standings, lock_standings
 from engine.dispatch.values import Channel, SmsContent, SuppressedReason
 from engine.providers.configuring import delivery_callback_url
-from engine.providers.credentials import ProviderCredentials, note_provider_error, read_credentials
+from engine.providers.credentials import ProviderCredentials, read_credentials
+from engine.providers.refusals import settle_accounts
 from engine.providers.shapes import missing
 from engine.providers.values import ProviderKind
 from engine.sms.policy import NO_PHONE, NOT_CONFIGURED, count_segments, render_text
@@ -83,8 +84,8 @@ class SmsWork:
             await insert_suppressions(
                 connection, project_id=project_id, channel=Channel.SMS, suppressions=dead, now=now
             )
-        for provider_id, sentence in _account_errors(settled).items():
-            await note_provider_error(connection, project_id, provider_id, sentence)
+        messages = [(each.message, each.outcome) for each in settled if isinstance(each.message, TwilioMessage)]
+        await settle_accounts(connection, project_id, [(each.provider_id, outcome) for each, outcome in messages])
         return ()
 
     async def close(self) -> None:
@@ -179,20 +180,6 @@ def _dead_numbers(settled: Sequence[Settled]) -> list[NewSuppression]:
         reason = suppression_for(int(outcome.error.code)) or SuppressedReason.BOUNCED
         dead.setdefault(number, NewSuppression(number, reason, each.delivery.delivery_id))
     return list(dead.values())
-
-
-def _account_errors(settled: Sequence[Settled]) -> dict[UUID, str | None]:
-    """What is to be kept of each account: the last refusal, or that it works."""
-    found: dict[UUID, str | None] = {}
-    for each in settled:
-        if not isinstance(each.message, TwilioMessage):
-            continue
-        if isinstance(each.outcome, Accepted):
-            found[each.message.provider_id] = None
-        elif isinstance(each.outcome, Deferred) and each.outcome.is_account:
-            error = each.outcome.error
-            found[each.message.provider_id] = f"{error.message} {error.hint or ''}".strip()
-    return found
 
 
 def _payload(message: TwilioMessage) -> str:

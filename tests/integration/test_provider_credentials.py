@@ -15,10 +15,10 @@ from db.providers import list_providers, read_providers
 from engine.providers.credentials import (
     lock_credentials,
     make_secrets_once,
-    note_provider_error,
     read_credentials,
     store_credentials,
 )
+from engine.providers.refusals import note_provider_error
 from engine.providers.values import ProviderKind
 from engine.vault import CannotOpen, Vault
 from tests.integration.log_support import make_project, open_database

@@ -59,7 +59,7 @@ from engine.dispatch.values import (
     SuppressedReason,
 )
 from engine.providers.credentials import lock_credentials, store_credentials
-from engine.push.acceptance import PushRequest, plan_for_people
+from engine.push.accepting import PushRequest, plan_for_people
 from engine.push.vapid import read_vapid
 from engine.push.work import PushWork
 from engine.vault import Vault
