@@ -114,6 +114,7 @@ class Dispatcher:
         self._settlement = Settlement(
             database, works, clock, announce, self._on_settled, writers=share, monotonic=monotonic
         )
+        self._lined_up: dict[Slot, Claimed] = {}
         self._sends: set[asyncio.Task[None]] = set()
         self._drains: dict[UUID, asyncio.Task[bool]] = {}
         self._again: set[UUID] = set()
@@ -145,8 +146,7 @@ class Dispatcher:
             found = await self._claim(project_id, after, limit)
         for announcement in found.announcements:
             self._announce(announcement)
-        for claimed in found.claimed:
-            self._begin(claimed)
+        self._line_up(found.claimed)
         return found
 
     async def take_over(self, project_id: UUID, limit: int = takeover.TAKE_OVER_LIMIT) -> int:
@@ -176,6 +176,8 @@ class Dispatcher:
             timer.cancel()
         self._refills.clear()
         self._recalls.clear()
+        self._give_back(self._lined_up.values())
+        self._lined_up.clear()
         await self._wait([*self._drains.values()], ends_at)
         await self._wait([*self._sends], ends_at - STOP_RESERVE.total_seconds())
         # An attempt that is cut off says so: nobody knows whether it was made.
@@ -309,16 +311,34 @@ class Dispatcher:
 
     # Sending.
 
-    def _begin(self, claimed: Claimed) -> None:
-        task = asyncio.create_task(self._send(claimed))
-        self._sends.add(task)
-        task.add_done_callback(self._sends.discard)
+    def _line_up(self, claimed: Sequence[Claimed]) -> None:
+        """Send them as soon as their lanes have a place."""
+        if self._stopping:
+            self._give_back(claimed)
+            return
+        for each in claimed:
+            self._lined_up[each.slot] = each
+            self._lanes.line_up(each.slot)
+        for lane in {each.slot.lane for each in claimed}:
+            self._begin(lane)
+
+    def _begin(self, lane: str) -> None:
+        if self._stopping:
+            return
+        for slot in self._lanes.begin(lane):
+            task = asyncio.create_task(self._send(self._lined_up.pop(slot)))
+            self._sends.add(task)
+            task.add_done_callback(self._sends.discard)
 
     async def _send(self, claimed: Claimed) -> None:
-        """One attempt, if there is still time for it."""
+        """One attempt, if it may still be made."""
         at, began = self._clock.now(), self._monotonic()
         outcome: Outcome | None = None
-        if not self._stopping and claimed.lease.ends_at - began >= NEEDED_SECONDS:
+        if (
+            not self._stopping
+            and claimed.lease.ends_at - began >= NEEDED_SECONDS
+            and self._lanes.may_send(claimed.slot)
+        ):
             outcome = await self._attempt(claimed)
         duration_ms = round((self._monotonic() - began) * 1000)
         self._leave_lane(claimed.slot, _answer(outcome))
@@ -341,6 +361,7 @@ class Dispatcher:
 
     def _leave_lane(self, slot: Slot, answer: Answer) -> None:
         self._lanes.leave_lane(slot, answer)
+        self._begin(slot.lane)
         self._refill_soon(slot.lane)
 
     def _on_settled(self, ended: Sequence[Ended]) -> None:

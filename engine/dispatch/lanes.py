@@ -6,12 +6,15 @@ answer, as TCP's window does: a hundred hosts that never answer hold a few hundr
 needs after four round trips. Its bound shrinks too as the process fills up, to a share of what is left (the dynamic
 thresholds of shared-memory switches), for hosts that hang all at once. A project may hold as much as is left to others.
 Whoever finds a lane full waits in its queue, and is called in turn when there is room; the room is shared out.
+A lane that is all the way open takes some more than may be under way, so that it does not run dry while the next are
+claimed: they begin in turns of their projects, and there a newcomer always finds a few places.
 Real time only; in memory; not shared between processes.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Literal
 from uuid import UUID
@@ -23,6 +26,10 @@ from engine.dispatch.values import lane_key
 
 LANE_LIMIT = 64
 """Attempts at once to one host or account: enough for thousands a second at 20 ms, bearable for a small receiver."""
+LANE_AHEAD = 64
+"""Claimed for a lane that is all the way open, besides those under way."""
+AHEAD_SHARE = 4
+"""Nothing is claimed ahead while more than a quarter of the process is taken: the rest is for others."""
 FIRST_WINDOW = 4
 """Attempts at once to a host or account that has not answered yet."""
 PROCESS_LIMIT = 1024
@@ -42,15 +49,18 @@ class Lane(msgspec.Struct):
     sending: int = 0
     window: int = FIRST_WINDOW
     breaker: Breaker = Breaker()
+    held: dict[UUID, int] = {}
+    lines: dict[UUID, deque[Slot]] = {}
     waiting: dict[UUID, None] = {}
 
 
-class Slot(msgspec.Struct, frozen=True, eq=False):
+class Slot(msgspec.Struct, eq=False):
     """A place for one delivery: in its lane until it is answered, in the process until it is settled."""
 
     project_id: UUID
     lane: str
     is_probe: bool
+    is_sending: bool = False
 
 
 class Lanes:
@@ -60,10 +70,12 @@ class Lanes:
         self,
         *,
         lane_limit: int = LANE_LIMIT,
+        lane_ahead: int = LANE_AHEAD,
         process_limit: int = PROCESS_LIMIT,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._lane_limit = lane_limit
+        self._lane_ahead = lane_ahead
         self._process_limit = process_limit
         self._monotonic = monotonic
         self._lanes: dict[str, Lane] = {}
@@ -90,17 +102,40 @@ class Lanes:
         lane = self._lanes.setdefault(key, Lane())
         is_probe = not lane.breaker.is_closed
         lane.breaker = began(lane.breaker)
-        lane.sending += 1
-        self.sending += 1
+        lane.held[project_id] = lane.held.get(project_id, 0) + 1
         self.held += 1
         self._held[project_id] = self._held.get(project_id, 0) + 1
         return Slot(project_id, key, is_probe)
 
+    def line_up(self, slot: Slot) -> None:
+        """Its delivery is claimed, and may be attempted when it is its turn."""
+        self._lanes[slot.lane].lines.setdefault(slot.project_id, deque()).append(slot)
+
+    def begin(self, lane: str) -> list[Slot]:
+        """Whose turn it is now: as many as may be under way in a lane, one of each project after the other."""
+        begun: list[Slot] = []
+        found = self._lanes.get(lane, Lane())
+        while found.lines and found.sending < found.window:
+            project_id = next(iter(found.lines))
+            line = found.lines.pop(project_id)
+            begun.append(line.popleft())
+            if line:
+                found.lines[project_id] = line
+            begun[-1].is_sending = True
+            found.sending += 1
+            self.sending += 1
+        return begun
+
+    def may_send(self, slot: Slot) -> bool:
+        """Whether its lane does not rest. It may have begun to since the delivery was claimed."""
+        return slot.is_probe or self._lanes[slot.lane].breaker.is_closed
+
     def leave_lane(self, slot: Slot, answer: Answer) -> None:
-        """The attempt has ended: its place in the lane is free, the one in the process is not yet."""
+        """The attempt has ended, or is not made: the place in the lane is free, the one in the process is not yet."""
         lane = self._lanes[slot.lane]
-        lane.sending -= 1
-        self.sending -= 1
+        lane.sending -= slot.is_sending
+        self.sending -= slot.is_sending
+        _release(lane.held, slot.project_id)
         match answer:
             case "answered":
                 lane.breaker = succeeded()
@@ -115,9 +150,7 @@ class Lanes:
     def leave_process(self, slot: Slot) -> None:
         """The delivery is settled, or was not claimed."""
         self.held -= 1
-        self._held[slot.project_id] -= 1
-        if not self._held[slot.project_id]:
-            del self._held[slot.project_id]
+        _release(self._held, slot.project_id)
 
     def wait(self, project_id: UUID, dispatch_keys: Iterable[str]) -> None:
         """Remember that a project has more for these keys than there was room for; see `called`."""
@@ -146,12 +179,18 @@ class Lanes:
             return min(self._limit(), FIRST_WINDOW)
         whole = self._room_of(lane)
         others = len(lane.waiting.keys() - {project_id})
-        return min(whole, max(1, whole // (1 + others)))
+        share = min(whole, max(1, whole // (1 + others)))
+        return max(share, FIRST_WINDOW - lane.held.get(project_id, 0)) if self._goes_ahead(lane) else share
 
     def _room_of(self, lane: Lane) -> int:
-        left = max(0, min(self._limit(), lane.window) - lane.sending)
+        ahead = self._lane_ahead if self._goes_ahead(lane) else 0
+        left = max(0, min(self._limit(), lane.window) + ahead - sum(lane.held.values()))
         allowed = room(lane.breaker, self._monotonic())
         return left if allowed is None else min(left, allowed)
+
+    def _goes_ahead(self, lane: Lane) -> bool:
+        is_open = lane.window == self._lane_limit and lane.breaker.is_closed
+        return is_open and self.held * AHEAD_SHARE <= self._process_limit
 
     def _limit(self) -> int:
         left = self._process_limit - self.held
@@ -159,14 +198,20 @@ class Lanes:
 
     def _forget_idle(self, key: str) -> None:
         lane = self._lanes[key]
-        if not lane.sending and not lane.waiting and lane.window == FIRST_WINDOW and lane.breaker == Breaker():
+        if not lane.held and not lane.waiting and lane.window == FIRST_WINDOW and lane.breaker == Breaker():
             del self._lanes[key]
         self._forget_some()
 
     def _forget_some(self) -> None:
         """Whoever waits in a forgotten lane is found by the sweeper."""
-        while len(self._lanes) > MAX_IDLE_LANES + self.sending:
-            del self._lanes[next(key for key, lane in self._lanes.items() if not lane.sending)]
+        while len(self._lanes) > MAX_IDLE_LANES + self.held:
+            del self._lanes[next(key for key, lane in self._lanes.items() if not lane.held)]
+
+
+def _release(held: dict[UUID, int], project_id: UUID) -> None:
+    held[project_id] -= 1
+    if not held[project_id]:
+        del held[project_id]
 
 
 def _take(waiting: dict[UUID, None], count: int) -> list[UUID]:

@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 
 GATHER_SECONDS = 0.005
 """How long the first outcome of a round waits for others: less than a commit takes."""
-ROUND_LIMIT = 50
-"""Outcomes in one transaction. More give no more throughput, and another project waits for longer."""
+ROUND_LIMIT = 100
+"""Outcomes in one transaction: more than come while one is written. With more another project waits for longer."""
 MAX_BODY_BYTES = 4096
 MAX_TEXT_CHARACTERS = 2000
 """Of a provider's words. Cut here, whatever a channel lets through."""

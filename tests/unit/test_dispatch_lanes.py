@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from engine.dispatch.breaker import (
     FAILURES_TO_OPEN,
@@ -19,7 +19,16 @@ from engine.dispatch.breaker import (
     room,
     succeeded,
 )
-from engine.dispatch.lanes import FIRST_WINDOW, LANE_LIMIT, MAX_IDLE_LANES, PROCESS_LIMIT, Lanes, Slot
+from engine.dispatch.lanes import (
+    FIRST_WINDOW,
+    LANE_AHEAD,
+    LANE_LIMIT,
+    MAX_IDLE_LANES,
+    PROCESS_LIMIT,
+    Answer,
+    Lanes,
+    Slot,
+)
 from engine.dispatch.values import lane_key
 
 HOST = "https://shop.example:443"
@@ -111,7 +120,7 @@ def test_a_lane_widens_with_answers_and_narrows_with_failures() -> None:
     lanes = Lanes()
     assert lanes.room(PROJECT, HOST) == FIRST_WINDOW
     answer_often(lanes, PROJECT, HOST)
-    assert lanes.room(PROJECT, HOST) == LANE_LIMIT
+    assert lanes.room(PROJECT, HOST) == LANE_LIMIT + LANE_AHEAD
 
     slot = lanes.reserve(PROJECT, HOST)
     assert slot is not None
@@ -126,10 +135,10 @@ def test_a_hundred_hosts_that_never_answer_cost_a_lively_one_little() -> None:
     for number in range(100):
         fill(lanes, uuid4(), f"https://hangs-{number}.example:443")
 
-    assert lanes.room(PROJECT, HOST) == LANE_LIMIT
+    assert lanes.room(PROJECT, HOST) >= LANE_LIMIT
 
 
-def test_ten_hosts_that_hang_of_a_sudden_leave_a_third_of_the_process() -> None:
+def test_ten_hosts_that_hang_of_a_sudden_leave_a_quarter_of_the_process() -> None:
     lanes = Lanes()
     answer_often(lanes, PROJECT, HOST)
     for number in range(10):
@@ -137,8 +146,8 @@ def test_ten_hosts_that_hang_of_a_sudden_leave_a_third_of_the_process() -> None:
         answer_often(lanes, project, host)
         fill(lanes, project, host)
 
-    assert lanes.held <= PROCESS_LIMIT * 2 // 3
-    assert lanes.room(PROJECT, HOST) >= LANE_LIMIT * 3 // 4
+    assert lanes.held <= PROCESS_LIMIT * 3 // 4
+    assert lanes.room(PROJECT, HOST) >= LANE_LIMIT // 2
 
 
 def test_one_project_leaves_half_to_the_others() -> None:
@@ -151,20 +160,75 @@ def test_one_project_leaves_half_to_the_others() -> None:
 
 
 def test_those_who_wait_for_a_lane_are_called_in_turn_and_share_it() -> None:
-    lanes = Lanes(lane_limit=4)
+    lanes = Lanes()
     first, second, third = (UUID(int=number) for number in (1, 2, 3))
     slots = [lanes.reserve(first, HOST) for _ in range(4)]
     for project in (second, third, first):
         lanes.wait(project, [HOST])
     assert lanes.called(HOST) == []
 
-    for slot in slots[:2]:
-        assert slot is not None
-        lanes.leave_lane(slot, "answered")
+    assert slots[0] is not None
+    lanes.leave_lane(slots[0], "answered")
 
     assert lanes.room(second, HOST) == 1
     assert lanes.called(HOST) == [second, third]
     assert lanes.room(second, HOST) == 1
+
+
+def claim(lanes: Lanes, project: UUID, host: str, count: int) -> list[Slot]:
+    """Take places and line up for them."""
+    slots = []
+    for _ in range(count):
+        slot = lanes.reserve(project, host)
+        assert slot is not None
+        lanes.line_up(slot)
+        slots.append(slot)
+    return slots
+
+
+def test_a_lively_lane_takes_some_ahead_and_begins_them_in_turns_of_their_projects() -> None:
+    lanes = Lanes(lane_ahead=2)
+    busy, newcomer = UUID(int=1), UUID(int=2)
+    answer_often(lanes, busy, HOST)
+    first, *others = claim(lanes, busy, HOST, LANE_LIMIT + 2)
+    assert lanes.room(busy, HOST) == 0
+    assert len(lanes.begin(HOST)) == lanes.sending == LANE_LIMIT
+    assert lanes.begin(HOST) == []
+
+    late = claim(lanes, newcomer, HOST, FIRST_WINDOW)
+    lanes.leave_lane(first, "answered")
+    lanes.leave_lane(others[0], "answered")
+
+    assert lanes.room(newcomer, HOST) == 0
+    assert lanes.begin(HOST) == [others[LANE_LIMIT - 1], late[0]]
+
+
+def test_what_lined_up_before_its_lane_began_to_rest_is_not_sent() -> None:
+    lanes = Lanes()
+    answer_often(lanes, PROJECT, HOST)
+    claim(lanes, PROJECT, HOST, LANE_LIMIT + 1)
+    sending = lanes.begin(HOST)
+
+    for slot in sending[: LANE_LIMIT - 1]:
+        assert lanes.may_send(slot)
+        lanes.leave_lane(slot, "failed")
+        lanes.begin(HOST)
+        if not lanes.may_send(slot):
+            break
+
+    assert lanes.open_breakers() == 1
+    assert not lanes.may_send(sending[-1])
+
+
+def test_nothing_is_claimed_ahead_while_a_quarter_of_the_process_is_taken() -> None:
+    lanes = Lanes()
+    answer_often(lanes, PROJECT, HOST)
+    hanging = 0
+    while lanes.held <= PROCESS_LIMIT // 4:
+        hanging += 1
+        fill(lanes, uuid4(), f"https://hangs-{hanging}.example:443")
+
+    assert lanes.room(PROJECT, HOST) <= LANE_LIMIT
 
 
 def test_what_is_remembered_of_hosts_is_bounded() -> None:
@@ -183,38 +247,49 @@ def test_what_is_remembered_of_hosts_is_bounded() -> None:
 class LanesMachine(RuleBasedStateMachine):
     """Whatever happens in whatever order: bounds hold, and what is empty is forgotten."""
 
-    slots = Bundle("slots")
-    answered = Bundle("answered")
-
     def __init__(self) -> None:
         super().__init__()
         self.clock = ManualTime()
-        self.lanes = Lanes(lane_limit=5, process_limit=12, monotonic=self.clock)
-        self.sending: list[Slot] = []
-        self.held: list[Slot] = []
+        self.lanes = Lanes(lane_limit=5, lane_ahead=2, process_limit=50, monotonic=self.clock)
+        self.claimed: list[Slot] = []
+        self.answered: list[Slot] = []
 
-    @rule(target=slots, project=st.integers(1, 3), host=st.sampled_from([HOST, "https://b:443", "apns"]))
-    def reserve(self, project: int, host: str) -> Slot | None:
+    @rule(
+        project=st.integers(1, 3),
+        host=st.sampled_from([HOST, "https://b:443", "apns"]),
+        is_used=st.sampled_from([1, 1, 0]),
+    )
+    def reserve(self, project: int, host: str, is_used: int) -> None:
         before = self.lanes.room(UUID(int=project), host)
         slot = self.lanes.reserve(UUID(int=project), host)
         assert (slot is not None) == (before > 0)
-        if slot is not None:
-            self.sending.append(slot)
-            self.held.append(slot)
-        return slot
+        if slot is None:
+            return
+        if is_used:
+            self.claimed.append(slot)
+            self.lanes.line_up(slot)
+            self.lanes.begin(slot.lane)
+        else:
+            self.lanes.leave_lane(slot, "unused")
+            self.answered.append(slot)
 
-    @rule(target=answered, slot=consumes(slots), answer=st.sampled_from(["answered", "failed", "failed", "unused"]))
-    def leave_lane(self, slot: Slot | None, answer: str) -> Slot | None:
-        if slot is not None:
-            self.lanes.leave_lane(slot, answer)  # type: ignore[arg-type]
-            self.sending.remove(slot)
-        return slot
+    @precondition(lambda self: self.claimed)
+    @rule(number=st.integers(0, 50), answer=st.sampled_from(["answered", "answered", "failed", "unused"]))
+    def leave_lane(self, number: int, answer: Answer) -> None:
+        sending = self.sending()
+        slot = sending[number % len(sending)]
+        self.lanes.leave_lane(slot, answer)
+        self.lanes.begin(slot.lane)
+        self.claimed.remove(slot)
+        self.answered.append(slot)
 
-    @rule(slot=consumes(answered))
-    def leave_process(self, slot: Slot | None) -> None:
-        if slot is not None:
-            self.lanes.leave_process(slot)
-            self.held.remove(slot)
+    @precondition(lambda self: self.answered)
+    @rule(number=st.integers(0, 50))
+    def leave_process(self, number: int) -> None:
+        self.lanes.leave_process(self.answered.pop(number % len(self.answered)))
+
+    def sending(self) -> list[Slot]:
+        return [slot for slot in self.claimed if slot.is_sending]
 
     @rule(project=st.integers(1, 3), host=st.sampled_from([HOST, "apns"]))
     def wait(self, project: int, host: str) -> None:
@@ -232,10 +307,11 @@ class LanesMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_bounds_hold(self) -> None:
-        assert self.lanes.sending == len(self.sending)
-        assert self.lanes.held == len(self.held) <= 12
-        for key in {slot.lane for slot in self.sending}:
-            assert sum(slot.lane == key for slot in self.sending) <= 5
+        sending = self.sending()
+        assert self.lanes.sending == len(sending)
+        assert self.lanes.held == len(self.claimed) + len(self.answered) <= 50
+        for key in {slot.lane for slot in self.claimed}:
+            assert 1 <= sum(slot.lane == key for slot in sending) <= 5, "nobody waits in a lane that is empty"
 
 
 TestLanes = LanesMachine.TestCase
