@@ -2,7 +2,8 @@
 
 pyfcm makes the payload and knows the credentials; what it does with the network it does in threads, with a token for
 each, sleeping. So a send here goes through the guarded client of engine/channels/http.py, and so does the fetching of
-an OAuth token, for which google-auth gets a transport of ours: it runs in a thread because it signs and waits.
+an OAuth token, for which google-auth gets a transport of ours: it runs in a thread because it signs and waits, and in
+one of our own because token endpoints are the customers' to name: six that hang would take all threads of the process.
 
 Guarantees: one access token per service account, fetched once however many sends wait for it, kept until 5 minutes
 before it expires, and fetched anew once when Google refuses it; a send ends within `SEND_SECONDS`. Leaves to others:
@@ -15,6 +16,7 @@ import asyncio
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -68,6 +70,8 @@ class FcmSender:
     def __init__(self, http: HttpClient) -> None:
         self._http = http
         self._accounts: OrderedDict[FcmCredentials, _Account] = OrderedDict()
+        # Threads are made as they are needed; one for each account, so that none waits for another's.
+        self._threads = ThreadPoolExecutor(MAX_ACCOUNTS, thread_name_prefix="fcm token")
 
     async def send(self, message: FcmMessage) -> Outcome:
         """One attempt; two, if Google has revoked the access token."""
@@ -81,11 +85,12 @@ class FcmSender:
     async def close(self) -> None:
         """End what is under way."""
         await end_tasks([account.refreshing for account in self._accounts.values()])
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _account(self, credentials: FcmCredentials) -> _Account:
         account = self._accounts.get(credentials)
         if account is None:
-            account = self._accounts[credentials] = _Account(credentials, self._http)
+            account = self._accounts[credentials] = _Account(credentials, self._http, self._threads)
             if len(self._accounts) > MAX_ACCOUNTS:
                 self._forget_one()
         self._accounts.move_to_end(credentials)
@@ -116,9 +121,10 @@ class _Fcm(FCMNotification):  # type: ignore[misc]
 class _Account:
     """One service account: its access token, and the sends with it."""
 
-    def __init__(self, credentials: FcmCredentials, http: HttpClient) -> None:
+    def __init__(self, credentials: FcmCredentials, http: HttpClient, threads: Executor) -> None:
         self._credentials = credentials
         self._http = http
+        self._threads = threads
         self._fcm: _Fcm | None = None
         self._held: _Access | None = None
         self.refreshing: asyncio.Task[_Access] | None = None
@@ -171,8 +177,9 @@ class _Account:
     async def _refresh(self) -> _Access:
         loop = asyncio.get_running_loop()
         if self._fcm is None:
-            self._fcm = await asyncio.to_thread(_open, self._credentials)
-        await asyncio.to_thread(_fetch_token, self._fcm.credentials, _GuardedTransport(self._http, loop))
+            self._fcm = await loop.run_in_executor(self._threads, _open, self._credentials)
+        transport = _GuardedTransport(self._http, loop)
+        await loop.run_in_executor(self._threads, _fetch_token, self._fcm.credentials, transport)
         good_until = loop.time() + _seconds_good(self._fcm.credentials.expiry)
         self._held = _Access(self._fcm, self._fcm.credentials.token, good_until)
         return self._held

@@ -207,6 +207,29 @@ async def test_a_token_about_to_expire_is_not_used(firebase: Firebase) -> None:
     assert firebase.peer.token_requests == 2
 
 
+async def test_token_endpoints_that_hang_delay_nobody_else(firebase: Firebase) -> None:
+    """A customer names his own: more of them than the process has threads to lend."""
+    async with FcmPeer(project_id="elsewhere") as hanging:
+        hanging.token_gate = asyncio.Event()
+        account = json.loads(hanging.service_account)
+        sends = [
+            asyncio.create_task(
+                firebase.send(
+                    credentials=FcmCredentials(service_account=json.dumps(account | {"client_id": str(each)}))
+                )
+            )
+            for each in range(40)
+        ]
+        async with asyncio.timeout(10):
+            await hanging.token_arrivals(40)
+            assert await asyncio.to_thread(lambda: "a thread") == "a thread"
+            assert isinstance(await firebase.send(), Accepted | PushAccepted)
+        assert not any(send.done() for send in sends)
+        hanging.token_gate.set()
+        await asyncio.gather(*sends)
+    assert len(firebase.peer.accepted) == 1
+
+
 async def test_a_cancelled_send_does_not_take_the_token_from_the_others(firebase: Firebase) -> None:
     firebase.peer.token_gate = asyncio.Event()
     sends = [asyncio.create_task(firebase.send(f"{TOKEN}{number}")) for number in range(10)]

@@ -79,6 +79,7 @@ class FcmPeer:
         self._key = _service_account_key()
         self._email = f"firebase-adminsdk@{project_id}.iam.gserviceaccount.com"
         self._port = port
+        self._arrived = asyncio.Condition()
         self._ending = asyncio.Event()
         self._stack = AsyncExitStack()
 
@@ -117,8 +118,15 @@ class FcmPeer:
         """Those given so far are refused from now on."""
         self.access_tokens.clear()
 
+    async def token_arrivals(self, count: int) -> None:
+        """Wait until so many tokens were asked for."""
+        async with self._arrived:
+            await self._arrived.wait_for(lambda: self.token_requests >= count)
+
     async def _give_token(self, request: web.Request) -> web.StreamResponse:
         self.token_requests += 1
+        async with self._arrived:
+            self._arrived.notify_all()
         if self.token_gate is not None:
             await self.token_gate.wait()
         if self.token_answers:
