@@ -18,6 +18,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from uuid import UUID
 
+from db.failures import is_passing
 from engine.work import Work, WorkKind
 from engine.workers.jobs import Jobs
 
@@ -99,7 +100,7 @@ class Attendance:
         try:
             while not self._stopping:
                 bell.clear()
-                more = await self._handlers[work.kind](work.project_id)
+                more = await self._try(work)
                 if not more and not await _rings(bell, LINGER):
                     return False
                 if time.monotonic() > deadline:
@@ -107,6 +108,17 @@ class Attendance:
             return False
         finally:
             self._bells.pop(work, None)
+
+    async def _try(self, work: Work) -> bool:
+        """Do the work. What passes by itself is no fault of it: whoever looks next does it again."""
+        try:
+            return await self._handlers[work.kind](work.project_id)
+        except Exception as error:
+            if not is_passing(error):
+                raise
+            names = {"kind": work.kind, "project_id": str(work.project_id), "reason": type(error).__name__}
+            _logger.warning("work.interrupted", extra=names)
+            return False
 
     def _is_taken(self, work: Work) -> bool:
         return time.monotonic() < self._taken.get(work, 0.0)

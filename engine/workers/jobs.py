@@ -23,7 +23,7 @@ from pgqueuer import PgQueuer
 from pgqueuer.adapters.persistence.queries import Queries
 from pgqueuer.core.tm import TaskManager
 from pgqueuer.domain.errors import RetryRequested
-from pgqueuer.domain.models import Job, TableChangedEvent
+from pgqueuer.domain.models import Job, TableChangedEvent, TracebackRecord
 from pgqueuer.domain.settings import db_settings
 from pgqueuer.ports.driver import NotifyCallback
 
@@ -93,12 +93,24 @@ class _PooledDriver:
         self._callbacks.clear()
 
 
+class _Queries(Queries):
+    """A job that goes back to the end of the queue is looked for: nobody else would before the next poll."""
+
+    def __init__(self, driver: _PooledDriver) -> None:
+        super().__init__(driver)
+        self._tell_changed = driver.tell_changed
+
+    async def retry_job(self, job: Job, delay: timedelta, traceback_record: TracebackRecord | None) -> None:
+        await super().retry_job(job, delay, traceback_record)
+        self._tell_changed()
+
+
 class Jobs:
     """The queue, for one worker process."""
 
     def __init__(self, database: Database) -> None:
         self._driver = _PooledDriver(database)
-        self._queries = Queries(self._driver)
+        self._queries = _Queries(self._driver)
         self._running: PgQueuer | None = None
         self._stopping = False
 
@@ -124,7 +136,7 @@ class Jobs:
         """Do work until `stop`; through restarts of PostgreSQL."""
         backoff = Backoff(first=FIRST_RETRY, cap=LAST_RETRY)
         while not self._stopping:
-            self._running = _manager(self._driver, handler)
+            self._running = _manager(self._driver, self._queries, handler)
             try:
                 await self._running.qm.run(
                     dequeue_timeout=POLL_INTERVAL, batch_size=BATCH_SIZE, heartbeat_timeout=HEARTBEAT_TIMEOUT
@@ -152,8 +164,8 @@ def _changed_event() -> TableChangedEvent:
     )
 
 
-def _manager(driver: _PooledDriver, handler: Handler) -> PgQueuer:
-    manager = PgQueuer(driver)
+def _manager(driver: _PooledDriver, queries: _Queries, handler: Handler) -> PgQueuer:
+    manager = PgQueuer(driver, queries=queries)
 
     async def handle(job: Job) -> None:
         assert job.payload is not None  # noqa: S101, every job of ours has one
