@@ -33,7 +33,7 @@ from engine.node_ids import NodeKind, parse_node_id, write_node_id
 from resolvers.context import Context
 from resolvers.delivery_filters import DeliveryFilterArguments, read_delivery_filter
 from resolvers.nodes import FoundEvent
-from resolvers.paging import Counter, Page, PageArguments, read_window
+from resolvers.paging import Counter, Listed, PageArguments, read_window
 from resolvers.permissions import require
 
 MASKED = "***"
@@ -46,16 +46,9 @@ _INTERNAL = frozenset({"fromAddress", "templateId", "isSystem", "messageId", "is
 """What a delivery's content keeps for the dispatcher, or under another name than the API's."""
 
 
-class ListedDeliveries(msgspec.Struct, frozen=True):
-    """A page of deliveries and what counts the whole list."""
-
-    page: Page[DeliveryRecord]
-    counter: Counter
-
-
 async def list_deliveries(
     ctx: Context, *, arguments: PageArguments, delivery_filter: DeliveryFilterArguments | None
-) -> ListedDeliveries:
+) -> Listed[DeliveryRecord]:
     """A page of the project's deliveries, newest first."""
     viewer = require(ctx, Role.VIEWER)
     return await _list(ctx, viewer, arguments, read_delivery_filter(delivery_filter))
@@ -63,7 +56,7 @@ async def list_deliveries(
 
 async def list_of_person(
     ctx: Context, *, profile: ProfileRecord, arguments: PageArguments, delivery_filter: DeliveryFilterArguments | None
-) -> ListedDeliveries:
+) -> Listed[DeliveryRecord]:
     """A page of what was sent to one person. A filter for another person matches nothing."""
     viewer = require(ctx, Role.VIEWER)
     wanted = read_delivery_filter(delivery_filter)
@@ -74,7 +67,7 @@ async def list_of_person(
 
 async def list_of_endpoint(
     ctx: Context, *, endpoint_id: UUID, arguments: PageArguments, delivery_filter: DeliveryFilterArguments | None
-) -> ListedDeliveries:
+) -> Listed[DeliveryRecord]:
     """A page of what was sent to one webhook endpoint. A filter for another endpoint matches nothing."""
     viewer = require(ctx, Role.VIEWER)
     wanted = read_delivery_filter(delivery_filter)
@@ -202,7 +195,7 @@ async def replay_deliveries(
 
 async def _list(
     ctx: Context, viewer: Viewer, arguments: PageArguments, delivery_filter: DeliveryFilter
-) -> ListedDeliveries:
+) -> Listed[DeliveryRecord]:
     codec, project_id = ctx.services.cursors, viewer.project_id
     window = read_window(arguments, codec, project_id=project_id, kind=CursorKind.DELIVERY_LIST)
     async with ctx.reading(project_id) as connection:
@@ -217,7 +210,7 @@ async def _list(
         )
     cursors = tuple(codec.encode(_cursor(record)) for record in found.deliveries)
     page = window.page(found.deliveries, cursors, has_more=found.has_more)
-    return ListedDeliveries(page, Counter(lambda: _count(ctx, project_id, delivery_filter)))
+    return Listed(page, Counter(lambda: _count(ctx, project_id, delivery_filter)))
 
 
 async def _count(ctx: Context, project_id: UUID, delivery_filter: DeliveryFilter) -> CappedCount:

@@ -52,6 +52,13 @@ class Counter:
         return await asyncio.shield(self._counting)
 
 
+class Listed(msgspec.Struct, Generic[R], frozen=True):
+    """A page and what counts the whole list."""
+
+    page: Page[R]
+    counter: Counter
+
+
 class Window(msgspec.Struct, frozen=True):
     """The part of a list that is asked for: up to `limit` items between two positions, from its end when `from_end`."""
 

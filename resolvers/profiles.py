@@ -7,8 +7,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-import msgspec
-
 from db.filters import Condition
 from db.profiles import ProfileKey, count_profiles
 from db.profiles import list_profiles as read_profile_list
@@ -17,18 +15,11 @@ from engine.cursors import Cursor, CursorKind
 from engine.identity import Role
 from resolvers.context import Context
 from resolvers.filters import PROFILE_ROOTS, check_text, read_conditions
-from resolvers.paging import Counter, Page, PageArguments, read_window
+from resolvers.paging import Counter, Listed, PageArguments, read_window
 from resolvers.permissions import require
 
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-
-
-class ListedProfiles(msgspec.Struct, frozen=True):
-    """A page of profiles and what counts the whole list."""
-
-    page: Page[ProfileRecord]
-    counter: Counter
 
 
 async def find_profile(ctx: Context, *, user_id: str) -> ProfileRecord | None:
@@ -40,7 +31,7 @@ async def find_profile(ctx: Context, *, user_id: str) -> ProfileRecord | None:
 
 async def list_profiles(
     ctx: Context, *, arguments: PageArguments, where: Sequence[Mapping[str, Any]] | None, search: str | None
-) -> ListedProfiles:
+) -> Listed[ProfileRecord]:
     """A page of the project's people, newest first."""
     viewer = require(ctx, Role.VIEWER)
     codec, project_id = ctx.services.cursors, viewer.project_id
@@ -60,7 +51,7 @@ async def list_profiles(
         )
     cursors = tuple(codec.encode(_cursor(record)) for record in found.profiles)
     page = window.page(found.profiles, cursors, has_more=found.has_more)
-    return ListedProfiles(page, Counter(lambda: _count(ctx, project_id, conditions, search)))
+    return Listed(page, Counter(lambda: _count(ctx, project_id, conditions, search)))
 
 
 async def _count(ctx: Context, project_id: UUID, where: tuple[Condition, ...], search: str | None) -> CappedCount:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import strawberry
 
-from resolvers.deliveries import ListedDeliveries
-from resolvers.paging import Counter
+from db.delivery_records import DeliveryRecord
+from resolvers.paging import Listed
 from schema.delivery import Delivery
-from schema.paging import TOTAL_COUNT, TOTAL_IS_CAPPED, PageInfo
+from schema.paging import CountedConnection, PageInfo, edges_of
 from schema.scalars import Cursor
 
 
@@ -18,27 +18,14 @@ class DeliveryEdge:
 
 
 @strawberry.type(description="A page of deliveries, newest first. Needs VIEWER.")
-class DeliveryConnection:
+class DeliveryConnection(CountedConnection[DeliveryEdge]):
     edges: list[DeliveryEdge] = strawberry.field(description="Up to 100 deliveries.")
-    page_info: PageInfo = strawberry.field(description="Where this page stands in the list.")
-    counter: strawberry.Private[Counter]
-
-    @strawberry.field(description=TOTAL_COUNT)
-    async def total_count(self) -> int:
-        return (await self.counter.count()).total
-
-    @strawberry.field(description=TOTAL_IS_CAPPED)
-    async def total_count_is_capped(self) -> bool:
-        return (await self.counter.count()).is_capped
 
     @staticmethod
-    def of(listed: ListedDeliveries) -> DeliveryConnection:
+    def of(listed: Listed[DeliveryRecord]) -> DeliveryConnection:
         page = listed.page
         return DeliveryConnection(
-            edges=[
-                DeliveryEdge(cursor=Cursor(cursor), node=Delivery.of(record))
-                for record, cursor in zip(page.records, page.cursors, strict=True)
-            ],
+            edges=edges_of(page, DeliveryEdge, Delivery.of),
             page_info=PageInfo.of(page),
             counter=listed.counter,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from uuid import UUID
 
 import strawberry
@@ -11,10 +12,9 @@ import strawberry
 from db.records import EventRecord
 from engine.live.cohorts import StreamItem
 from resolvers.events import ListedEvents
-from resolvers.paging import Counter
 from schema.descriptions import described_enum
 from schema.event import Event
-from schema.paging import TOTAL_COUNT, TOTAL_IS_CAPPED, PageInfo
+from schema.paging import CountedConnection, PageInfo, edges_of
 from schema.scalars import Cursor
 
 
@@ -40,27 +40,14 @@ class EventEdge:
 
 
 @strawberry.type(description="A page of events. Needs VIEWER.")
-class EventConnection:
+class EventConnection(CountedConnection[EventEdge]):
     edges: list[EventEdge] = strawberry.field(description="Up to 100 events, in the list's order.")
-    page_info: PageInfo = strawberry.field(description="Where this page stands in the list.")
-    counter: strawberry.Private[Counter]
-
-    @strawberry.field(description=TOTAL_COUNT)
-    async def total_count(self) -> int:
-        return (await self.counter.count()).total
-
-    @strawberry.field(description=TOTAL_IS_CAPPED)
-    async def total_count_is_capped(self) -> bool:
-        return (await self.counter.count()).is_capped
 
     @staticmethod
     def of(listed: ListedEvents) -> EventConnection:
         page = listed.page
         return EventConnection(
-            edges=[
-                event_edge(Cursor(cursor), Event.of(record, organization_id=listed.organization_id))
-                for record, cursor in zip(page.records, page.cursors, strict=True)
-            ],
+            edges=edges_of(page, event_edge, partial(Event.of, organization_id=listed.organization_id)),
             page_info=PageInfo.of(page),
             counter=listed.counter,
         )

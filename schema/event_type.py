@@ -9,7 +9,7 @@ import strawberry
 from engine.taxonomy import CANONICAL
 from resolvers.events import EventTypeEntry
 from resolvers.paging import Page
-from schema.paging import PageInfo
+from schema.paging import PageInfo, edges_of
 from schema.scalars import BigInt, Cursor
 
 
@@ -56,9 +56,6 @@ class EventTypeInfoConnection:
     @staticmethod
     def of(page: Page[EventTypeEntry]) -> EventTypeInfoConnection:
         return EventTypeInfoConnection(
-            edges=[
-                EventTypeInfoEdge(cursor=Cursor(cursor), node=EventTypeInfo.of(entry))
-                for entry, cursor in zip(page.records, page.cursors, strict=True)
-            ],
+            edges=edges_of(page, EventTypeInfoEdge, EventTypeInfo.of),
             page_info=PageInfo.of(page),
         )

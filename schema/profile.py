@@ -11,14 +11,13 @@ from db.records import ProfileRecord
 from engine.node_ids import NodeKind, write_node_id
 from resolvers import deliveries as resolve_deliveries
 from resolvers import events as resolve
-from resolvers.paging import Counter, PageArguments
-from resolvers.profiles import ListedProfiles
+from resolvers.paging import Listed, PageArguments
 from resolvers.push_tokens import tokens_of
 from schema.delivery_filter import DeliveryFilterArgument
 from schema.event_filter import FilterArgument
 from schema.info import Info
 from schema.node import Node
-from schema.paging import TOTAL_COUNT, TOTAL_IS_CAPPED, After, First, PageInfo
+from schema.paging import After, CountedConnection, First, PageInfo, edges_of
 from schema.push_token import NEWEST_TOKENS, PushToken
 from schema.scalars import JSON, Cursor
 from schema.withheld import WITHHELD
@@ -108,27 +107,14 @@ class ProfileEdge:
 
 
 @strawberry.type(description="A page of people, newest first. Needs VIEWER.")
-class ProfileConnection:
+class ProfileConnection(CountedConnection[ProfileEdge]):
     edges: list[ProfileEdge] = strawberry.field(description="Up to 100 people.")
-    page_info: PageInfo = strawberry.field(description="Where this page stands in the list.")
-    counter: strawberry.Private[Counter]
-
-    @strawberry.field(description=TOTAL_COUNT)
-    async def total_count(self) -> int:
-        return (await self.counter.count()).total
-
-    @strawberry.field(description=TOTAL_IS_CAPPED)
-    async def total_count_is_capped(self) -> bool:
-        return (await self.counter.count()).is_capped
 
     @staticmethod
-    def of(listed: ListedProfiles) -> ProfileConnection:
+    def of(listed: Listed[ProfileRecord]) -> ProfileConnection:
         page = listed.page
         return ProfileConnection(
-            edges=[
-                ProfileEdge(cursor=Cursor(cursor), node=Profile.of(record))
-                for record, cursor in zip(page.records, page.cursors, strict=True)
-            ],
+            edges=edges_of(page, ProfileEdge, Profile.of),
             page_info=PageInfo.of(page),
             counter=listed.counter,
         )

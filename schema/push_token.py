@@ -17,7 +17,7 @@ from schema.descriptions import described_enum
 from schema.errors import MutationPayload, user_errors
 from schema.inputs import build_with
 from schema.node import Node
-from schema.paging import PageInfo
+from schema.paging import PageInfo, edges_of
 from schema.scalars import Cursor
 from schema.withheld import WITHHELD
 
@@ -96,10 +96,7 @@ class PushTokenConnection:
     @staticmethod
     def of(page: Page[PushTokenRecord]) -> PushTokenConnection:
         return PushTokenConnection(
-            edges=[
-                PushTokenEdge(cursor=Cursor(cursor), node=PushToken.of(record))
-                for record, cursor in zip(page.records, page.cursors, strict=True)
-            ],
+            edges=edges_of(page, PushTokenEdge, PushToken.of),
             page_info=PageInfo.of(page),
         )
 

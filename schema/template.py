@@ -15,7 +15,7 @@ from resolvers.paging import Page
 from schema.errors import MutationPayload, user_errors
 from schema.inputs import keep_mapping
 from schema.node import Node
-from schema.paging import PageInfo
+from schema.paging import PageInfo, edges_of
 from schema.scalars import Cursor
 
 LIQUID = "Liquid: {{ user.* }}, {{ profile.* }}, {{ trait.* }}, {{ event.* }} and vars at the top level."
@@ -61,10 +61,7 @@ class TemplateConnection:
     @staticmethod
     def of(page: Page[TemplateRecord]) -> TemplateConnection:
         return TemplateConnection(
-            edges=[
-                TemplateEdge(cursor=Cursor(cursor), node=Template.of(record))
-                for record, cursor in zip(page.records, page.cursors, strict=True)
-            ],
+            edges=edges_of(page, TemplateEdge, Template.of),
             page_info=PageInfo.of(page),
         )
 

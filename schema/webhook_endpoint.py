@@ -28,7 +28,7 @@ from schema.errors import MutationPayload, user_errors
 from schema.info import Info
 from schema.inputs import keep_mapping
 from schema.node import Node
-from schema.paging import After, First, PageInfo
+from schema.paging import After, First, PageInfo, edges_of
 from schema.scalars import Cursor
 
 if TYPE_CHECKING:
@@ -142,10 +142,7 @@ class WebhookEndpointConnection:
     @staticmethod
     def of(page: Page[WebhookEndpointRecord]) -> WebhookEndpointConnection:
         return WebhookEndpointConnection(
-            edges=[
-                WebhookEndpointEdge(cursor=Cursor(cursor), node=WebhookEndpoint.of(record))
-                for record, cursor in zip(page.records, page.cursors, strict=True)
-            ],
+            edges=edges_of(page, WebhookEndpointEdge, WebhookEndpoint.of),
             page_info=PageInfo.of(page),
         )
 
