@@ -6,6 +6,7 @@ its part. One that comes before a worker has written the answer it belongs to wa
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from urllib.parse import parse_qsl
@@ -48,11 +49,11 @@ class ProviderCall(msgspec.Struct, frozen=True):
     body: bytes
 
 
-def callback_route(services: InboundServices) -> Route:
-    """The route."""
+def callback_route(services: InboundServices, look_ups: asyncio.Semaphore) -> Route:
+    """The route. `look_ups` are shared with others that anybody can ask for."""
 
     async def receive(request: Request) -> Response:
-        provider = await _find(services, request.path_params["provider"])
+        provider = await _find(services, look_ups, request.path_params["provider"])
         if provider is None:
             return answer(404, "unknown provider")
         body = await read_body(request, most=MAX_BODY_BYTES)
@@ -69,12 +70,12 @@ def callback_route(services: InboundServices) -> Route:
     return Route("/callbacks/{provider}", guarded(receive), methods=["POST"])
 
 
-async def _find(services: InboundServices, node_id: str) -> ProviderRecord | None:
+async def _find(services: InboundServices, look_ups: asyncio.Semaphore, node_id: str) -> ProviderRecord | None:
     """One that reports anything."""
     parsed = parse_node_id(node_id)
     if parsed is None or parsed.kind is not NodeKind.PROVIDER:
         return None
-    async with services.database.connection() as connection:
+    async with look_ups, services.database.connection() as connection:
         found = await find_provider(connection, provider_id=parsed.uuid)
     return found if found is not None and found.kind in REPORTING else None
 

@@ -13,6 +13,8 @@ from engine.errors import RateLimited, Unavailable
 
 READ_SECONDS = 10.0
 """For a whole body: the services that call send theirs in one piece."""
+LOOK_UPS_AT_ONCE = 2
+"""Of addresses that nothing is known of yet: each takes a connection of the pool, and anybody can ask for it."""
 RETRY_AFTER_SECONDS = 5
 """What a caller is told while the log cannot take anything: about what the restart of a PostgreSQL takes."""
 

@@ -5,6 +5,7 @@ Answered once the event is on disk. A redelivery is answered like the first deli
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from uuid import UUID
 
@@ -28,11 +29,11 @@ MAX_BODY_BYTES = 1024 * 1024
 _logger = logging.getLogger(__name__)
 
 
-def inbound_route(services: InboundServices) -> Route:
-    """The route."""
+def inbound_route(services: InboundServices, look_ups: asyncio.Semaphore) -> Route:
+    """The route. `look_ups` are shared with others that anybody can ask for."""
 
     async def receive(request: Request) -> Response:
-        endpoint = await _find(services, request.path_params["endpoint"])
+        endpoint = await _find(services, look_ups, request.path_params["endpoint"])
         if endpoint is None:
             return answer(404, "unknown endpoint")
         body = await read_body(request, most=MAX_BODY_BYTES)
@@ -41,11 +42,11 @@ def inbound_route(services: InboundServices) -> Route:
     return Route("/inbound/{endpoint}", guarded(receive), methods=["POST"])
 
 
-async def _find(services: InboundServices, node_id: str) -> InboundEndpointRecord | None:
+async def _find(services: InboundServices, look_ups: asyncio.Semaphore, node_id: str) -> InboundEndpointRecord | None:
     parsed = parse_node_id(node_id)
     if parsed is None or parsed.kind is not NodeKind.INBOUND_ENDPOINT:
         return None
-    async with services.database.connection() as connection:
+    async with look_ups, services.database.connection() as connection:
         return await find_inbound_endpoint(connection, endpoint_id=parsed.uuid)
 
 

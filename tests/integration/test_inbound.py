@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -10,11 +11,14 @@ import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
+import asyncpg
 import pytest
 from standardwebhooks.webhooks import Webhook
 
 from engine.vault import Vault
+from inbound.http import LOOK_UPS_AT_ONCE
 from tests.integration.graphql_support import Gateway, Tenant, open_gateway
 from tests.integration.inbound_support import HttpResponse, InboundServer, serve_inbound
 
@@ -302,3 +306,30 @@ async def test_a_project_has_so_many_endpoints_and_no_more(gateway: Gateway) -> 
     refused = await save(tenant, name="one more", verifier="GITHUB", secret="x", eventType="a.b")
 
     assert [error["code"] for error in refused["userErrors"]] == ["LIMIT_EXCEEDED"]
+
+
+async def test_addresses_that_are_made_up_leave_the_pool_to_others(
+    gateway: Gateway, server: InboundServer, module_database_url: str
+) -> None:
+    tenant = await gateway.tenant()
+    locker = await asyncpg.connect(module_database_url)
+    try:
+        # Whoever looks one up waits, as on a database that is slow.
+        async with locker.transaction():
+            await locker.execute("LOCK TABLE inbound_endpoints, providers IN ACCESS EXCLUSIVE MODE")
+            flood = [
+                asyncio.create_task(server.post(path))
+                for _ in range(20)
+                for path in (f"/inbound/inb_{uuid4().hex}", f"/callbacks/prv_{uuid4().hex}")
+            ]
+            async with asyncio.timeout(5):
+                for _ in range(20):
+                    assert await events(tenant) == []
+            waiting = await locker.fetchval(
+                "SELECT count(*) FROM pg_locks WHERE NOT granted"
+                " AND relation IN ('inbound_endpoints'::regclass, 'providers'::regclass)"
+            )
+            assert waiting == LOOK_UPS_AT_ONCE
+        assert {answer.status for answer in await asyncio.gather(*flood)} == {404}
+    finally:
+        await locker.close()
