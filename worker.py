@@ -27,7 +27,7 @@ from engine.channels.http import HttpClient
 from engine.channels.smtp import SmtpAccount, SmtpSender
 from engine.channels.web_push import WebPushSender
 from engine.clock import DatabaseClock
-from engine.dispatch.dispatcher import Dispatcher
+from engine.dispatch.dispatcher import LEASE, Dispatcher
 from engine.dispatch.replaying import continue_replays
 from engine.dispatch.takeover import TAKE_OVER_LIMIT
 from engine.dispatch.values import Channel
@@ -59,10 +59,11 @@ _logger = logging.getLogger(__name__)
 
 
 class WorkerProcess:
-    """Everything one worker process holds."""
+    """Everything one worker process holds. `lease` is how long a delivery is its own while it sends it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, lease: timedelta = LEASE) -> None:
         self._settings = settings
+        self._lease = lease
         self.database = Database(
             required(settings.database_url),
             max_size=settings.worker_pool_size,
@@ -113,7 +114,7 @@ class WorkerProcess:
             await self.broadcast.connect()
             stack.push_async_callback(self.broadcast.disconnect)
             works = await stack.enter_async_context(_channels(self._settings))
-            yield Dispatcher(self.database, works, self.clock, self.broadcast.announce)
+            yield Dispatcher(self.database, works, self.clock, self.broadcast.announce, lease=self._lease)
 
     def _handlers(self, dispatcher: Dispatcher) -> Mapping[WorkKind, Handler]:
         async def dispatch(project_id: UUID) -> bool:

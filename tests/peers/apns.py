@@ -259,7 +259,8 @@ class _Connection(asyncio.Protocol):
         self._h2 = H2Connection(H2Configuration(client_side=False, header_encoding="utf-8"))
         self._requests: dict[int, tuple[dict[str, str], bytearray]] = {}
         self._transport: asyncio.Transport | None = None
-        self._said_goodbye = False
+        self._last_stream: int | None = None
+        """Said in a GOAWAY: streams behind it are ignored."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -307,6 +308,8 @@ class _Connection(asyncio.Protocol):
             self._requests.pop(event.stream_id, None)
 
     def _answer(self, stream_id: int, headers: dict[str, str], body: bytearray) -> None:
+        if self._last_stream is not None and stream_id > self._last_stream:
+            return
         peer = self._peer
         peer.requests += 1
         peer.apns_ids[headers.get("apns-id", "")] += 1
@@ -354,6 +357,7 @@ class _Connection(asyncio.Protocol):
 
     def _go_away(self, last_stream_id: int) -> None:
         """h2 ends a connection that says GOAWAY: the streams before it are still answered, so it is kept open."""
+        self._last_stream = last_stream_id
         state = self._h2.state_machine.state
         self._h2.close_connection(ErrorCodes.NO_ERROR, b'{"reason":"Shutdown"}', last_stream_id)
         self._h2.state_machine.state = state

@@ -24,6 +24,9 @@ STREAM = """subscription Watch($filter: EventFilter, $after: Cursor) {
 }"""
 WHOLE_STREAM = STREAM.replace("userId", "userId properties context")
 """Large enough to be felt where somebody reads slowly."""
+UPDATES = """subscription Watch($filter: DeliveryFilter, $after: Cursor) {
+  deliveryUpdates(filter: $filter, after: $after) { cursor node { from to delivery { id } attempt { number } } }
+}"""
 PEOPLE_STREAM = STREAM.replace("userId", "userId profile { userId }")
 """What cannot be answered from the event alone: each item is waited for."""
 OPERATION = "s"
@@ -53,7 +56,18 @@ class Position:
     cursor: str
 
 
-Arrival = Item | Position
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A step of a delivery, and the position after it."""
+
+    delivery_id: str
+    before: str | None
+    after: str
+    attempt: int | None
+    cursor: str
+
+
+Arrival = Item | Update | Position
 
 
 class Ended(Exception):
@@ -276,17 +290,25 @@ def _operation(document: str, event_filter: dict[str, Any] | None, after: str | 
     return {"query": document, "variables": {"filter": event_filter, "after": after}}
 
 
-def item_of(payload: dict[str, Any]) -> Item:
+def item_of(payload: dict[str, Any]) -> Item | Update:
     """The item of a response. Raises `Ended` where there is none."""
-    errors = payload.get("errors", [])
-    if errors and not (payload.get("data") or {}).get("eventStream"):
+    errors, data = payload.get("errors", []), payload.get("data") or {}
+    if errors and not any(data.values()):
         raise ended_by(errors)
+    if "deliveryUpdates" in data:
+        return _update_of(data["deliveryUpdates"])
     edge = payload["data"]["eventStream"]
     node = edge["node"]
     error = ended_by(errors).code if errors else None
     if not errors and "profile" in node and (node["profile"] or {}).get("userId") != node["userId"]:
         raise Ended("somebody else's profile", str(node))
     return Item(node["seq"], node["key"], node["eventType"], node["userId"], edge["cursor"], error)
+
+
+def _update_of(edge: dict[str, Any]) -> Update:
+    node = edge["node"]
+    number = node["attempt"] and node["attempt"]["number"]
+    return Update(node["delivery"]["id"], node["from"], node["to"], number, edge["cursor"])
 
 
 def ended_by(errors: list[dict[str, Any]]) -> Ended:

@@ -270,7 +270,7 @@ class Chaos:
             f"broken for seconds: {self.deployment.weather.seconds()}",
             f"gateways at most {self.largest_gateway_bytes / 2**20:.0f} MiB",
             *(f"{name}: {spread}" for name, spread in {**late, **revoked}.items()),
-            *_grouped(self.ledger.counts),
+            *grouped(self.ledger.counts),
             f"violations {len(self.ledger.violations)}, errors logged {len(logged)}",
         ]
         return Report(
@@ -305,7 +305,7 @@ class Chaos:
         found[what if redis_was_well else f"{what} without Redis"].append(until - since)
 
 
-def _grouped(counts: Counter[str]) -> list[str]:
+def grouped(counts: Counter[str]) -> list[str]:
     """A line for each kind: `fault: redis killed 4, redis paused 2`."""
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for name, number in sorted(counts.items()):

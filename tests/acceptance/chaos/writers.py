@@ -47,6 +47,43 @@ class Ledger:
     counts: Counter[str] = field(default_factory=Counter)
 
 
+async def ask_once(
+    session: aiohttp.ClientSession,
+    gateway: Gateway,
+    document: str,
+    variables: dict[str, Any],
+    *,
+    ledger: Ledger,
+    chance: random.Random,
+) -> dict[str, Any] | None:
+    """The data of one operation; None where there was no answer, or one that says to come back."""
+    body = json.dumps({"query": document, "variables": variables}).encode()
+    try:
+        async with (
+            asyncio.timeout(chance.uniform(*PATIENCE_SECONDS)),
+            session.post(gateway.url, data=BytesIO(body), headers=JSON) as response,
+        ):
+            answer = await response.read()
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        ledger.counts[f"write: {type(error).__name__}"] += 1
+        return None
+    if not _is_good(ledger, response.status, answer):
+        return None
+    data: dict[str, Any] = json.loads(answer)["data"]
+    return data
+
+
+def _is_good(ledger: Ledger, status: int, answer: bytes) -> bool:
+    codes = read_errors(answer)
+    for code in codes:
+        ledger.counts[f"write: {code}"] += 1
+        if code not in TRY_AGAIN:
+            ledger.violations.append(f"write answered {status} {code}: {answer[:300]!r}")
+    if not codes and status != 200:
+        ledger.violations.append(f"write answered {status} without a code: {answer[:300]!r}")
+    return not codes and status == 200
+
+
 class Writer:
     """One client that writes."""
 
@@ -97,36 +134,15 @@ class Writer:
     async def _try(self, session: aiohttp.ClientSession, events: list[dict[str, Any]], *, is_first: bool) -> bool:
         """Send once. Whether it was acknowledged."""
         batch = self._largest_batch > 1
-        body = {
-            "query": TRACK_BATCH if batch else TRACK,
-            "variables": {"events": events} if batch else {"event": events[0]},
-        }
+        document = TRACK_BATCH if batch else TRACK
+        variables = {"events": events} if batch else {"event": events[0]}
         gateway, began = self._gateway, time.monotonic()
-        try:
-            async with (
-                asyncio.timeout(self._chance.uniform(*PATIENCE_SECONDS)),
-                session.post(gateway.url, data=BytesIO(json.dumps(body).encode()), headers=JSON) as response,
-            ):
-                answer = await response.read()
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            self._ledger.counts[f"write: {type(error).__name__}"] += 1
+        data = await ask_once(session, gateway, document, variables, ledger=self._ledger, chance=self._chance)
+        if data is None:
             return False
-        if not self._is_good(response.status, answer):
-            return False
-        data = json.loads(answer)["data"]
         self._note(events, data["trackBatch" if batch else "track"], is_first=is_first)
         self._ledger.answers.append((began, time.monotonic() - began, gateway.number))
         return True
-
-    def _is_good(self, status: int, answer: bytes) -> bool:
-        codes = read_errors(answer)
-        for code in codes:
-            self._ledger.counts[f"write: {code}"] += 1
-            if code not in TRY_AGAIN:
-                self._ledger.violations.append(f"write answered {status} {code}: {answer[:300]!r}")
-        if not codes and status != 200:
-            self._ledger.violations.append(f"write answered {status} without a code: {answer[:300]!r}")
-        return not codes and status == 200
 
     def _note(self, events: list[dict[str, Any]], payload: dict[str, Any], *, is_first: bool) -> None:
         now = time.monotonic()

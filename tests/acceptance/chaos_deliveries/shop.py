@@ -28,6 +28,7 @@ class Shop:
     """One project. Every call raises `RuntimeError` for errors of any kind."""
 
     def __init__(self, client: Client) -> None:
+        self.client = client
         self.run = client.run
 
     async def add_endpoint(self, url: str, events: Sequence[str], **given: Any) -> str:
