@@ -32,6 +32,7 @@ DELIVERED = frozenset(
     Subscription.eventStream Subscription.deliveryUpdates
     Query.webhookEndpoints Mutation.saveWebhookEndpoint Mutation.deleteWebhookEndpoint
     Mutation.rotateWebhookSecret Mutation.retireWebhookSecret Mutation.sendTestWebhook
+    Query.workflowBlueprints
     """.split()  # noqa: SIM905
 )
 """Root fields that are finished, with all types behind them but for what `OWED` names."""
@@ -42,12 +43,12 @@ OWED = {
         ImportWorkflowsPayload Mutation.cancelWorkflowRun Mutation.cloneBlueprint Mutation.deleteWorkflow
         Mutation.importWorkflows Mutation.pauseWorkflow Mutation.pauseWorkflowRun Mutation.resumeWorkflow
         Mutation.resumeWorkflowRun Mutation.saveWorkflow Mutation.setWorkflowActive Mutation.testRunWorkflow
-        Profile.workflowRuns Query.exportWorkflows Query.workflowBlueprints Query.workflowRuns Query.workflows
-        ReentryPolicy RunStatus SaveWorkflowInput SaveWorkflowPayload Schedule ScheduleInput StepOutcome
-        StepTrace StepType Subscription.workflowRunUpdates TestRunWorkflowInput TestRunWorkflowPayload Workflow
-        WorkflowBlueprint WorkflowConnection WorkflowEdge WorkflowRun WorkflowRunConnection WorkflowRunEdge
-        WorkflowRunFilter WorkflowRunPayload WorkflowRunUpdate WorkflowRunUpdateEdge WorkflowStats WorkflowStep
-        WorkflowStepInput WorkflowStepStats WorkflowTrigger WorkflowTriggerInput
+        Profile.workflowRuns Query.exportWorkflows Query.workflowRuns Query.workflows
+        RunStatus SaveWorkflowInput SaveWorkflowPayload Schedule.nextAt ScheduleInput StepOutcome
+        StepTrace Subscription.workflowRunUpdates TestRunWorkflowInput TestRunWorkflowPayload Workflow
+        WorkflowConnection WorkflowEdge WorkflowRun WorkflowRunConnection WorkflowRunEdge
+        WorkflowRunFilter WorkflowRunPayload WorkflowRunUpdate WorkflowRunUpdateEdge WorkflowStats
+        WorkflowStepInput WorkflowStepStats WorkflowTrigger.audience WorkflowTriggerInput
     """,
     "audiences and analytics": """
         Audience AudienceChange AudienceChangeEdge AudienceConnection AudienceEdge Board FunnelGroup

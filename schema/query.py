@@ -25,6 +25,7 @@ from schema.roots.inbound import InboundQuery
 from schema.roots.providers import ProvidersQuery
 from schema.roots.push import PushQuery
 from schema.roots.webhooks import WebhooksQuery
+from schema.roots.workflows import WorkflowsQuery
 
 WhereArgument = Annotated[
     Conditions | None,
@@ -36,7 +37,7 @@ WhereArgument = Annotated[
 
 
 @strawberry.type(description="Everything that can be read. Every field looks in the caller's project only.")
-class Query(DeliveriesQuery, PushQuery, EmailQuery, ProvidersQuery, WebhooksQuery, InboundQuery):
+class Query(DeliveriesQuery, PushQuery, EmailQuery, ProvidersQuery, WebhooksQuery, InboundQuery, WorkflowsQuery):
     @strawberry.field(description="Who asks. Needs INGEST.")
     async def viewer(self, info: Info) -> Viewer:
         ctx = await reading(info)

@@ -126,8 +126,13 @@ def unparse_trigger(trigger: Trigger) -> dict[str, Any]:
     written = {
         "eventType": trigger.event_type,
         "schedule": None if schedule is None else msgspec.to_builtins(schedule),
-        "filters": unparse_conditions(trigger.filters),
+        "filters": unparse_filters(trigger),
         "audienceId": None if trigger.audience_id is None else write_node_id(NodeKind.AUDIENCE, trigger.audience_id),
         "reentry": trigger.reentry.value,
     }
     return {name: value for name, value in written.items() if value is not None}
+
+
+def unparse_filters(trigger: Trigger) -> list[dict[str, Any]]:
+    """As WorkflowTriggerInput.filters."""
+    return unparse_conditions(trigger.filters)

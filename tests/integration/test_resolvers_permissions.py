@@ -67,6 +67,7 @@ NEEDED = {
     "Query.inboundEndpoints": Role.VIEWER,
     "Mutation.saveInboundEndpoint": Role.ADMIN,
     "Mutation.deleteInboundEndpoint": Role.ADMIN,
+    "Query.workflowBlueprints": Role.VIEWER,
     "Subscription.eventStream": Role.VIEWER,
     "Subscription.deliveryUpdates": Role.VIEWER,
 }

@@ -354,6 +354,13 @@ async def _sender_domains(victim: Tenant, attacker: Tenant) -> None:
     assert await attacker.data("query ($id: ID!) { node(id: $id) { id } }", id=node_id) == {"node": None}
 
 
+@case("Query.workflowBlueprints")
+async def _workflow_blueprints(victim: Tenant, attacker: Tenant) -> None:
+    """The same for all: no project adds to them."""
+    document = "{ workflowBlueprints { key name description trigger { filters } steps { config } } }"
+    assert await attacker.data(document) == await victim.data(document)
+
+
 @case("Mutation.addSenderDomain")
 async def _add_sender_domain(victim: Tenant, attacker: Tenant) -> None:
     """The same domain in two projects has two keys: neither can sign for the other."""

@@ -1,0 +1,198 @@
+"""What a workflow is to clients: its trigger, its steps, blueprints to begin with, and what a run did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+import strawberry
+
+from engine import errors
+from engine.workflows.blueprints import Blueprint
+from engine.workflows.definition import ReentryPolicy, RunStatus, Step, StepOutcome, StepType, Trigger
+from engine.workflows.definition import Schedule as ScheduleValue
+from engine.workflows.state import StepTrace as TraceValue
+from engine.workflows.triggers import unparse_filters
+from engine.workflows.validation import unparse_step
+from schema.descriptions import described_enum
+from schema.errors import MutationPayload, user_errors
+from schema.scalars import JSON
+
+if TYPE_CHECKING:
+    from schema.delivery import Delivery
+
+described_enum(
+    StepType,
+    "What a step does, and what its config takes. Liquid may be in every text; keys with ? may be left out.",
+    SEND_EMAIL="{to, templateId} or {to, subject, bodyHtml, bodyText?}, and from?, replyTo?.",
+    SEND_PUSH="{title, body}, what else PushContentInput takes, ignoreQuietHours?: to all of the person's devices.",
+    SEND_SMS="{body, to?}: to the person's own number, the trait phone, unless it says.",
+    WEBHOOK="{url, method?, headers?, body?}: signed; JSON when the body is no string, the event when there is none.",
+    UPDATE_PROFILE="{traits}: merged into the person's; null removes one.",
+    WAIT="{reason?}: nothing but delayMinutes.",
+    BRANCH=(
+        "{condition: {trait or event or path, op?, value}, ifTrue, ifFalse}: two steps, by label or index, or end. op "
+        "is EQ unless it says."
+    ),
+    AI_ACTION=(
+        "{flavor: generate, decide or extract, prompt, model?, saveTo?, jsonMode?}: what the model says becomes "
+        "run.vars.<saveTo>."
+    ),
+)
+described_enum(
+    StepOutcome,
+    "How a step ended. May grow.",
+    SENT="Handed over: see the delivery.",
+    SUPPRESSED="Held back by consent, quiet hours, a cap or a suppression.",
+    AI_UNAVAILABLE="The model cannot be reached, or there is none.",
+    AI_PENDING="The model took too long: it is asked again.",
+    ERROR="It failed: see detail.",
+    SKIPPED_MISSING_CONFIG="Something was missing that it needs, e.g. an address: see detail.",
+    BYOD_REQUIRED="Mail needs a sender domain of your own.",
+    RATE_LIMITED="The provider, or a limit of ours, let no more through.",
+    OK="Done.",
+    WAITED="The wait is over.",
+    BRANCHED="It chose a way: see output.",
+    CANCELLED="The run was cancelled meanwhile.",
+)
+described_enum(
+    RunStatus,
+    "Where a run stands.",
+    QUEUED="Triggered while the workflow was paused.",
+    RUNNING="Going on, or waiting for what is due next.",
+    PAUSED="Held until it is resumed.",
+    COMPLETED="It reached its end.",
+    FAILED="A step could not go on.",
+    CANCELLED="Somebody stopped it.",
+)
+described_enum(
+    ReentryPolicy,
+    "Whether somebody may go through a workflow again.",
+    ALWAYS="Every trigger starts a run.",
+    ONCE_PER_USER="A person runs through it once, ever.",
+    ONE_ACTIVE_RUN="Not while a run of the same person goes on.",
+)
+
+
+@strawberry.type(description="When a workflow starts by itself. Needs VIEWER.")
+class Schedule:
+    cron: str = strawberry.field(description="Minute, hour, day of the month, month, day of the week.")
+    timezone: str = strawberry.field(description="The IANA time zone that cron is read in.")
+
+    @staticmethod
+    def of(value: ScheduleValue | None) -> Schedule | None:
+        return None if value is None else Schedule(cron=value.cron, timezone=value.timezone)
+
+
+@strawberry.type(description="What starts a workflow: an event, or a schedule for an audience. Needs VIEWER.")
+class WorkflowTrigger:
+    event_type: str | None = strawberry.field(description="Exact or wildcard: checkout_completed, csat.*.")
+    filters: JSON = strawberry.field(description="All of these hold, as in WorkflowTriggerInput.filters.")
+    reentry: ReentryPolicy = strawberry.field(description="Whether somebody may go through it again.")
+    schedule: Schedule | None = strawberry.field(
+        description="Instead of an event: every member of the audience, each time it is due."
+    )
+
+    @staticmethod
+    def of(trigger: Trigger) -> WorkflowTrigger:
+        return WorkflowTrigger(
+            event_type=trigger.event_type,
+            filters=JSON(unparse_filters(trigger)),
+            reentry=trigger.reentry,
+            schedule=Schedule.of(trigger.schedule),
+        )
+
+
+@strawberry.type(description="One step of a workflow. Needs VIEWER.")
+class WorkflowStep:
+    label: str = strawberry.field(description='Unique in the workflow; never a number, never "end".')
+    type: StepType = strawberry.field(description="What it does.")
+    config: JSON = strawberry.field(description="Shape by type, as in StepType; it can be sent back as it is.")
+    delay_minutes: float | None = strawberry.field(description="How long it waits before it runs; null: not at all.")
+    next: str | None = strawberry.field(
+        description="Label or index of the step that follows, or end; null: the next one, or as a branch says."
+    )
+
+    @staticmethod
+    def of(step: Step) -> WorkflowStep:
+        written = unparse_step(step)
+        return WorkflowStep(
+            label=step.label,
+            type=step.type,
+            config=JSON(written["config"]),
+            delay_minutes=written.get("delayMinutes"),
+            next=None if step.next is None else str(step.next),
+        )
+
+
+@strawberry.type(description="A workflow to begin with: clone it, then change what you like. Needs VIEWER.")
+class WorkflowBlueprint:
+    key: str = strawberry.field(description="For cloneBlueprint.")
+    name: str = strawberry.field(description="What a clone is called unless you say.")
+    description: str = strawberry.field(description="What it does, and which events and traits it reads.")
+    trigger: WorkflowTrigger = strawberry.field(description="What starts it.")
+    steps: list[WorkflowStep] = strawberry.field(description="What it does, in order.")
+
+    @staticmethod
+    def of(blueprint: Blueprint) -> WorkflowBlueprint:
+        definition = blueprint.definition
+        return WorkflowBlueprint(
+            key=blueprint.key,
+            name=definition.name,
+            description=definition.description or "",
+            trigger=WorkflowTrigger.of(definition.trigger),
+            steps=[WorkflowStep.of(step) for step in definition.steps],
+        )
+
+
+@strawberry.type(description="What one step of a run did. Needs VIEWER.")
+class StepTrace:
+    label: str = strawberry.field(description="The step's.")
+    type: StepType = strawberry.field(description="What it does.")
+    outcome: StepOutcome | None = strawberry.field(description="How it ended; null while it is in progress.")
+    outcome_code: str | None = strawberry.field(
+        description="The outcome as the documents spell it, e.g. skipped-missing-config."
+    )
+    detail: str | None = strawberry.field(description="For people: why it ended so, and which values were missing.")
+    started_at: datetime = strawberry.field(description="When it began.")
+    finished_at: datetime | None = strawberry.field(description="When it ended; null while it is in progress.")
+    input: JSON = strawberry.field(description="Its config after interpolation, secrets masked.")
+    output: JSON | None = strawberry.field(description="What came of it.")
+    delivery: Annotated[Delivery, strawberry.lazy("schema.delivery")] | None = strawberry.field(
+        description="What it sent; the first, where it sent to several devices. Null in a test run."
+    )
+
+    @staticmethod
+    def of_test(trace: TraceValue) -> StepTrace:
+        """A step of a test run, which made no delivery."""
+        return StepTrace(
+            label=trace.label,
+            type=trace.type,
+            outcome=trace.outcome,
+            outcome_code=None if trace.outcome is None else trace.outcome.code,
+            detail=trace.detail,
+            started_at=trace.started_at,
+            finished_at=trace.finished_at,
+            input=JSON(trace.input),
+            output=None if trace.output is None else JSON(trace.output),
+            delivery=None,
+        )
+
+
+@strawberry.type(description="Outcome of testRunWorkflow: nothing is written and nothing is sent. Needs EDITOR.")
+class TestRunWorkflowPayload(MutationPayload):
+    matched: bool = strawberry.field(description="Whether the event starts a run.")
+    status: RunStatus | None = strawberry.field(description="Where the run ends; null when there is none.")
+    trace: list[StepTrace] = strawberry.field(description="What each step would do, in the order in which they run.")
+
+    @staticmethod
+    def of(
+        *, matched: bool, status: RunStatus | None, trace: Sequence[TraceValue], errors: tuple[errors.UserError, ...]
+    ) -> TestRunWorkflowPayload:
+        return TestRunWorkflowPayload(
+            matched=matched,
+            status=status,
+            trace=[StepTrace.of_test(each) for each in trace],
+            user_errors=user_errors(errors),
+        )
