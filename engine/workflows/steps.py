@@ -220,18 +220,17 @@ def _push(config: SendPush, step: _Step, given: dict[str, Any]) -> StepResult:
     problem = next(iter(check_notification(push, ())), None)
     if problem is not None:
         raise _Ended(StepOutcome.ERROR, problem.message, is_fatal=True)
-    decisions = decide_push(push_case(push, config, step.around, user_id=user_id, now=step.now))
+    effect = DeliverPush(push, config.ignore_quiet_hours)
+    decisions = decide_push(push_case(effect, step.around, user_id=user_id, now=step.now))
     if isinstance(decisions[0], HoldBack) and all(isinstance(each, HoldBack) for each in decisions):
         raise _Ended(StepOutcome.SUPPRESSED, suppressed_detail(decisions[0].reason))
-    return StepResult(input=given, effects=(DeliverPush(push, config.ignore_quiet_hours),))
+    return StepResult(input=given, effects=(effect,))
 
 
-def push_case(
-    push: PushNotification, config: SendPush, around: Surroundings, *, user_id: str, now: datetime
-) -> PolicyCase:
+def push_case(effect: DeliverPush, around: Surroundings, *, user_id: str, now: datetime) -> PolicyCase:
     """A push as its policy takes it."""
     return PolicyCase(
-        content=PushContent(message_id=UUID(int=0), push=push, ignore_quiet_hours=config.ignore_quiet_hours),
+        content=PushContent(message_id=UUID(int=0), push=effect.push, ignore_quiet_hours=effect.ignore_quiet_hours),
         person=user_id,
         consent=around.consent(ConsentPurpose.PUSH),
         unknown_allowed=around.unknown_allowed,
