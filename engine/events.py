@@ -1,9 +1,10 @@
 """From what a client sent to what the log may store: the checks of one event, and what is done to it first.
 
 Guarantees, for everything it lets through: PostgreSQL can hold it, it takes at most `MAX_EVENT_BYTES`, its JSON is
-nested at most `MAX_DEPTH` deep, and no client address is in `context.ip`. What it refuses comes with a `UserError`
-whose path leads to the offending part; a neighbour in the same batch is not touched. Leaves to others: whether the
-caller may write at all, and whether the bytes are JSON (their decoder saw to that; the log refuses the rest singly).
+nested at most `MAX_DEPTH` deep, no client address is in `context.ip`, and `SERVERS_OWN` is not in its context. What it
+refuses comes with a `UserError` whose path leads to the offending part; a neighbour in the same batch is not touched.
+Leaves to others: whether the caller may write at all, and whether the bytes are JSON (their decoder saw to that; the
+log refuses the rest singly).
 
 A thousand of these run per request. So the bytes of a whole batch are first searched for what could be wrong at all,
 and only where something is found each event is taken apart.
@@ -43,6 +44,10 @@ IPV6_NETWORK_BYTES = 6
 
 IDENTIFIED = "user.identified"
 IDENTITY_MODULE = "identity"
+
+SERVERS_OWN = ("cause", "depth")
+"""Of a context: what an event follows from, and how far. Only events that the server makes say so (`delivery_event` of
+`engine.dispatch.status`); what a client says is left out, or it could decide what its events start."""
 
 _IN_TYPE = r"[^*\x00-\x1f\x7f\ud800-\udfff]"
 _EVENT_TYPE = re.compile(rf"(?!\s){_IN_TYPE}+(?<!\s)")
@@ -185,15 +190,27 @@ def _timestamp(value: datetime | None) -> datetime | None:
 def _context_and_traits(draft: EventDraft, salt: bytes) -> tuple[bytes, str | None]:
     """The context to store, and the traits to merge into the profile."""
     text = draft.context
-    if draft.traits is None and b'"ip"' not in text and b'"traits"' not in text and b"\\u" not in text:
+    if draft.traits is None and _has_nothing_special(text):
         return text, None
     members = _members.decode(text)
     changed = _hide_address(members, salt)
+    changed |= _drop_servers_own(members)
     traits = _merged_traits(members.get("traits"), draft.traits)
     if draft.traits is not None and traits is not None:
         members["traits"] = msgspec.Raw(_encode(traits))
         changed = True
     return _encode(members) if changed else text, _encode(traits).decode() if traits else None
+
+
+def _has_nothing_special(context: bytes) -> bool:
+    """Whether it names nothing that is handled, escapes included. Written out: it runs for each event of a batch."""
+    return not (
+        b'"ip"' in context
+        or b'"traits"' in context
+        or b'"cause"' in context
+        or b'"depth"' in context
+        or b"\\u" in context
+    )
 
 
 def _hide_address(members: dict[str, msgspec.Raw], salt: bytes) -> bool:
@@ -203,6 +220,13 @@ def _hide_address(members: dict[str, msgspec.Raw], salt: bytes) -> bool:
     value = msgspec.json.decode(raw)
     members["ip"] = msgspec.Raw(_encode(hash_ip(value, salt=salt) if isinstance(value, str) else None))
     return True
+
+
+def _drop_servers_own(members: dict[str, msgspec.Raw]) -> bool:
+    found = members.keys() & set(SERVERS_OWN)
+    for name in found:
+        del members[name]
+    return bool(found)
 
 
 def _merged_traits(of_context: msgspec.Raw | None, given: bytes | None) -> dict[str, msgspec.Raw] | None:

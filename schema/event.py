@@ -42,7 +42,10 @@ class Event(Node):
     anonymous_id: str | None = strawberry.field(description="The sender's id of a person not known yet.")
     properties: JSON = strawberry.field(description="What the sender says of the event; a JSON object.")
     context: JSON = strawberry.field(
-        description=("What the sender says of its surroundings; a JSON object. Its ip is a hash of the network.")
+        description=(
+            "What the sender says of its surroundings; a JSON object. Its ip is a hash of the network. The server says "
+            "in cause and depth which delivery an event is about, and how many of the server's own events lead to it."
+        )
     )
     project_uuid: strawberry.Private[UUID]
     person: strawberry.Private[str | None]

@@ -65,7 +65,8 @@ class EventInput:
         default_factory=dict,
         description=(
             "Its surroundings; a JSON object. context.ip is hashed with the project's salt and truncated before it is "
-            "stored. context.traits are merged into the person."
+            "stored. context.traits are merged into the person. context.cause and context.depth are the server's: it "
+            "leaves them out of what a client sends."
         ),
     )
     traits: JSON | None = strawberry.field(default=strawberry.UNSET, description="Same as context.traits.")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import asyncpg
 
 MAX_DEPTH = 8
-"""Derived events past this start nothing more: a webhook that tracks an event that sends a webhook ends here."""
+"""Events further than this from what a client sent start nothing more: what the server makes of its own ends here."""
 
 
 async def create_deliveries(

@@ -145,7 +145,8 @@ def delivery_event(
     """An event about a delivery, stored once per (type, delivery, number).
 
     `context.cause` names the delivery and `context.depth` how far it is from what a client sent: past
-    `engine.dispatch.ledger.MAX_DEPTH` nothing more is started by it.
+    `engine.dispatch.ledger.MAX_DEPTH` nothing more is started by it. Clients cannot say either
+    (`engine.events.SERVERS_OWN`).
     """
     node_id = write_node_id(NodeKind.DELIVERY, delivery.delivery_id)
     known = {

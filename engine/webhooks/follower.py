@@ -2,12 +2,14 @@
 
 Guarantees: every endpoint that is on gets one delivery for each event past the place where the log stood when it was
 made or switched on, and whose type one of its patterns matches, under either name of an alias; never one about a
-delivery that was given up, nor about an event so derived that it may start nothing more. Costs what its matches cost.
+delivery that was given up, nor about an event so derived that it may start nothing more, which the log of the worker
+says. Costs what its matches cost.
 Leaves to others: exactly once, which comes from the follower's position (engine/workers/followers.py); inserting.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -50,6 +52,7 @@ class _Depth(msgspec.Struct):
 
 
 _read_depth = msgspec.json.Decoder(_Depth).decode
+_logger = logging.getLogger(__name__)
 
 
 async def follow(
@@ -57,7 +60,7 @@ async def follow(
 ) -> Sequence[NewDelivery]:
     """The deliveries that follow from a page of events, in their order. `now` is business time."""
     subscriptions = await read_webhook_subscriptions(connection, project_id=project_id)
-    matches = match_events(subscriptions, events)
+    matches = [match for match in match_events(subscriptions, events) if _may_start(match[0])]
     if not matches:
         return ()
     project = await read_project(connection, project_id=project_id)
@@ -83,7 +86,7 @@ def match_events(
 
 
 def depth_of(event: EventRecord) -> int:
-    """0 for what a client sent, whatever it says."""
+    """0 for what a client sent: its context has no depth (`engine.events`)."""
     context = bytes(event.context)
     if b'"depth"' not in context:
         return 0
@@ -94,11 +97,15 @@ def depth_of(event: EventRecord) -> int:
 def _wanted(index: _Index, subscriptions: Subscriptions, event: EventRecord) -> list[WebhookSubscription]:
     found = (subscriptions[place] for place in index.match(event))
     matched = [subscription for subscription in found if event.seq > subscription.after_seq]
-    return matched if matched and _may_start(event) else []
+    return matched if event.event_type not in NEVER_SENT else []
 
 
 def _may_start(event: EventRecord) -> bool:
-    return event.event_type not in NEVER_SENT and depth_of(event) <= MAX_DEPTH
+    """Asked of what somebody wants, so that the log says what was not made."""
+    if depth_of(event) <= MAX_DEPTH:
+        return True
+    _logger.info("webhook.too_deep", extra={"project_id": str(event.project_id), "seq": event.seq})
+    return False
 
 
 @lru_cache(maxsize=256)

@@ -75,6 +75,20 @@ async def test_defaults_are_analytics_now_and_empty_objects(shop: Tenant) -> Non
         assert event["timestamp"] == event["receivedAt"]
 
 
+async def test_cause_and_depth_of_a_context_are_not_a_clients_to_say(shop: Tenant) -> None:
+    context = {"cause": "dlv_1", "depth": 9, "page": {"depth": 3}}
+    event = await shop.track(context=context)
+    assert event["context"] == {"page": {"depth": 3}}
+    batch = {"events": [{"eventType": "order.paid", "context": context}, {"eventType": "order.lost"}]}
+    assert (await shop.data(BATCH, input=batch))["trackBatch"]["accepted"] == 2
+    found = await shop.data("{ events(order: OLDEST_FIRST) { edges { node { context } } } }")
+    assert [edge["node"]["context"] for edge in found["events"]["edges"]] == [
+        {"page": {"depth": 3}},
+        {"page": {"depth": 3}},
+        {},
+    ]
+
+
 async def test_the_same_id_again_gives_the_stored_event_and_stores_nothing(shop: Tenant) -> None:
     first = await shop.track(id="k", properties={"n": 1})
     again = (await shop.data(TRACK, input={"event": {"id": "k", "eventType": "other.thing"}}))["track"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,13 +17,16 @@ from uuid_utils.compat import uuid7
 
 from db.delivery_records import DeliveryRecord, NewDelivery
 from db.events import append_events
-from db.records import EventRecord
+from db.records import EventRecord, NewEvent
 from db.webhook_endpoints import WebhookEndpointRecord, read_webhook_endpoints
 from engine.channels.http import HttpClient
 from engine.dispatch.dispatcher import Dispatcher
 from engine.dispatch.ledger import create_deliveries
+from engine.dispatch.status import delivery_event
 from engine.dispatch.values import Channel, WebhookContent, host_key
 from engine.egress import Egress
+from engine.events import EventDraft
+from engine.log import EventLog
 from engine.node_ids import NodeKind, write_event_id, write_node_id
 from engine.vault import Vault
 from engine.webhooks.endpoints import WebhookChange, WebhookEndpoints
@@ -31,7 +35,7 @@ from engine.webhooks.secrets import seal_delivery_secret
 from engine.webhooks.signing import make_secret
 from engine.webhooks.work import FAILING_REASON, GONE_REASON, WebhookWork
 from engine.workers.followers import Follower
-from tests.integration.dispatch_support import Desk, open_desk
+from tests.integration.dispatch_support import Desk, new_delivery, open_desk
 from tests.integration.log_support import new_event, whole_log
 from tests.peers.receiver import HangUp, Reply, WebhookReceiver
 
@@ -75,8 +79,10 @@ class Shop:
             (found,) = await read_webhook_endpoints(connection, project_id=self.project_id, endpoint_ids=[endpoint_id])
         return found
 
-    async def track(self, *types: str, context: str = "{}") -> None:
-        events = [new_event(f"k-{uuid7()}", event_type=each, context=context, user_id="ada") for each in types]
+    async def track(self, *types: str) -> None:
+        await self.append(*(new_event(f"k-{uuid7()}", event_type=each, user_id="ada") for each in types))
+
+    async def append(self, *events: NewEvent) -> None:
         async with self.desk.database.transaction() as connection:
             await append_events(connection, project_id=self.project_id, batch_token=uuid7().int % 2**63, events=events)
 
@@ -223,12 +229,26 @@ async def test_after_the_last_attempt_it_is_a_dead_letter_and_nobody_is_told_by_
     assert len(await shop.deliveries()) == 1
 
 
-async def test_derived_events_are_sent_until_they_are_too_far_from_what_a_client_sent(shop: Shop) -> None:
-    await shop.endpoint()
-    for depth in (8, 9):
-        await shop.track("push.sent", context=f'{{"depth":{depth}}}')
+async def test_derived_events_are_sent_until_they_are_too_far_from_what_a_client_sent(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    await shop.endpoint(events=["push.*"])
+    for event_type, depth in (("push.sent", 8), ("push.sent", 9), ("email.sent", 9)):
+        await shop.append(delivery_event(new_delivery(shop.now, depth=depth - 1), event_type))
     await shop.follow()
     assert [(each.event_seq, each.depth) for each in await shop.deliveries()] == [(1, 8)]
+    said = [vars(record) for record in caplog.records if record.message == "webhook.too_deep"]
+    assert [(each["project_id"], each["seq"]) for each in said] == [(str(shop.project_id), 2)]
+
+
+async def test_a_client_cannot_have_its_events_taken_for_derived_ones(shop: Shop) -> None:
+    await shop.endpoint()
+    log = EventLog(shop.desk.database, shop.desk.announced.append)
+    await log.append(shop.project_id, [EventDraft("order.placed", context=b'{"depth":9,"cause":"dlv_1"}')])
+    await log.close()
+    await shop.follow()
+    assert [(each.event_type, each.depth) for each in await shop.deliveries()] == [("order.placed", 0)]
 
 
 class TestSwitchingOff:

@@ -246,6 +246,23 @@ def test_an_address_under_an_escaped_or_repeated_name_is_hashed_too() -> None:
     assert accepted(context=b' {"ip" :\n"203.0.113.77"}').context == f'{{"ip":"{hashed}"}}'
 
 
+@pytest.mark.parametrize(
+    ("context", "kept"),
+    [
+        ('{"depth":9,"page":"/","cause":"dlv_1"}', '{"page":"/"}'),
+        ('{"depth":null}', "{}"),
+        # However it is written, and however often
+        ('{"d\\u0065pth":9,"cau\\u0073e":1}', "{}"),
+        ('{"depth":1,"page":"/","depth":9}', '{"page":"/"}'),
+        # Only the context's own
+        ('{"scroll":{"depth":50,"cause":"wheel"}}', '{"scroll":{"depth":50,"cause":"wheel"}}'),
+    ],
+)
+def test_cause_and_depth_are_the_servers(context: str, kept: str) -> None:
+    assert accepted(context=context.encode()).context == kept
+    assert accepted(properties=context.encode()).properties == context
+
+
 def test_traits_are_those_of_the_context_with_the_given_ones_over_them() -> None:
     event = accepted(
         user_id="u", context=b'{"traits":{"plan":"free","city":"Graz"},"page":"/"}', traits=b'{"plan":"pro"}'

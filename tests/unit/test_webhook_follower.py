@@ -14,7 +14,6 @@ from uuid_utils.compat import uuid7
 
 from db.records import EventRecord
 from db.webhook_endpoints import WebhookSubscription
-from engine.dispatch.ledger import MAX_DEPTH
 from engine.node_ids import write_event_id
 from engine.taxonomy import ALIASES, CANONICAL, expand_names
 from engine.webhooks.bodies import event_body, sample_body
@@ -67,20 +66,19 @@ def wants(one: WebhookSubscription, item: EventRecord) -> bool:
         any(fits(item.event_type, split_pattern(pattern)) for pattern in expand_names(one.events))
         and item.seq > one.after_seq
         and item.event_type not in NEVER_SENT
-        and depth_of(item) <= MAX_DEPTH
     )
 
 
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.tuples(st.lists(st.sampled_from(PATTERNS), min_size=1, max_size=4), st.integers(0, 9)), max_size=8),
-    st.lists(st.tuples(st.sampled_from(NAMES), st.integers(1, 10), st.integers(-1, 12)), max_size=8),
+    st.lists(st.tuples(st.sampled_from(NAMES), st.integers(1, 10)), max_size=8),
 )
 def test_each_event_goes_to_whoever_wants_it_and_to_nobody_else(
-    wanted: list[tuple[list[str], int]], happened: list[tuple[str, int, int]]
+    wanted: list[tuple[list[str], int]], happened: list[tuple[str, int]]
 ) -> None:
     subscriptions = tuple(subscription(*names, after_seq=after) for names, after in wanted)
-    events = [event(name, seq=seq, context=f'{{"depth":{depth}}}') for name, seq, depth in happened]
+    events = [event(name, seq=seq) for name, seq in happened]
     expected = [(item, [one for one in subscriptions if wants(one, item)]) for item in events]
     assert match_events(subscriptions, events) == [(item, found) for item, found in expected if found]
 
@@ -103,12 +101,6 @@ def test_either_name_of_an_alias_is_the_same_type() -> None:
 def test_two_endpoints_with_the_same_patterns_are_two() -> None:
     both = (subscription("order.*"), subscription("order.*"))
     assert match_events(both, [event()]) == [(event(), list(both))]
-
-
-def test_an_event_that_is_derived_too_often_starts_nothing() -> None:
-    anybody = (subscription("*"),)
-    assert match_events(anybody, [event(context=f'{{"depth":{MAX_DEPTH}}}')])
-    assert match_events(anybody, [event(context=f'{{"depth":{MAX_DEPTH + 1}}}')]) == []
 
 
 @pytest.mark.parametrize(
