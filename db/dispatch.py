@@ -153,8 +153,11 @@ async def write_claims(
 
 async def write_settlements(
     connection: asyncpg.Connection, *, project_id: UUID, settlements: Sequence[SettlementWrite], now: datetime
-) -> set[UUID]:
-    """End attempts; returns the deliveries whose lease was still held. The others' attempts are kept all the same."""
+) -> set[tuple[UUID, UUID]]:
+    """End attempts; returns the deliveries, each with its lease, that were still held under it.
+
+    The others' attempts are kept all the same. One delivery may be among them under several leases.
+    """
     rows = await connection.fetch(
         _SQL["write_settlements"],
         project_id,
@@ -178,7 +181,7 @@ async def write_settlements(
         now,
         LOST_CODE,
     )
-    return {row["delivery_id"] for row in rows}
+    return {(row["delivery_id"], row["lease_token"]) for row in rows}
 
 
 async def lock_expired(connection: asyncpg.Connection, *, project_id: UUID, limit: int) -> list[ExpiredRecord]:

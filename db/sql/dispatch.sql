@@ -114,7 +114,7 @@ WHERE d.project_id = $1 AND d.delivery_id = ANY($2) AND d.delivery_id = i.delive
 RETURNING d.delivery_id;
 
 -- name: write_settlements
--- Ends attempts whose lease is still held under its token, and keeps every attempt; gives the deliveries it ended.
+-- Ends attempts whose lease is still held under its token, and keeps every attempt; gives what it ended.
 WITH input AS MATERIALIZED (
     SELECT *
     FROM unnest(
@@ -155,7 +155,7 @@ ended AS (
     JOIN input AS i ON i.delivery_id = locked.delivery_id
     WHERE d.project_id = $1 AND d.delivery_id = ANY($2) AND d.delivery_id = i.delivery_id
         AND d.status = 'SENDING' AND d.lease_token = i.lease_token
-    RETURNING d.delivery_id
+    RETURNING d.delivery_id, i.lease_token
 ),
 kept AS (
     INSERT INTO delivery_attempts AS a (
@@ -181,7 +181,7 @@ kept AS (
     -- What came too late replaces what was assumed meanwhile, and nothing else.
     WHERE a.error_code = $20
 )
-SELECT delivery_id FROM ended;
+SELECT delivery_id, lease_token FROM ended;
 
 -- name: lock_expired
 -- Deliveries of a project whose worker let its lease end, locked, with their lease and how many workers they have lost.

@@ -197,7 +197,7 @@ class Settlement:
             held = await write_settlements(connection, project_id=project_id, settlements=writes, now=now)
             transitions: list[NewTransition] = []
             for each, verdict in zip(ended, verdicts, strict=True):
-                if each.claimed.delivery.delivery_id in held:
+                if (each.claimed.delivery.delivery_id, each.claimed.lease.token) in held:
                     transition, event = _news(each, verdict)
                     transitions.append(transition)
                     events += event

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from time import monotonic
-from typing import Any
-from uuid import UUID
+from typing import Any, cast
+from uuid import UUID, uuid4
 
 import asyncpg
 import msgspec
@@ -32,8 +32,9 @@ from engine.channels.base import (
 )
 from engine.dispatch.breaker import FAILURES_TO_OPEN
 from engine.dispatch.dispatcher import Dispatcher
+from engine.dispatch.settlement import Ended, Settlement
 from engine.dispatch.status import delivery_event
-from engine.dispatch.values import Channel, DeliveryError, SuppressedReason
+from engine.dispatch.values import Channel, DeliveryError, DeliveryStatus, SuppressedReason
 from tests.integration.dispatch_support import HOST, START, Desk, open_desk, until
 from tests.integration.log_support import open_database, wait_until_blocked
 from tests.peers.memory_channel import MemoryChannel, MemoryMessage, accept
@@ -343,6 +344,29 @@ async def test_a_late_outcome_does_not_end_the_attempt_of_another_worker(module_
         await other.settled()
         assert await desk.steps(project) == {webhook: ["QUEUED", "SENDING", "RETRYING", "SENDING", "DELIVERED"]}
         assert [each.error_code for each in await desk.attempts(project, webhook)] == [None, None]
+
+
+async def test_a_claim_that_was_not_committed_and_the_next_one_settle_in_one_round(module_database_url: str) -> None:
+    async with open_desk(module_database_url) as desk:
+        project = await desk.project()
+        gate = Gate()
+        desk.webhook.script = gate
+        (webhook,) = await desk.enqueue(project)
+        dispatcher = desk.dispatcher()
+        (claimed,) = (await dispatcher.step(project)).claimed
+        # Given one whose COMMIT failed, so that it was given back under a lease that nobody knows
+        lost = msgspec.structs.replace(claimed, lease=msgspec.structs.replace(claimed.lease, token=uuid4()))
+        works = {Channel.WEBHOOK: desk.webhook}
+        settlement = Settlement(desk.database, works, desk.clock, desk.announced.append, lambda _ended: None, writers=1)
+
+        settlement.add(Ended(lost, None, desk.clock.now()))
+        settlement.add(Ended(claimed, accept(cast(MemoryMessage, claimed.message)), desk.clock.now()))
+        await settlement.finish()
+
+        assert await desk.steps(project) == {webhook: ["QUEUED", "SENDING", "DELIVERED"]}
+        assert (settlement.counts, settlement.late) == ({DeliveryStatus.DELIVERED: 1}, 1)
+        gate.opened.set()
+        await dispatcher.settled()
 
 
 async def test_a_lease_that_is_nearly_over_is_given_back_instead_of_used(module_database_url: str) -> None:

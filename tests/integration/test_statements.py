@@ -153,7 +153,7 @@ OTHER_COLUMNS = {
     "dispatch.lock_pending_keys": ["is_mine", "dispatch_key", "is_due"],
     "dispatch.lock_persons": ["user_id"],
     "dispatch.write_claims": ["delivery_id"],
-    "dispatch.write_settlements": ["delivery_id"],
+    "dispatch.write_settlements": ["delivery_id", "lease_token"],
     # What is not held follows from previous_head.
     "events.append_events": ["epoch", "received_at", "previous_head", "held_keys", "held_seqs", "held_mine"],
     "events.delete_events_before": [],
