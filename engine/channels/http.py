@@ -24,6 +24,7 @@ import msgspec
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from engine.channels.base import SEND_TIMEOUT
+from engine.channels.http_answers import AnswerConnector
 from engine.egress import Blocked, Egress
 
 MAX_BODY_BYTES = 4096
@@ -151,7 +152,7 @@ def guarded_session(egress: Egress, *, ssl_context: ssl.SSLContext | None = None
             raise Blocked(refusal)
         return socket.socket(family, kind, protocol)
 
-    connector = aiohttp.TCPConnector(
+    connector = AnswerConnector(
         resolver=_GuardedResolver(egress),
         socket_factory=checked_socket,
         ttl_dns_cache=NAMES_KEPT_SECONDS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -14,7 +15,7 @@ from engine.channels.http import HttpClient
 from engine.channels.webhook import WebhookMessage, WebhookSender, request_refusal
 from engine.egress import Egress
 from engine.webhooks.signing import SignatureScheme, make_secret
-from tests.peers.receiver import HangUp, NotHttp, Reply, Stall, StreamForever, WebhookReceiver
+from tests.peers.receiver import HangUp, NotHttp, Raw, Reply, Stall, StreamForever, WebhookReceiver
 
 SECRET, NEWER = make_secret(), make_secret()
 BODY = '{"id":"evt_1","type":"order.placed","data":{"näme":"Zoë"}}'.encode()
@@ -84,6 +85,55 @@ async def test_2xx_is_delivered(sender: WebhookSender, receiver: WebhookReceiver
     outcome = await send(sender, receiver, Reply(status, b""))
     assert isinstance(outcome, Accepted)
     assert outcome.is_final
+
+
+@pytest.mark.parametrize("in_two_packets", [False, True])
+@pytest.mark.parametrize(
+    ("head", "rest", "body"),
+    [
+        (b"204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n", b"0\r\n\r\n", ""),
+        (b"204 No Content\r\nContent-Length: 2\r\n\r\n", b"ok", ""),
+        (b"204 No Content\r\n\r\n", b"ok", ""),
+        # lines that end as they should not
+        (b"204 No Content\nContent-Length: 2\n\n", b"ok", ""),
+        # an answer that nobody asked for
+        (b"204 No Content\r\n\r\n", b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n", ""),
+        (b"200 OK\r\nContent-Length: 0\r\n\r\n", b"\r\nok", ""),
+        (b"200 OK\r\nContent-Length: 2\r\n\r\n", b"ok, and more", "ok"),
+        (b"200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"nonsense\r\n", ""),
+        (b"100 Continue\r\n\r\n", b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\nok", ""),
+    ],
+)
+async def test_2xx_is_delivered_whatever_follows_and_its_connection_is_not_used_again(
+    sender: WebhookSender, receiver: WebhookReceiver, head: bytes, rest: bytes, body: str, in_two_packets: bool
+) -> None:
+    head = b"HTTP/1.1 " + head
+    outcome = await send(sender, receiver, Raw(head, rest) if in_two_packets else Raw(head + rest))
+    assert isinstance(outcome, Accepted)
+    assert outcome.answer.response_body == body
+    # The surplus may come after the answer was read.
+    await asyncio.sleep(0.02 if in_two_packets else 0)
+    again = await send(sender, receiver, Reply(200, b"thanks"))
+    assert isinstance(again, Accepted)
+    assert (again.answer.response_body, receiver.connections) == ("thanks", 2)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (b"HTTP/1.1 204 No Content\r\n\r\n", b""),
+        # a head whose end comes in two packets
+        (b"HTTP/1.1 204 No Content\r\nx: 1\r\n", b"\r\n"),
+        (b"HTTP/1.1 204 No Content\r\nx: 1\r\n\r", b"\n"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n", b"o\r\n0\r\n\r\n"),
+    ],
+)
+async def test_a_connection_whose_answer_has_ended_is_used_again(
+    sender: WebhookSender, receiver: WebhookReceiver, first: bytes, second: bytes
+) -> None:
+    assert isinstance(await send(sender, receiver, Raw(first, second)), Accepted)
+    assert isinstance(await send(sender, receiver), Accepted)
+    assert receiver.connections == 1
 
 
 @pytest.mark.parametrize(

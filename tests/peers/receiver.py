@@ -58,7 +58,14 @@ class NotHttp(msgspec.Struct, frozen=True):
     """Something that is no answer."""
 
 
-Action = Reply | HangUp | Stall | StreamForever | NotHttp
+class Raw(msgspec.Struct, frozen=True):
+    """These bytes, in one packet or in two; the receiver takes further requests on the connection."""
+
+    first: bytes
+    second: bytes = b""
+
+
+Action = Reply | HangUp | Stall | StreamForever | NotHttp | Raw
 
 
 class Received(msgspec.Struct, frozen=True):
@@ -143,6 +150,12 @@ async def _act(writer: asyncio.StreamWriter, action: Action) -> bool:
             await asyncio.sleep(after)
             head = "".join(f"{name}: {value}\r\n" for name, value in headers)
             writer.write(f"HTTP/1.1 {status} Word\r\ncontent-length: {len(body)}\r\n{head}\r\n".encode() + body)
+            await writer.drain()
+            return True
+        case Raw(first=first, second=second):
+            writer.write(first)
+            await asyncio.sleep(0.01 if second else 0)
+            writer.write(second)
             await writer.drain()
             return True
         case HangUp(when="head"):
