@@ -187,7 +187,8 @@ def _read_push(fields: Fields) -> SendPush:
         thread_id=texts["threadId"],
         url=texts["url"],
     )
-    fields.problems.add_all(check_notification(_without_liquid(push), fields.path))
+    if fields.has("title") and fields.has("body"):
+        fields.problems.add_all(check_notification(_without_liquid(push), fields.path))
     return SendPush(push, ignore_quiet_hours=fields.flag("ignoreQuietHours"))
 
 
