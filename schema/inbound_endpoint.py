@@ -60,7 +60,10 @@ class InboundEndpoint(Node):
 
 
 @strawberry.input(
-    description="Without id an endpoint is made, and all the rest is needed; with one, what is absent stays as it is."
+    description=(
+        "Without id an endpoint is made, and all the rest is needed; with one, what is absent stays as it is. "
+        "Nothing else than id may be null."
+    )
 )
 class SaveInboundEndpointInput:
     id: strawberry.ID | None = strawberry.field(default=strawberry.UNSET, description="Node id of the one to change.")
@@ -84,6 +87,9 @@ class SaveInboundArguments(msgspec.Struct, frozen=True):
     draft: EndpointDraft
 
 
+_PARTS = ("name", "verifier", "secret", "eventType")
+
+
 def _arguments(value: dict[str, Any]) -> SaveInboundArguments:
     verifier = value.get("verifier")
     draft = EndpointDraft(
@@ -91,6 +97,7 @@ def _arguments(value: dict[str, Any]) -> SaveInboundArguments:
         verifier=None if verifier is None else InboundVerifier(verifier),
         secret=value.get("secret"),
         event_type=value.get("eventType"),
+        cleared=tuple(name for name in _PARTS if name in value and value[name] is None),
     )
     return SaveInboundArguments(value.get("id"), draft)
 

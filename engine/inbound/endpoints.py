@@ -37,12 +37,14 @@ PURPOSE = "inbound_endpoint"
 
 
 class EndpointDraft(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked for; None leaves a part as it is, and is only possible where there is one."""
+    """What is asked for; None leaves a part as it is, and is only possible where there is one. `cleared` are the parts,
+    by their names in SaveInboundEndpointInput, that were given as null."""
 
     name: str | None = None
     verifier: InboundVerifier | None = None
     secret: str | None = None
     event_type: str | None = None
+    cleared: tuple[str, ...] = ()
 
 
 async def create_endpoint(
@@ -72,7 +74,7 @@ async def change_endpoint(
     database: Database, vault: Vault, draft: EndpointDraft, *, project_id: UUID, endpoint_id: UUID
 ) -> tuple[InboundEndpointRecord | None, tuple[UserError, ...]]:
     """Change an endpoint. Requests under the old secret are refused from now on."""
-    errors = _check_draft(draft)
+    errors = (*_check_cleared(draft), *_check_draft(draft))
     if errors:
         return None, errors
     async with database.transaction() as connection:
@@ -129,6 +131,13 @@ def _check_complete(draft: EndpointDraft) -> list[UserError]:
         UserError("A new endpoint needs this.", "INVALID", ("input", name))
         for name, value in parts.items()
         if value is None
+    ]
+
+
+def _check_cleared(draft: EndpointDraft) -> list[UserError]:
+    return [
+        UserError("An endpoint needs this: leave it out and it stays as it is.", "INVALID", ("input", name))
+        for name in draft.cleared
     ]
 
 

@@ -293,6 +293,24 @@ async def test_an_endpoint_that_cannot_be_is_refused_with_all_that_is_wrong(
     assert (await tenant.data("{ inboundEndpoints { id } }"))["inboundEndpoints"] == []
 
 
+async def test_null_is_refused_where_absent_would_leave_things_as_they_are(
+    gateway: Gateway, server: InboundServer
+) -> None:
+    tenant = await gateway.tenant()
+    made = await endpoint(tenant)
+
+    refused = await save(tenant, id=made["id"], name=None, secret=None, eventType=None, verifier=None)
+    partly = await save(tenant, id=made["id"], name="renamed", secret=None)
+    nothing = await save(tenant, id=made["id"])
+
+    paths = [["input", name] for name in ("name", "verifier", "secret", "eventType")]
+    assert [(error["code"], error["path"]) for error in refused["userErrors"]] == [("INVALID", path) for path in paths]
+    assert [error["path"] for error in partly["userErrors"]] == [["input", "secret"]]
+    assert refused["endpoint"] is partly["endpoint"] is None
+    assert (nothing["endpoint"], nothing["userErrors"]) == (made, [])
+    assert (await post(server, made["url"], SECRET)).status == 200
+
+
 async def test_a_project_has_so_many_endpoints_and_no_more(gateway: Gateway) -> None:
     tenant = await gateway.tenant()
     assert tenant.viewer is not None
