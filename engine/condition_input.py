@@ -66,8 +66,7 @@ class InvalidCondition(BadUserInput):
     """A condition that can never work. `path` leads to the offending part of the input; the message names it too."""
 
     def __init__(self, path: tuple[str, ...], reason: str) -> None:
-        super().__init__(f"{'.'.join(path)} {reason}.")
-        self.path = path
+        super().__init__(f"{'.'.join(path)} {reason}.", path=path)
 
 
 def parse_conditions(

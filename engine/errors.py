@@ -40,7 +40,13 @@ class Forbidden(GatewayError):
 
 
 class BadUserInput(GatewayError):
+    """`path` leads to the offending part of the input, for mutations that answer with a `UserError` instead."""
+
     code = "BAD_USER_INPUT"
+
+    def __init__(self, message: str, *, path: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class NotFound(GatewayError):

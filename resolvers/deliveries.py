@@ -177,7 +177,7 @@ async def replay_deliveries(
     try:
         wanted = read_delivery_filter(delivery_filter)
     except BadUserInput as error:
-        return None, (UserError(str(error), "INVALID", ("filter",)),)
+        return None, (UserError(str(error), "INVALID", error.path),)
     errors = _check_replay(wanted)
     if errors:
         return None, errors

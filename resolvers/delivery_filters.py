@@ -10,9 +10,8 @@ import msgspec
 
 from db.delivery_filters import DeliveryFilter
 from engine.dispatch.values import Channel, DeliveryStatus
-from engine.errors import BadUserInput
 from engine.node_ids import NodeKind, parse_node_id
-from resolvers.filters import MAX_KEYS, MAX_NAMES, check_instant, check_text, check_texts, read_names
+from resolvers.filters import MAX_KEYS, MAX_NAMES, bad_input, check_instant, check_text, check_texts, read_names
 
 MAX_ERROR_CODE_CHARACTERS = 200
 """Providers' words are far shorter."""
@@ -68,7 +67,7 @@ def _node(text: str, name: str, kind: NodeKind) -> UUID:
     """Of another project it is as good as any: the filter looks only into the viewer's."""
     parsed = parse_node_id(text)
     if parsed is None or parsed.kind is not kind:
-        raise BadUserInput(f"{name} takes ids that begin with {kind.value}_, exactly as you received them.")
+        raise bad_input(name, f"takes ids that begin with {kind.value}_, exactly as you received them.")
     return parsed.uuid
 
 

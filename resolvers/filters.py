@@ -76,9 +76,9 @@ def check_text(text: str | None, name: str, *, limit: int = MAX_TEXT_CHARACTERS)
     if text is None:
         return None
     if len(text) > limit:
-        raise BadUserInput(f"{name} is too long: at most {limit} characters.")
+        raise bad_input(name, f"is too long: at most {limit} characters.")
     if "\0" in text:
-        raise BadUserInput(f"{name} holds a NUL character, which no stored text can.")
+        raise bad_input(name, "holds a NUL character, which no stored text can.")
     return text
 
 
@@ -96,7 +96,7 @@ def check_texts(
         return None
     read = tuple(dict.fromkeys(texts))
     if len(read) > limit:
-        raise BadUserInput(f"{name} has too many entries: at most {limit}.")
+        raise bad_input(name, f"has too many entries: at most {limit}.")
     for text in read:
         check_text(text, name, limit=characters)
     return read
@@ -105,5 +105,10 @@ def check_texts(
 def check_instant(instant: datetime | None, name: str) -> datetime | None:
     """The instant itself. Raises `BadUserInput` for a year that only a mistake writes."""
     if instant is not None and not EARLIEST <= instant <= LATEST:
-        raise BadUserInput(f"{name} must lie within the years 2 to 9998.")
+        raise bad_input(name, "must lie within the years 2 to 9998.")
     return instant
+
+
+def bad_input(name: str, problem: str) -> BadUserInput:
+    """What is wrong with a part of the arguments. `name` is its path, joined by dots."""
+    return BadUserInput(f"{name} {problem}", path=tuple(name.split(".")))

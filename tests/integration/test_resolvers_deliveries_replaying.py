@@ -245,8 +245,13 @@ async def test_a_replay_needs_a_filter_that_can_be_of_something_finished(shop: T
     for delivery_filter, path in (
         ({}, ["filter"]),
         ({"statuses": ["FAILED", "QUEUED"]}, ["filter", "statuses"]),
-        ({"ids": ["evt_x"]}, ["filter"]),
-        ({"userId": "\0"}, ["filter"]),
+        ({"ids": ["evt_x"]}, ["filter", "ids"]),
+        ({"batchId": "dlv_" + "0" * 32}, ["filter", "batchId"]),
+        ({"endpointId": "x"}, ["filter", "endpointId"]),
+        ({"userId": "\0"}, ["filter", "userId"]),
+        ({"eventTypes": ["x" * 201]}, ["filter", "eventTypes"]),
+        ({"errorCodes": ["x"] * 2 + [f"x{number}" for number in range(200)]}, ["filter", "errorCodes"]),
+        ({"since": "0001-01-01T00:00:00Z"}, ["filter", "since"]),
     ):
         payload = (await shop.data(REPLAY_ALL, filter=delivery_filter))["replayDeliveries"]
         assert (payload["batchId"], payload["replayed"], payload["deliveries"]) == (None, 0, [])
