@@ -35,7 +35,6 @@ async def make_delivery(tenant: Tenant, **values: Any) -> UUID:
 
     A status that nothing is made with is set without its transition.
     """
-    assert tenant.viewer is not None
     services = tenant.gateway.services
     now = services.clock.now()
     columns = {name: values.pop(name) for name in list(values) if name not in NewDelivery.__struct_fields__}
@@ -49,8 +48,8 @@ async def make_delivery(tenant: Tenant, **values: Any) -> UUID:
         columns |= {"lease_token": uuid7(), "lease_until": now}
     delivery = new_delivery(now, **values)
     async with services.database.transaction() as connection:
-        await create_deliveries(connection, project_id=tenant.viewer.project_id, deliveries=[delivery], now=now)
-        await set_columns(connection, tenant.viewer.project_id, delivery.delivery_id, **columns)
+        await create_deliveries(connection, project_id=tenant.project_id, deliveries=[delivery], now=now)
+        await set_columns(connection, tenant.project_id, delivery.delivery_id, **columns)
     return delivery.delivery_id
 
 
@@ -64,7 +63,6 @@ async def set_columns(connection: asyncpg.Connection, project_id: UUID, delivery
 
 async def fill_deliveries(tenant: Tenant, count: int, *, status: str = "FAILED") -> None:
     """Insert many finished deliveries at once, without their transitions."""
-    assert tenant.viewer is not None
     now = tenant.gateway.services.clock.now()
     async with tenant.gateway.services.database.connection() as connection:
         await connection.execute(
@@ -72,7 +70,7 @@ async def fill_deliveries(tenant: Tenant, count: int, *, status: str = "FAILED")
                                        created_at, finished_at, attempt_count)
                SELECT $1, gen_random_uuid(), 'WEBHOOK', $3, 'https://shop.example:443', '{}', '{2}', $4, $4, 3
                FROM generate_series(1, $2)""",
-            tenant.viewer.project_id,
+            tenant.project_id,
             count,
             status,
             now - timedelta(minutes=1),
@@ -81,7 +79,6 @@ async def fill_deliveries(tenant: Tenant, count: int, *, status: str = "FAILED")
 
 async def attempts_made(tenant: Tenant, delivery_id: UUID, *errors: str | None) -> None:
     """Insert attempts of a delivery, each with its error code or None."""
-    assert tenant.viewer is not None
     now = tenant.gateway.services.clock.now()
     async with tenant.gateway.services.database.connection() as connection:
         await connection.executemany(
@@ -90,7 +87,7 @@ async def attempts_made(tenant: Tenant, delivery_id: UUID, *errors: str | None) 
                                               error_permanent)
                VALUES ($1, $2, $3, $4, 12, 500, 'oops', 't=1,v1=ab', $5::text, 'It failed.', false)""",
             [
-                (tenant.viewer.project_id, delivery_id, number, now + timedelta(seconds=number), code)
+                (tenant.project_id, delivery_id, number, now + timedelta(seconds=number), code)
                 for number, code in enumerate(errors, 1)
             ],
         )

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import orjson
@@ -67,12 +68,16 @@ class Tenant:
     viewer: Viewer | None
     token: str = ""
 
+    @property
+    def project_id(self) -> UUID:
+        assert self.viewer is not None
+        return self.viewer.project_id
+
     async def as_role(self, role: Role, kind: ApiKeyKind = ApiKeyKind.SECRET) -> Tenant:
         """The same project through another key."""
-        assert self.viewer is not None
         made = await create_api_key(
             self.gateway.services.database,
-            project_id=self.viewer.project_id,
+            project_id=self.project_id,
             region=REGION,
             name=f"{role.name} key",
             kind=kind,

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import msgspec
-import pytest
 from standardwebhooks.webhooks import Webhook
 
 from tests.integration.delivery_support import make_delivery
-from tests.integration.graphql_support import Gateway, Tenant, open_gateway
-from tests.integration.inbound_support import HttpResponse, InboundServer, serve_inbound
+from tests.integration.graphql_support import Gateway, Tenant
+from tests.integration.inbound_support import HttpResponse, InboundServer
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(24))).decode()
 OTHER = "whsec_" + base64.b64encode(bytes(24)).decode()
@@ -23,18 +21,6 @@ CONFIGURE = """mutation ($secrets: JSON) {
     provider { callbackUrl } userErrors { path message }
   }
 }"""
-
-
-@pytest.fixture
-async def gateway(module_database_url: str) -> AsyncIterator[Gateway]:
-    async with open_gateway(module_database_url) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def server(gateway: Gateway) -> AsyncIterator[InboundServer]:
-    async with serve_inbound(gateway.services) as served:
-        yield served
 
 
 async def callback_url(tenant: Tenant, **secrets: str) -> str:

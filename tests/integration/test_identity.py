@@ -37,11 +37,6 @@ async def gateway(database_url: str) -> AsyncIterator[Gateway]:
         yield opened
 
 
-@pytest.fixture
-async def shop(gateway: Gateway) -> Tenant:
-    return await gateway.tenant()
-
-
 class Clock:
     """Monotonic seconds that a test moves."""
 

@@ -64,8 +64,7 @@ class World:
         """Send, dispatch, settle; the deliveries by platform, of this send and of those before it the newest."""
         sent = (await self.shop.data(SEND, input={"userIds": ["ada"], "push": HELLO, **fields}))["sendPush"]
         assert sent["userErrors"] == []
-        assert self.shop.viewer is not None
-        await self.dispatcher.drain(self.shop.viewer.project_id)
+        await self.dispatcher.drain(self.shop.project_id)
         await self.dispatcher.settled()
         edges = (await self.shop.data(DELIVERIES))["deliveries"]["edges"]
         return {edge["node"]["pushToken"]["platform"]: edge["node"] for edge in reversed(edges)}
@@ -209,8 +208,7 @@ async def test_a_live_activity_from_its_start_to_its_end(world: World) -> None:
         named = {"userIds": ["ada"], "attributesType": "Ride", "activityId": "ride-1"}
         data = await world.shop.data(document, input={**named, **fields})
         assert data["sendLiveActivity"] == {"queued": 1, "userErrors": []}
-        assert world.shop.viewer is not None
-        await world.dispatcher.drain(world.shop.viewer.project_id)
+        await world.dispatcher.drain(world.shop.project_id)
         await world.dispatcher.settled()
 
     await register(token="aa" * 40)

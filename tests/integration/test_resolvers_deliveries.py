@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -37,17 +36,6 @@ CANCEL = """mutation ($id: ID!) {
 }"""
 
 
-@pytest.fixture
-async def gateway(database_url: str) -> AsyncIterator[Gateway]:
-    async with open_gateway(database_url) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def shop(gateway: Gateway) -> Tenant:
-    return await gateway.tenant()
-
-
 def ids(data: Any) -> list[str]:
     return [edge["node"]["id"] for edge in data["deliveries"]["edges"]]
 
@@ -57,12 +45,11 @@ async def listed(shop: Tenant, **delivery_filter: Any) -> list[str]:
 
 
 async def transitions(shop: Tenant, delivery_id: UUID) -> list[tuple[str | None, str]]:
-    assert shop.viewer is not None
     async with shop.gateway.services.database.connection() as connection:
         rows = await connection.fetch(
             "SELECT from_status, to_status FROM delivery_transitions WHERE project_id = $1 AND delivery_id = $2 "
             "ORDER BY seq",
-            shop.viewer.project_id,
+            shop.project_id,
             delivery_id,
         )
     return [(row["from_status"], row["to_status"]) for row in rows]
@@ -136,8 +123,7 @@ async def test_a_delivery_shows_all_of_itself(shop: Tenant, gateway: Gateway) ->
 
 
 async def test_a_delivery_leads_to_its_endpoint_and_to_its_device(shop: Tenant) -> None:
-    assert shop.viewer is not None
-    endpoint_id, push_token_id, project_id = uuid4(), uuid4(), shop.viewer.project_id
+    endpoint_id, push_token_id, project_id = uuid4(), uuid4(), shop.project_id
     async with shop.gateway.services.database.connection() as connection:
         await connection.execute(
             """INSERT INTO webhook_endpoints (project_id, endpoint_id, url, events, signature_scheme, retry_schedule,
@@ -161,14 +147,13 @@ async def test_a_delivery_leads_to_its_endpoint_and_to_its_device(shop: Tenant) 
 
 
 async def test_an_endpoint_lists_its_own_deliveries_whatever_the_filter_says(shop: Tenant) -> None:
-    assert shop.viewer is not None
     endpoint_id, other = uuid4(), uuid4()
     async with shop.gateway.services.database.connection() as connection:
         await connection.execute(
             """INSERT INTO webhook_endpoints (project_id, endpoint_id, url, events, signature_scheme, retry_schedule,
                                               created_at)
                VALUES ($1, $2, 'https://shop.example/in', '{*}', 'HEX', '{2}', now())""",
-            shop.viewer.project_id,
+            shop.project_id,
             endpoint_id,
         )
     mine = node_id(await make_delivery(shop, channel="WEBHOOK", content="{}", endpoint_id=endpoint_id))
@@ -410,8 +395,7 @@ async def test_a_delivery_that_is_not_there_is_not_cancelled(shop: Tenant) -> No
 
 async def test_a_dispatch_that_came_first_wins_over_cancelling(shop: Tenant, gateway: Gateway) -> None:
     """It holds the row until it has said SENDING."""
-    assert shop.viewer is not None
-    project_id, delivery_id = shop.viewer.project_id, await make_delivery(shop)
+    project_id, delivery_id = shop.project_id, await make_delivery(shop)
     async with gateway.services.database.transaction() as connection:
         await lock_deliveries(connection, project_id=project_id, delivery_ids=[delivery_id])
         cancelling = asyncio.create_task(shop.data(CANCEL, id=node_id(delivery_id)))

@@ -22,7 +22,7 @@ from engine.dispatch.values import DeliveryStatus
 from engine.node_ids import parse_node_id
 from engine.work import Work, WorkKind
 from tests.integration.delivery_support import fill_deliveries, make_delivery, node_id, set_columns
-from tests.integration.graphql_support import Gateway, Tenant, open_gateway
+from tests.integration.graphql_support import Gateway, Tenant
 
 REPLAY = """mutation ($id: ID!) {
   replayDelivery(id: $id) {
@@ -37,25 +37,9 @@ REPLAY_ALL = """mutation ($filter: DeliveryFilter!) {
 }"""
 
 
-@pytest.fixture
-async def gateway(database_url: str) -> AsyncIterator[Gateway]:
-    async with open_gateway(database_url) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def shop(gateway: Gateway) -> Tenant:
-    return await gateway.tenant()
-
-
-def project_of(shop: Tenant) -> UUID:
-    assert shop.viewer is not None
-    return shop.viewer.project_id
-
-
 async def fetch(shop: Tenant, statement: str, *arguments: Any) -> list[Any]:
     async with shop.gateway.services.database.connection() as connection:
-        rows: list[Any] = await connection.fetch(statement, project_of(shop), *arguments)
+        rows: list[Any] = await connection.fetch(statement, shop.project_id, *arguments)
     return rows
 
 
@@ -72,7 +56,7 @@ def replays(shop: Tenant, *, chunk: int) -> Replays:
 async def begin(shop: Tenant, *, chunk: int, delivery_filter: DeliveryFilter) -> BulkReplay:
     """As `replayDeliveries` does, with another size of chunk."""
     begun = await replays(shop, chunk=chunk).begin(
-        project_id=project_of(shop),
+        project_id=shop.project_id,
         delivery_filter=delivery_filter,
         found=await replay_set(shop, delivery_filter),
     )
@@ -82,7 +66,7 @@ async def begin(shop: Tenant, *, chunk: int, delivery_filter: DeliveryFilter) ->
 
 async def replay_set(shop: Tenant, delivery_filter: DeliveryFilter) -> ReplaySet:
     async with shop.gateway.services.database.connection() as connection:
-        return await read_replay_set(connection, project_id=project_of(shop), delivery_filter=delivery_filter)
+        return await read_replay_set(connection, project_id=shop.project_id, delivery_filter=delivery_filter)
 
 
 class Died(Exception):
@@ -122,7 +106,7 @@ def replays_that_die(shop: Tenant, error: type[Exception], deaths: Sequence[str 
 async def finish(shop: Tenant, *, chunk: int) -> int:
     """Carry on until there is nothing left; how many chunks that took."""
     chunks = 0
-    while await replays(shop, chunk=chunk).go_on(project_id=project_of(shop)):
+    while await replays(shop, chunk=chunk).go_on(project_id=shop.project_id):
         chunks += 1
     return chunks
 
@@ -188,7 +172,7 @@ async def test_a_finished_delivery_is_queued_again(shop: Tenant, gateway: Gatewa
     assert (batch_row["kind"], batch_row["progress"]) == ("REPLAY", None)
     assert (await transitions_of(shop))[delivery_id][-1] == (status, "QUEUED")
     assert len(gateway.announced) == 1
-    assert gateway.woken == [Work(WorkKind.DELIVERIES, project_of(shop))]
+    assert gateway.woken == [Work(WorkKind.DELIVERIES, shop.project_id)]
 
 
 @pytest.mark.parametrize("status", sorted(PENDING | {DeliveryStatus.SENDING}))
@@ -237,7 +221,7 @@ async def test_without_statuses_what_failed_is_replayed(shop: Tenant, gateway: G
     assert changed == set(failed)
     assert other not in changed
     assert await finish(shop, chunk=10) == 0
-    assert gateway.woken == [Work(WorkKind.DELIVERIES, project_of(shop))]
+    assert gateway.woken == [Work(WorkKind.DELIVERIES, shop.project_id)]
 
 
 async def test_a_replay_needs_a_filter_that_can_be_of_something_finished(shop: Tenant, gateway: Gateway) -> None:
@@ -270,8 +254,8 @@ async def test_a_large_replay_goes_on_in_chunks_and_shows_its_first_100(shop: Te
     assert await statuses(shop) == {"FAILED": 1_500, "QUEUED": 1_000}
     services = gateway.services
     async with services.database.connection() as connection:
-        assert await find_replaying_projects(connection) == [project_of(shop)]
-    told = (services.database, services.clock, services.announce, services.wake, project_of(shop))
+        assert await find_replaying_projects(connection) == [shop.project_id]
+    told = (services.database, services.clock, services.announce, services.wake, shop.project_id)
     assert [await continue_replays(*told) for _ in range(3)] == [True, True, False]
     assert await statuses(shop) == {"QUEUED": 2_500}
     count = (
@@ -283,7 +267,7 @@ async def test_a_large_replay_goes_on_in_chunks_and_shows_its_first_100(shop: Te
     async with services.database.connection() as connection:
         assert await find_replaying_projects(connection) == []
     kinds = [WorkKind.DELIVERIES, WorkKind.REPLAYS, WorkKind.DELIVERIES, WorkKind.DELIVERIES]
-    assert gateway.woken == [Work(kind, project_of(shop)) for kind in kinds]
+    assert gateway.woken == [Work(kind, shop.project_id) for kind in kinds]
 
 
 async def test_a_replay_of_20_000_survives_workers_that_die_and_queues_each_delivery_once(shop: Tenant) -> None:
@@ -296,7 +280,7 @@ async def test_a_replay_of_20_000_survives_workers_that_die_and_queues_each_deli
     died = 0
     while (await statuses(shop)).get("FAILED"):
         try:
-            await dying.go_on(project_id=project_of(shop))
+            await dying.go_on(project_id=shop.project_id)
         except Died:
             died += 1
     assert died == 6
@@ -313,7 +297,7 @@ async def test_two_workers_never_do_one_chunk_twice(shop: Tenant) -> None:
     await fill_deliveries(shop, 3_000)
     await begin(shop, chunk=200, delivery_filter=DeliveryFilter(statuses=("FAILED",)))
     while (await statuses(shop)).get("FAILED"):
-        await asyncio.gather(*(replays(shop, chunk=200).go_on(project_id=project_of(shop)) for _ in range(3)))
+        await asyncio.gather(*(replays(shop, chunk=200).go_on(project_id=shop.project_id) for _ in range(3)))
     await finish(shop, chunk=200)
     steps = await transitions_of(shop)
     assert len(steps) == 3_000
@@ -322,7 +306,7 @@ async def test_two_workers_never_do_one_chunk_twice(shop: Tenant) -> None:
 
 async def test_the_set_is_what_matched_at_acceptance(shop: Tenant, gateway: Gateway) -> None:
     """What fails later is not in it, and what was replayed by somebody else and failed again is left alone."""
-    project_id = project_of(shop)
+    project_id = shop.project_id
     made = sorted([await make_delivery(shop, status="FAILED") for _ in range(6)])
     begun = await begin(shop, chunk=2, delivery_filter=DeliveryFilter(statuses=("FAILED",)))
     assert begun.replayed == 6
@@ -357,7 +341,7 @@ async def test_an_acceptance_whose_answer_was_lost_is_one_replay(shop: Tenant) -
     await fill_deliveries(shop, 5)
     wanted = DeliveryFilter(statuses=("FAILED",))
     begun = await replays_that_die(shop, ConnectionResetError, ["after", None], chunk=2).begin(
-        project_id=project_of(shop), delivery_filter=wanted, found=await replay_set(shop, wanted)
+        project_id=shop.project_id, delivery_filter=wanted, found=await replay_set(shop, wanted)
     )
     assert isinstance(begun, BulkReplay)
     assert (begun.replayed, len(begun.deliveries)) == (5, 2)
@@ -373,7 +357,7 @@ async def test_the_last_replay_that_is_allowed_is_accepted_although_its_answer_w
     for _ in range(MAX_UNFINISHED_REPLAYS - 1):
         await begin(shop, chunk=1, delivery_filter=wanted)
     begun = await replays_that_die(shop, ConnectionResetError, ["after", None], chunk=1).begin(
-        project_id=project_of(shop), delivery_filter=wanted, found=await replay_set(shop, wanted)
+        project_id=shop.project_id, delivery_filter=wanted, found=await replay_set(shop, wanted)
     )
     assert isinstance(begun, BulkReplay)
 
@@ -381,5 +365,5 @@ async def test_the_last_replay_that_is_allowed_is_accepted_although_its_answer_w
 async def test_a_replay_whose_answer_was_lost_is_one_replay(shop: Tenant) -> None:
     delivery_id = await make_delivery(shop, status="FAILED")
     replays_one = replays_that_die(shop, ConnectionResetError, ["after", None], chunk=2)
-    await replays_one.replay_one(project_id=project_of(shop), delivery_id=delivery_id)
+    await replays_one.replay_one(project_id=shop.project_id, delivery_id=delivery_id)
     assert (await transitions_of(shop))[delivery_id] == [(None, "FAILED"), ("FAILED", "QUEUED")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,7 +13,7 @@ from engine.dispatch.reasons import hint_of
 from engine.dispatch.values import SuppressedReason
 from resolvers.delivery_stats import summarise, within
 from tests.integration.delivery_support import make_delivery, node_id
-from tests.integration.graphql_support import Gateway, Tenant, open_gateway
+from tests.integration.graphql_support import Gateway, Tenant
 
 STATS = """query ($since: DateTime, $until: DateTime, $filter: DeliveryFilter) {
   deliveryStats(since: $since, until: $until, filter: $filter) {
@@ -26,17 +25,6 @@ HEALTH = """query ($since: DateTime) {
     topReasons { channel reason hint count lastSeenAt } recentFailures { id attempts { number } }
   }
 }"""
-
-
-@pytest.fixture
-async def gateway(database_url: str) -> AsyncIterator[Gateway]:
-    async with open_gateway(database_url) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def shop(gateway: Gateway) -> Tenant:
-    return await gateway.tenant()
 
 
 @pytest.fixture

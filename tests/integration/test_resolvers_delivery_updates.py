@@ -32,19 +32,13 @@ async def gateway(database_url: str, redis_url: str) -> AsyncIterator[Gateway]:
         yield opened
 
 
-@pytest.fixture
-async def shop(gateway: Gateway) -> Tenant:
-    return await gateway.tenant()
-
-
 async def make(tenant: Tenant, count: int = 1, **values: Any) -> list[UUID]:
     """Make deliveries as whoever sends does, and announce them."""
-    assert tenant.viewer is not None
     services = tenant.gateway.services
     now = services.clock.now()
     deliveries = [new_delivery(now, **{"delivery_id": uuid7(), **values}) for _ in range(count)]
     async with services.database.transaction() as connection:
-        told = await create_deliveries(connection, project_id=tenant.viewer.project_id, deliveries=deliveries, now=now)
+        told = await create_deliveries(connection, project_id=tenant.project_id, deliveries=deliveries, now=now)
     for announcement in told:
         services.announce(announcement)
     return [each.delivery_id for each in deliveries]
@@ -54,8 +48,7 @@ async def move(
     tenant: Tenant, delivery_id: UUID, *statuses: str, attempt: int | None = None, error: str | None = None
 ) -> None:
     """Take a delivery through statuses as a worker does, each announced by itself."""
-    assert tenant.viewer is not None
-    project_id, services = tenant.viewer.project_id, tenant.gateway.services
+    project_id, services = tenant.project_id, tenant.gateway.services
     for status in statuses:
         async with services.database.transaction() as connection:
             [row] = await lock_deliveries(connection, project_id=project_id, delivery_ids=[delivery_id])

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
-import pytest
-
 from engine.vault import Vault
-from tests.integration.graphql_support import Gateway, Tenant, open_gateway
+from tests.integration.graphql_support import Gateway, Tenant
 
 SHOWN = "id kind configured settings updatedAt lastError callbackUrl"
 CONFIGURE = f"""mutation ($input: ConfigureProviderInput!) {{
@@ -17,12 +14,6 @@ CONFIGURE = f"""mutation ($input: ConfigureProviderInput!) {{
 }}"""
 TOKEN = "a very secret auth token"
 ACCOUNT = "AC" + "0" * 32
-
-
-@pytest.fixture
-async def gateway(module_database_url: str) -> AsyncIterator[Gateway]:
-    async with open_gateway(module_database_url) as opened:
-        yield opened
 
 
 async def configure(tenant: Tenant, **given: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from db.heads import advance_epoch
 from engine.cursors import Cursor, CursorKind
 from engine.identity import Role
 from engine.taxonomy import CANONICAL
-from tests.integration.graphql_support import Gateway, Tenant, open_gateway
+from tests.integration.graphql_support import Gateway, Tenant
 
 EVENTS = """query ($first: Int, $after: Cursor, $last: Int, $before: Cursor, $filter: EventFilter, $order: EventOrder) {
   events(first: $first, after: $after, last: $last, before: $before, filter: $filter, order: $order) {
@@ -37,17 +36,6 @@ TYPES = """query ($first: Int, $after: Cursor, $module: String, $search: String)
     pageInfo { hasNextPage hasPreviousPage endCursor }
   }
 }"""
-
-
-@pytest.fixture
-async def gateway(database_url: str) -> AsyncIterator[Gateway]:
-    async with open_gateway(database_url) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def shop(gateway: Gateway) -> Tenant:
-    return await gateway.tenant()
 
 
 async def fill(tenant: Tenant, count: int, **event: Any) -> None:
@@ -118,7 +106,7 @@ async def test_the_total_is_capped_at_10_000(shop: Tenant, gateway: Gateway) -> 
             """INSERT INTO events (project_id, seq, batch_token, timestamp, received_at, key, module, event_type,
                                    properties, context)
                SELECT $1, n, 0, now(), now(), 'n' || n, 'm', 'a.b', '{}', '{}' FROM generate_series(4, 10001) AS n""",
-            shop.viewer.project_id,  # type: ignore[union-attr]
+            shop.project_id,  # type: ignore[union-attr]
         )
     assert (await shop.data(count))["events"] == {"totalCount": 10_000, "totalCountIsCapped": True}
 
@@ -188,8 +176,7 @@ async def test_a_cursor_works_only_in_its_own_list(shop: Tenant) -> None:
 async def test_a_cursor_of_a_log_that_was_replaced_or_removed_has_expired(shop: Tenant, gateway: Gateway) -> None:
     await fill(shop, 5)
     cursors = {edge["node"]["seq"]: edge["cursor"] for edge in (await shop.data(EVENTS))["events"]["edges"]}
-    assert shop.viewer is not None
-    project_id = shop.viewer.project_id
+    project_id = shop.project_id
     beyond = gateway.services.cursors.encode(Cursor(CursorKind.EVENTS, project_id, 1, (6,)))
     assert await shop.codes(EVENTS, after=beyond) == ["CURSOR_EXPIRED"]
     async with gateway.services.database.transaction() as connection:
@@ -416,10 +403,7 @@ async def test_the_head_is_read_before_the_rest_of_an_operation(shop: Tenant, ga
     writing.set()
     viewer = (await reading)["viewer"]
     head = viewer["project"]["head"] if "project" in viewer else viewer["organization"]["projects"][0]["now"]
-    assert shop.viewer is not None
-    cursor = gateway.services.cursors.decode(
-        head, project_id=shop.viewer.project_id, kinds=frozenset({CursorKind.HEAD})
-    )
+    cursor = gateway.services.cursors.decode(head, project_id=shop.project_id, kinds=frozenset({CursorKind.HEAD}))
     assert cursor.key == (1, 0, 0, 0)
 
 
@@ -442,7 +426,6 @@ async def test_who_asks_is_shown_with_the_role_and_scopes_of_the_key(shop: Tenan
     document = """{ viewer { role scopes apiKey { name kind environment role prefix revokedAt }
       organization { name region uuid projects { name uuid createdAt } } project { name } profile { id } } }"""
     viewer = (await shop.data(document))["viewer"]
-    assert shop.viewer is not None
     assert (viewer["role"], viewer["profile"]) == ("ADMIN", None)
     assert viewer["scopes"][0] == "events:write"
     assert viewer["apiKey"] == {
@@ -454,7 +437,7 @@ async def test_who_asks_is_shown_with_the_role_and_scopes_of_the_key(shop: Tenan
         "revokedAt": None,
     }
     assert (viewer["organization"]["name"], viewer["organization"]["region"]) == ("shop Ltd", "US")
-    assert [project["uuid"] for project in viewer["organization"]["projects"]] == [str(shop.viewer.project_id)]
+    assert [project["uuid"] for project in viewer["organization"]["projects"]] == [str(shop.project_id)]
 
 
 async def test_ingest_sees_its_role_and_ids_and_nothing_else_of_the_viewer(shop: Tenant) -> None:

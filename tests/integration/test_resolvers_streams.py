@@ -24,11 +24,6 @@ async def gateway(database_url: str, redis_url: str) -> AsyncIterator[Gateway]:
         yield opened
 
 
-@pytest.fixture
-async def shop(gateway: Gateway) -> Tenant:
-    return await gateway.tenant()
-
-
 async def keys_after(tenant: Tenant, after: str, count: int) -> list[str]:
     follower = await tenant.follow(STREAM, after=after)
     found = [(await follower.next())["data"]["eventStream"]["node"]["key"] for _ in range(count)]

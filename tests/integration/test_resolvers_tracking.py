@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from engine.identity import ApiKeyKind, Role
-from tests.integration.graphql_support import TRACK, Gateway, Tenant, open_gateway
+from tests.integration.graphql_support import TRACK, Tenant
 
 BATCH = """mutation ($input: TrackBatchInput!) {
   trackBatch(input: $input) { accepted duplicates rejected dropped cursor userErrors { code message path } }
@@ -22,17 +21,6 @@ IDENTIFY = """mutation ($input: IdentifyInput!) {
   }
 }"""
 ALL = "{ events(order: OLDEST_FIRST, first: 100) { edges { cursor node { seq key eventType userId properties } } } }"
-
-
-@pytest.fixture
-async def gateway(database_url: str) -> AsyncIterator[Gateway]:
-    async with open_gateway(database_url) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def shop(gateway: Gateway) -> Tenant:
-    return await gateway.tenant()
 
 
 async def stored(tenant: Tenant) -> list[Any]:
@@ -56,7 +44,7 @@ async def test_a_tracked_event_comes_back_as_it_is_stored(shop: Tenant) -> None:
     assert event == {
         "seq": 1,
         "orgId": str(shop.viewer.project.organization_id),
-        "projectId": str(shop.viewer.project_id),
+        "projectId": str(shop.project_id),
         "key": "order-1",
         "module": "shop",
         "eventType": "order.placed",
@@ -98,7 +86,7 @@ async def test_the_same_id_again_gives_the_stored_event_and_stores_nothing(shop:
 
 async def test_org_and_project_must_be_the_keys_when_given(shop: Tenant) -> None:
     assert shop.viewer is not None
-    org, project = str(shop.viewer.project.organization_id), str(shop.viewer.project_id)
+    org, project = str(shop.viewer.project.organization_id), str(shop.project_id)
     await shop.track(orgId=org, projectId=project.upper())
     refused = await shop.data(TRACK, input={"event": {"eventType": "a.b", "orgId": str(uuid4()), "projectId": "prj_1"}})
     assert refused["track"]["event"] is None

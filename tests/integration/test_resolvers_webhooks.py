@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from base64 import b64decode
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
 
 import msgspec
 import pytest
@@ -16,7 +14,7 @@ from engine.node_ids import parse_node_id
 from engine.webhooks import endpoints
 from engine.webhooks.secrets import open_delivery_secret
 from engine.work import Work, WorkKind
-from tests.integration.graphql_support import Gateway, Tenant, open_gateway
+from tests.integration.graphql_support import Tenant
 
 URL = "https://hooks.example.com/in"
 FIELDS = """id url description events enabled signatureScheme retrySchedule allowPlainHttp createdAt disabledReason
@@ -44,22 +42,6 @@ LIST = """query ($first: Int, $after: Cursor) {
     edges { cursor node { id } } pageInfo { hasNextPage hasPreviousPage }
   }
 }"""
-
-
-@pytest.fixture
-async def gateway(module_database_url: str) -> AsyncIterator[Gateway]:
-    async with open_gateway(module_database_url) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def shop(gateway: Gateway) -> Tenant:
-    return await gateway.tenant()
-
-
-def project_of(tenant: Tenant) -> UUID:
-    assert tenant.viewer is not None
-    return tenant.viewer.project_id
 
 
 async def save(tenant: Tenant, **given: Any) -> Any:
@@ -107,7 +89,7 @@ async def test_the_secret_is_stored_sealed(shop: Tenant) -> None:
     secret = (await save(shop, url=URL, events=["*"]))["secret"]
     async with shop.gateway.services.database.connection() as connection:
         stored = await connection.fetchval(
-            "SELECT sealed_secret FROM webhook_secrets WHERE project_id = $1", project_of(shop)
+            "SELECT sealed_secret FROM webhook_secrets WHERE project_id = $1", shop.project_id
         )
     assert secret.encode() not in stored
     assert b64decode(secret.removeprefix("whsec_")) not in stored
@@ -237,7 +219,7 @@ async def test_a_deleted_endpoint_is_gone_with_its_secrets(shop: Tenant) -> None
     assert deleted == {"deletedId": made["id"], "userErrors": []}
     assert (await shop.data("query ($id: ID!) { node(id: $id) { id } }", id=made["id"]))["node"] is None
     async with shop.gateway.services.database.connection() as connection:
-        left = await connection.fetchval("SELECT count(*) FROM webhook_secrets WHERE project_id = $1", project_of(shop))
+        left = await connection.fetchval("SELECT count(*) FROM webhook_secrets WHERE project_id = $1", shop.project_id)
     assert left == 0
 
 
@@ -310,7 +292,7 @@ class TestSamples:
         assert (sent["secret"], sent["userErrors"]) == (None, [])
         assert (delivery["channel"], delivery["status"], delivery["attemptCount"]) == ("WEBHOOK", "QUEUED", 0)
         assert (delivery["endpoint"], delivery["event"], delivery["userId"]) == ({"id": made["id"]}, None, None)
-        assert shop.gateway.woken == [Work(WorkKind.DELIVERIES, project_of(shop))]
+        assert shop.gateway.woken == [Work(WorkKind.DELIVERIES, shop.project_id)]
         assert len(shop.gateway.announced) == 1
         listed = await shop.data(
             """query ($id: ID!) { node(id: $id) { ... on WebhookEndpoint {
@@ -328,7 +310,7 @@ class TestSamples:
         async with shop.gateway.services.database.connection() as connection:
             row = await connection.fetchrow(
                 "SELECT project_id, content, dispatch_key, retry_schedule FROM deliveries WHERE project_id = $1",
-                project_of(shop),
+                shop.project_id,
             )
         content = msgspec.json.decode(row["content"])
         assert sent["secret"] not in row["content"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -17,12 +16,11 @@ from db.deliveries import read_deliveries
 from db.delivery_records import DeliveryRecord
 from engine.dispatch.reports import Report, Reported, judge_report
 from engine.dispatch.values import Channel, DeliveryStatus
-from engine.egress import Egress
 from engine.node_ids import parse_node_id
 from engine.sms.callbacks import STATUSES, read_sms_callback
 from tests.integration.graphql_support import Gateway, Tenant, open_gateway
-from tests.integration.inbound_support import PUBLIC_URL, InboundServer, serve_inbound
-from tests.integration.test_sms import ADA, CONFIGURE, send
+from tests.integration.inbound_support import PUBLIC_URL, InboundServer
+from tests.integration.sms_support import ADA, CONFIGURE, LOOPBACK, open_account, send
 from tests.peers.twilio import TakenMessage, TwilioPeer
 
 S = DeliveryStatus
@@ -37,29 +35,19 @@ async def peer() -> AsyncIterator[TwilioPeer]:
 
 @pytest.fixture
 async def gateway(module_database_url: str) -> AsyncIterator[Gateway]:
-    async with open_gateway(module_database_url) as opened:
-        opened.services = replace(opened.services, egress=Egress(allowed="127.0.0.0/8"))
+    async with open_gateway(module_database_url, egress=LOOPBACK) as opened:
         yield opened
 
 
 @pytest.fixture
-async def server(gateway: Gateway) -> AsyncIterator[InboundServer]:
-    async with serve_inbound(gateway.services) as served:
-        yield served
-
-
-@pytest.fixture
 async def tenant(gateway: Gateway, peer: TwilioPeer) -> Tenant:
-    made = await gateway.tenant()
-    await made.data(CONFIGURE, settings=peer.settings(), secrets=peer.secrets())
-    return made
+    return await open_account(gateway, peer)
 
 
 async def taken(
     tenant: Tenant, status: DeliveryStatus, *, sid: str | None = "SM" + "0" * 32
 ) -> tuple[UUID, TakenMessage]:
     """A delivery that Twilio has, as dispatch leaves it, and the message as Twilio knows it."""
-    assert tenant.viewer is not None
     sent = await send(tenant, to=[ADA])
     node_id = sent["deliveries"][0]["id"]
     parsed = parse_node_id(node_id)
@@ -71,7 +59,7 @@ async def taken(
                  lease_token = CASE WHEN $3 = 'SENDING' THEN gen_random_uuid() END,
                  lease_until = CASE WHEN $3 = 'SENDING' THEN now() + interval '1 minute' END
                WHERE project_id = $1 AND delivery_id = $2""",
-            tenant.viewer.project_id,
+            tenant.project_id,
             parsed.uuid,
             status,
             sid,
@@ -81,9 +69,8 @@ async def taken(
 
 
 async def stored(tenant: Tenant, delivery_id: UUID) -> DeliveryRecord:
-    assert tenant.viewer is not None
     async with tenant.gateway.services.database.connection() as connection:
-        [found] = await read_deliveries(connection, project_id=tenant.viewer.project_id, delivery_ids=[delivery_id])
+        [found] = await read_deliveries(connection, project_id=tenant.project_id, delivery_ids=[delivery_id])
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -12,11 +11,10 @@ import pytest
 from engine.channels.http import HttpClient
 from engine.dispatch.dispatcher import Dispatcher
 from engine.dispatch.values import Channel
-from engine.egress import Egress
 from engine.sms.work import SmsWork
 from tests.integration.graphql_support import Gateway, Tenant, open_gateway
-from tests.integration.inbound_support import PUBLIC_URL, InboundServer, serve_inbound
-from tests.integration.test_sms import ADA, BOB, CONFIGURE, send
+from tests.integration.inbound_support import PUBLIC_URL, InboundServer
+from tests.integration.sms_support import ADA, BOB, LOOPBACK, open_account, send
 from tests.peers.twilio import Plain, Refusal, TakeAndHangUp, TwilioPeer
 
 SHOWN = """query ($batch: ID) { deliveries(filter: {batchId: $batch}) {
@@ -32,22 +30,13 @@ async def peer() -> AsyncIterator[TwilioPeer]:
 
 @pytest.fixture
 async def gateway(module_database_url: str) -> AsyncIterator[Gateway]:
-    async with open_gateway(module_database_url) as opened:
-        opened.services = replace(opened.services, egress=Egress(allowed="127.0.0.0/8"))
+    async with open_gateway(module_database_url, egress=LOOPBACK) as opened:
         yield opened
 
 
 @pytest.fixture
-async def server(gateway: Gateway) -> AsyncIterator[InboundServer]:
-    async with serve_inbound(gateway.services) as served:
-        yield served
-
-
-@pytest.fixture
 async def tenant(gateway: Gateway, peer: TwilioPeer) -> Tenant:
-    made = await gateway.tenant()
-    await made.data(CONFIGURE, settings=peer.settings(), secrets=peer.secrets())
-    return made
+    return await open_account(gateway, peer)
 
 
 @pytest.fixture
@@ -61,8 +50,7 @@ async def dispatcher(gateway: Gateway) -> AsyncIterator[Dispatcher]:
 
 
 async def dispatch(dispatcher: Dispatcher, tenant: Tenant) -> None:
-    assert tenant.viewer is not None
-    await dispatcher.drain(tenant.viewer.project_id)
+    await dispatcher.drain(tenant.project_id)
     await dispatcher.settled()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from base64 import b64encode
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
@@ -13,23 +12,11 @@ import aiohttp
 import pytest
 
 from engine.email.unsubscribe import unsubscribe_url, unsubscription_of
-from tests.integration.graphql_support import Gateway, Tenant, open_gateway
-from tests.integration.inbound_support import PUBLIC_URL, TOKENS, InboundServer, serve_inbound
+from tests.integration.graphql_support import Gateway, Tenant
+from tests.integration.inbound_support import PUBLIC_URL, TOKENS, InboundServer
 
 ONE_CLICK = {"List-Unsubscribe": "One-Click"}
 IDENTIFY = 'mutation { identify(input: {userId: "ada", traits: {}}) { userErrors { code } } }'
-
-
-@pytest.fixture
-async def gateway(module_database_url: str) -> AsyncIterator[Gateway]:
-    async with open_gateway(module_database_url) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def server(gateway: Gateway) -> AsyncIterator[InboundServer]:
-    async with serve_inbound(gateway.services) as served:
-        yield served
 
 
 @pytest.fixture
@@ -40,8 +27,7 @@ async def tenant(gateway: Gateway) -> Tenant:
 
 
 def link(tenant: Tenant) -> str:
-    assert tenant.viewer is not None
-    asked = unsubscription_of(project_id=tenant.viewer.project_id, user_id="ada", address="ada@example.com")
+    asked = unsubscription_of(project_id=tenant.project_id, user_id="ada", address="ada@example.com")
     return unsubscribe_url(PUBLIC_URL, TOKENS, asked)
 
 
