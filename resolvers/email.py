@@ -50,7 +50,9 @@ async def send_email(ctx: Context, *, arguments: EmailArguments) -> SendOutcome:
         *_check_references(arguments, request),
         *check_idempotency_key(arguments.idempotency_key, "input", "idempotencyKey"),
         # Reading its templates may take tenths of a second: not in the loop that everybody is served by.
-        *await asyncio.to_thread(check_request, request, now=services.clock.now()),
+        *await asyncio.to_thread(
+            check_request, request, now=services.clock.now(), has_audience=arguments.audience_id is not None
+        ),
     )
     if errors:
         return None, errors

@@ -41,7 +41,9 @@ async def send_sms(ctx: Context, *, arguments: SmsArguments) -> SendOutcome:
     errors = (
         *check_audience(arguments.audience_id),
         *check_idempotency_key(arguments.idempotency_key, "input", "idempotencyKey"),
-        *await asyncio.to_thread(check_request, request, now=services.clock.now()),
+        *await asyncio.to_thread(
+            check_request, request, now=services.clock.now(), has_audience=arguments.audience_id is not None
+        ),
     )
     if errors:
         return None, errors

@@ -90,10 +90,12 @@ def held_back(standing: Standing, *, unknown_allowed: bool, is_system: bool = Fa
     return Suppress(reason=SuppressedReason(standing.suppression))
 
 
-def check_recipients(addresses: Addresses, *, user_ids: Sequence[str], to: Sequence[str]) -> list[UserError]:
-    """Why a send cannot be for these. Paths begin with `input`."""
+def check_recipients(
+    addresses: Addresses, *, user_ids: Sequence[str], to: Sequence[str], has_audience: bool = False
+) -> list[UserError]:
+    """Why a send cannot be for these. Paths begin with `input`. `has_audience`: they need not be all whom it is for."""
     count = len(user_ids) + len(to)
-    if count == 0:
+    if count == 0 and not has_audience:
         message = f"Name somebody to send to: in userIds, or {addresses.plural} in to."
         return [UserError(message, "INVALID", ("input", "to"))]
     if count > MAX_RECIPIENTS:

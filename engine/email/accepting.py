@@ -52,10 +52,10 @@ class EmailRequest(msgspec.Struct, frozen=True, kw_only=True):
     scheduled_for: datetime | None = None
 
 
-def check_request(request: EmailRequest, *, now: datetime) -> tuple[UserError, ...]:
-    """Everything that can never work. Paths begin with `input`."""
+def check_request(request: EmailRequest, *, now: datetime, has_audience: bool = False) -> tuple[UserError, ...]:
+    """Everything that can never work. Paths begin with `input`. `has_audience`: the request need not name anybody."""
     return (
-        *check_recipients(EMAIL_ADDRESSES, user_ids=request.user_ids, to=request.to),
+        *check_recipients(EMAIL_ADDRESSES, user_ids=request.user_ids, to=request.to, has_audience=has_audience),
         *_check_texts(request),
         *_check_mailbox(request.sender, "from"),
         *_check_mailbox(request.reply_to, "replyTo"),

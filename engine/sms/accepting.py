@@ -39,10 +39,10 @@ class SmsRequest(msgspec.Struct, frozen=True, kw_only=True):
     scheduled_for: datetime | None = None
 
 
-def check_request(request: SmsRequest, *, now: datetime) -> tuple[UserError, ...]:
-    """Everything that can never work. Paths begin with `input`."""
+def check_request(request: SmsRequest, *, now: datetime, has_audience: bool = False) -> tuple[UserError, ...]:
+    """Everything that can never work. Paths begin with `input`. `has_audience`: the request need not name anybody."""
     return (
-        *check_recipients(PHONE_NUMBERS, user_ids=request.user_ids, to=request.to),
+        *check_recipients(PHONE_NUMBERS, user_ids=request.user_ids, to=request.to, has_audience=has_audience),
         *_check_body(request.body),
         *check_schedule(request.scheduled_for, now),
     )

@@ -313,6 +313,7 @@ REFUSED: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"userIds": ["bob"], "scheduledFor": "2999-01-01T00:00:00Z"}, "INVALID", ["input", "scheduledFor"]),
     ({"userIds": ["bob"], "idempotencyKey": ""}, "INVALID", ["input", "idempotencyKey"]),
     ({"audienceId": "aud_x", "userIds": ["bob"]}, "NOT_FOUND", ["input", "audienceId"]),
+    ({"audienceId": "aud_x"}, "NOT_FOUND", ["input", "audienceId"]),
     ({"userIds": ["bob"], "templateId": "tpl_" + "0" * 32}, "NOT_FOUND", ["input", "templateId"]),
     ({"userIds": ["bob"], "templateId": "dlv_" + "0" * 32}, "NOT_FOUND", ["input", "templateId"]),
 ]

@@ -261,6 +261,7 @@ async def test_one_key_is_one_send(tenant: Tenant) -> None:
     [
         ({"to": ["12"]}, "INVALID", ["input", "to", "0"]),
         ({"to": [ADA], "audienceId": "aud_x"}, "NOT_FOUND", ["input", "audienceId"]),
+        ({"audienceId": "aud_x"}, "NOT_FOUND", ["input", "audienceId"]),
         ({"to": [ADA], "idempotencyKey": ""}, "INVALID", ["input", "idempotencyKey"]),
         ({}, "INVALID", ["input", "to"]),
     ],
