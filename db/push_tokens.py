@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 UNREGISTERED_BY_APP = "UnregisteredByApp"
 """Why a token is inactive whose app signed it off: its user left the device."""
+TOO_MANY_DEVICES = "TooManyDevices"
+"""Why a token was given up whose user has registered `MAX_ACTIVE_TOKENS_OF_USER` others since."""
+MAX_ACTIVE_TOKENS_OF_USER = 25
+"""Phones, tablets and browsers of a person, and what their reinstallations left: a send goes to all of them, and keys
+in apps may register any number."""
 MAX_TOKENS_OF_USER = 100
 """Shown of one person: the newest. Every reinstallation leaves an old one behind."""
 
@@ -119,6 +124,14 @@ async def register_push_token(
         UNREGISTERED_BY_APP,
     )
     return _record(row)
+
+
+async def give_up_excess_tokens(connection: asyncpg.Connection, *, project_id: UUID, user_id: str) -> list[UUID]:
+    """Leave a user the `MAX_ACTIVE_TOKENS_OF_USER` active tokens that were registered last; gives those given up."""
+    rows = await connection.fetch(
+        _SQL["give_up_excess_tokens"], project_id, user_id, MAX_ACTIVE_TOKENS_OF_USER, TOO_MANY_DEVICES
+    )
+    return [row["push_token_id"] for row in rows]
 
 
 async def unregister_push_token(

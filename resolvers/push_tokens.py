@@ -10,11 +10,11 @@ from uuid_utils.compat import uuid7
 
 from db.push_tokens import PushTokenFilter, PushTokenRecord
 from db.push_tokens import list_push_tokens as read_push_token_list
-from db.push_tokens import register_push_token as write_push_token
 from db.push_tokens import unregister_push_token as end_push_token
 from engine.cursors import Cursor, CursorKind
 from engine.errors import UserError
 from engine.identity import Role
+from engine.push.registering import register_device
 from engine.push.registration import (
     MAX_TOKEN_BYTES,
     Registration,
@@ -42,16 +42,19 @@ class RegisteredToken(msgspec.Struct, frozen=True):
 
 
 async def register_push_token(ctx: Context, *, registration: Registration) -> RegisteredToken:
-    """Register a device, or bring it back. A key in an app is shown nothing of it but what it said itself."""
+    """Register a device, or bring it back. A key in an app is shown nothing of it but what it said itself, and cannot
+    make sends to a person larger without bound: one device too many replaces the one that registered first."""
     viewer = require(ctx, Role.INGEST)
     errors = check_registration(registration, ctx.services.egress)
     if errors:
         return RegisteredToken(None, errors)
     new, now = new_push_token(registration, uuid7()), ctx.services.clock.now()
-    record = await run_transaction(
+    record, announcements = await run_transaction(
         ctx.services.database,
-        lambda connection: write_push_token(connection, project_id=viewer.project_id, new=new, now=now),
+        lambda connection: register_device(connection, project_id=viewer.project_id, new=new, now=now),
     )
+    for announcement in announcements:
+        ctx.services.announce(announcement)
     ctx.forget_reads()
     hidden = _NOTHING if viewer.role >= Role.VIEWER else _unsaid(record, registration)
     return RegisteredToken(record, warnings=warnings_of(registration), hidden=hidden)

@@ -69,6 +69,8 @@ CREATE TABLE push_tokens (
 );
 
 CREATE INDEX push_tokens_by_user ON push_tokens (project_id, user_id, push_token_id) WHERE user_id IS NOT NULL;
+CREATE INDEX push_tokens_active ON push_tokens (project_id, user_id, registered_at)
+WHERE active AND user_id IS NOT NULL;
 
 -- Tokens of Live Activities: one to start those of a type on a device, one for each that runs.
 CREATE TABLE live_activities (
@@ -88,17 +90,20 @@ CREATE TABLE live_activities (
 CREATE UNIQUE INDEX live_activities_by_device
 ON live_activities (project_id, push_token_id, attributes_type, activity_id) NULLS NOT DISTINCT;
 
--- Sends that count against the frequency caps while their deliveries are neither held back nor cancelled: one person
--- and message count once, however many devices got it.
+-- Sends that count against the frequency caps unless nothing came of them: a message counts once per person and batch,
+-- however many devices got it, so that each replay is a send of its own.
 CREATE TABLE push_reservations (
     project_id uuid NOT NULL REFERENCES projects,
     delivery_id uuid NOT NULL,
+    -- The delivery's when this was reserved: what made it, or the replay.
+    batch_id uuid,
     user_id text COLLATE "C" NOT NULL,
     message_id uuid NOT NULL,
-    at timestamptz NOT NULL,
-    PRIMARY KEY (project_id, delivery_id)
+    at timestamptz NOT NULL
 );
 
+CREATE UNIQUE INDEX push_reservations_by_delivery
+ON push_reservations (project_id, delivery_id, batch_id) NULLS NOT DISTINCT;
 CREATE INDEX push_reservations_by_user ON push_reservations (project_id, user_id, at);
 
 CREATE TABLE consents (

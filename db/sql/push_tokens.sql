@@ -25,6 +25,17 @@ RETURNING
     project_id, push_token_id, platform, environment, token, web_push_keys, user_id, timezone, locale, app_version,
     active, invalidated_reason, owner_generation, registered_at, last_used_at;
 
+-- name: give_up_excess_tokens
+-- Gives up the active tokens of a user but for those that were registered last; says which.
+UPDATE push_tokens AS t SET active = false, invalidated_reason = $4
+WHERE t.project_id = $1 AND t.active AND t.push_token_id IN (
+    SELECT push_token_id FROM push_tokens
+    WHERE project_id = $1 AND user_id = $2 AND active
+    ORDER BY registered_at DESC, push_token_id DESC
+    OFFSET $3
+)
+RETURNING t.push_token_id;
+
 -- name: unregister_push_token
 -- Signs a device off.
 UPDATE push_tokens SET active = false, invalidated_reason = $3

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import strawberry
 
+from db.push_tokens import MAX_ACTIVE_TOKENS_OF_USER
 from resolvers import push_sends, push_settings, push_tokens
 from resolvers.paging import PageArguments
 from schema.head_first import reading
@@ -55,7 +56,8 @@ class PushMutation:
     @strawberry.mutation(
         description=(
             "Register a device, at each start of the app: a token that is known is updated, comes back if it was "
-            "inactive, and moves to userId if that is somebody else. Needs INGEST."
+            "inactive, and moves to userId if that is somebody else. Of a person's active devices the "
+            f"{MAX_ACTIVE_TOKENS_OF_USER} that registered last are kept. Needs INGEST."
         )
     )
     async def register_push_token(self, info: Info, registration: RegistrationArgument) -> PushTokenPayload | None:

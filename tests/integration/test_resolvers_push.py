@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from db.push_tokens import MAX_ACTIVE_TOKENS_OF_USER
 from engine.clock import DatabaseClock
 from engine.identity import ApiKeyKind, Role
 from engine.work import Work, WorkKind
@@ -101,6 +102,33 @@ async def device(tenant: Tenant, **fields: Any) -> str:
 async def send(tenant: Tenant, **fields: Any) -> Any:
     data = await tenant.data(SEND, input={"userIds": ["ada"], "push": HELLO, **fields})
     return data["sendPush"]
+
+
+INVALIDATED = """{ events(filter: {eventTypes: ["push.token_invalidated"]}, order: OLDEST_FIRST) {
+  edges { node { userId properties } }
+} }"""
+
+
+async def test_a_person_has_no_more_active_devices_than_a_send_should_go_to(gateway: Gateway, shop: Tenant) -> None:
+    """A key in an app may register any number, for anybody."""
+    devices = [
+        await device(shop, platform="ANDROID", token=f"token-{each}", userId="ada")
+        for each in range(MAX_ACTIVE_TOKENS_OF_USER)
+    ]
+    await device(shop, platform="ANDROID", token="token-0")
+    other = await device(shop, platform="ANDROID", token="of-bob", userId="bob")
+    assert (await send(shop))["queued"] == MAX_ACTIVE_TOKENS_OF_USER
+
+    for each in range(3):
+        await device(shop, platform="ANDROID", token=f"more-{each}", userId="ada")
+
+    assert (await send(shop))["queued"] == MAX_ACTIVE_TOKENS_OF_USER
+    events = [edge["node"] for edge in (await shop.data(INVALIDATED))["events"]["edges"]]
+    # The first of all has registered again meanwhile.
+    assert [event["properties"]["pushTokenId"] for event in events] == devices[1:4]
+    assert {(event["userId"], event["properties"]["reason"]) for event in events} == {("ada", "TooManyDevices")}
+    assert (await send(shop, userIds=["bob"]))["deliveries"][0]["pushToken"]["userId"] == "bob"
+    assert other not in devices
 
 
 def clock_of(tenant: Tenant) -> DatabaseClock:

@@ -1,0 +1,58 @@
+"""Keeping what a device registered.
+
+Guarantees: nobody has more active devices than a send should go to; who registers one too many loses the one that has
+not registered for longest, with its event, in the same transaction. Leaves to others: what may be registered
+(`engine.push.registration`), committing, and announcing what is returned.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import msgspec
+
+from db.push_tokens import (
+    TOO_MANY_DEVICES,
+    NewPushToken,
+    PushTokenRecord,
+    give_up_excess_tokens,
+    register_push_token,
+)
+from db.records import NewEvent
+from engine.announcements import Announcement
+from engine.dispatch.ledger import record
+from engine.node_ids import NodeKind, write_node_id
+
+if TYPE_CHECKING:
+    import asyncpg
+
+INVALIDATED = "push.token_invalidated"
+
+
+async def register_device(
+    connection: asyncpg.Connection, *, project_id: UUID, new: NewPushToken, now: datetime
+) -> tuple[PushTokenRecord, tuple[Announcement, ...]]:
+    """Make a token, or bring back the one that is there."""
+    registered = await register_push_token(connection, project_id=project_id, new=new, now=now)
+    if registered.user_id is None:
+        return registered, ()
+    given_up = await give_up_excess_tokens(connection, project_id=project_id, user_id=registered.user_id)
+    events = [_given_up(push_token_id, registered, now) for push_token_id in sorted(given_up)]
+    return registered, await record(connection, project_id=project_id, transitions=(), events=events, now=now)
+
+
+def _given_up(push_token_id: UUID, registered: PushTokenRecord, now: datetime) -> NewEvent:
+    """Once for each time it was registered and given up."""
+    properties = {"pushTokenId": write_node_id(NodeKind.PUSH_TOKEN, push_token_id), "reason": TOO_MANY_DEVICES}
+    return NewEvent(
+        key=f"{INVALIDATED}:{push_token_id.hex}:{registered.push_token_id.hex}:{now.timestamp()}",
+        module="push",
+        event_type=INVALIDATED,
+        timestamp=None,
+        user_id=registered.user_id,
+        anonymous_id=None,
+        properties=msgspec.json.encode(properties).decode(),
+        context="{}",
+    )
