@@ -26,6 +26,7 @@ from typing import IO
 from urllib.parse import quote
 
 from launch import processes
+from launch.ports import free_port
 from launch.unprivileged import NOBODY, NoUnprivilegedUserError, RunAs, choose_user
 
 DATABASE_NAME = "sendora"
@@ -247,7 +248,7 @@ class EmbeddedValkey:
     def __init__(self, directory: Path, *, tcp: bool = False) -> None:
         self._directory = directory.resolve()
         self._socket = _socket_directory(self._directory) / "valkey.sock"
-        self._port = _free_port() if tcp else 0
+        self._port = free_port() if tcp else 0
         self._password = secrets.token_urlsafe(24) if tcp else ""
         self._process: subprocess.Popen[bytes] | None = None
         self.log = self._directory / "valkey.log"
@@ -352,12 +353,6 @@ def _may_be_postgres(pid: int) -> bool:
 def _without_postgres_settings(environment: Mapping[str, str]) -> dict[str, str]:
     """PGHOST, PGOPTIONS and their like belong to other servers than ours."""
     return {name: value for name, value in environment.items() if not name.startswith("PG")}
-
-
-def _free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _open_log(log: Path) -> IO[bytes]:

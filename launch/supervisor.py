@@ -33,6 +33,7 @@ from launch import processes
 from launch.data_folder import DataFolder, Keys, StartError
 from launch.embedded import START_TIMEOUT_SECONDS, EmbeddedError, EmbeddedPostgres, EmbeddedValkey
 from launch.keeper import Exits, Keeper, Output, Printer
+from launch.ports import free_udp_port
 from settings import Settings
 
 CLIENTS_GRACE_SECONDS = 2.5
@@ -100,7 +101,8 @@ class Supervisor:
         self._printer = Printer()
         self._stop = asyncio.Event()
         self._may_go = False
-        self._dns_port = _free_udp_port() if settings.fake_providers else 0
+        # Known before anything starts: the gateways are told of it, and the name server takes it later.
+        self._dns_port = free_udp_port() if settings.fake_providers else 0
         self._clients: list[Keeper] = []
         self._services: list[Keeper] = []
         self._keeping: set[asyncio.Task[None]] = set()
@@ -331,13 +333,6 @@ async def _end(keepers: Sequence[Keeper], steps: Iterable[tuple[signal.Signals, 
             keeper.signal(number)
         for keeper in keepers:
             await keeper.ended(deadline - time.monotonic())
-
-
-def _free_udp_port() -> int:
-    """Known before anything starts: the gateways are told of it, and the name server takes it later."""
-    with socket.socket(type=socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _say_go(process: subprocess.Popen[bytes]) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 import pytest
 import uvloop
 
+from launch.ports import free_port
 from tests.acceptance.gateway_client import Gateway
-from tests.acceptance.running import Running, free_port
+from tests.acceptance.running import Running
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, Callable[[], object]]:

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,13 +18,6 @@ from uuid import uuid4
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "SENDORA_TEST_MARK"
 NOT_OURS = ("PORT", "DATABASE_URL", "REDIS_URL")
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def clean_environment(**settings: str) -> dict[str, str]:

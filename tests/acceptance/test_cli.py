@@ -20,7 +20,8 @@ import pytest
 from db.events import append_events
 from db.records import NewEvent
 from engine.retention import STEP_EVENTS
-from tests.acceptance.running import ROOT, clean_environment, free_port, run_command, wait_until
+from launch.ports import free_port
+from tests.acceptance.running import ROOT, clean_environment, run_command, wait_until
 
 SECRET = "0123456789abcdef" * 4
 

@@ -21,7 +21,8 @@ import pytest
 from websockets.sync.client import connect
 
 from launch.embedded import EmbeddedValkey
-from tests.acceptance.running import ROOT, clean_environment, free_port, run_command, wait_until
+from launch.ports import free_port
+from tests.acceptance.running import ROOT, clean_environment, run_command, wait_until
 
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/bin")
 pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed here")

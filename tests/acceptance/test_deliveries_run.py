@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from launch.ports import free_port
 from tests.acceptance.gateway_client import Gateway, Socket, open_socket
-from tests.acceptance.running import Running, free_port, wait_until
+from tests.acceptance.running import Running, wait_until
 
 USERS = ["user_001", "user_002", "user_003"]
 PROVIDERS_READY = "the project sends through providers on this machine"

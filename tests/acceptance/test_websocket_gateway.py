@@ -12,7 +12,8 @@ from uuid import uuid4
 
 import pytest
 
-from tests.acceptance.running import Running, free_port
+from launch.ports import free_port
+from tests.acceptance.running import Running
 from tests.acceptance.test_websocket_clients import ITEMS, installed_clients, run
 
 __all__ = ["installed_clients"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +14,7 @@ from engine.clock import DatabaseClock
 from engine.identity import ApiKeyKind, Role
 from engine.work import Work, WorkKind
 from tests.integration.delivery_support import make_delivery, node_id
-from tests.integration.graphql_support import Gateway, Tenant, open_gateway
+from tests.integration.graphql_support import Gateway, Tenant
 
 PHONE = "ab" * 32
 P256DH = "BNcRdreALRFXTkOOUHK1EtK2wtaz5Ry4YfYCA_0QTpQtUbVlUls0VJXg7A8u-Ts1XbjhazAkj7I99e8QcYP7DkM"
@@ -74,17 +73,6 @@ SEND_ACTIVITY = """mutation ($input: SendLiveActivityInput!) {
     queued suppressed deliveries { status suppressedReason payload } userErrors { code path }
   }
 }"""
-
-
-@pytest.fixture
-async def gateway(module_database_url: str) -> AsyncIterator[Gateway]:
-    async with open_gateway(module_database_url) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def shop(gateway: Gateway) -> Tenant:
-    return await gateway.tenant()
 
 
 async def register(tenant: Tenant, **fields: Any) -> Any:
@@ -374,8 +362,7 @@ async def test_a_push_makes_one_delivery_for_each_active_device(shop: Tenant) ->
         ("ada", "QUEUED", None, "ANDROID"),
         ("nobody", "SUPPRESSED", "NO_TOKENS", None),
     ]
-    assert shop.viewer is not None
-    assert shop.gateway.woken == [Work(WorkKind.DELIVERIES, shop.viewer.project_id)]
+    assert shop.gateway.woken == [Work(WorkKind.DELIVERIES, shop.project_id)]
     assert await event_types(shop) == {"push.send_requested": 3, "push.suppressed": 1}
 
 
@@ -444,10 +431,9 @@ async def test_a_key_used_by_many_at_once_makes_one_batch(shop: Tenant) -> None:
     assert (await event_types(shop))["push.send_requested"] == 1
     # The counts stay those of acceptance, whatever became of the deliveries.
     async with shop.gateway.services.database.connection() as connection:
-        assert shop.viewer is not None
         await connection.execute(
             "UPDATE deliveries SET status = 'CANCELLED', next_attempt_at = NULL WHERE project_id = $1",
-            shop.viewer.project_id,
+            shop.project_id,
         )
     again = await send(shop, idempotencyKey="once")
     assert (again["queued"], again["deliveries"][0]["status"]) == (1, "CANCELLED")
@@ -519,12 +505,11 @@ async def test_a_send_that_would_take_too_much_room_is_refused(shop: Tenant) -> 
     people = [f"user-{number}" for number in range(1000)]
     texts = [{"locale": f"a{letter}", "push": {"title": "x" * 4000, "body": ""}} for letter in "abcdefghijklmnop"]
     async with shop.gateway.services.database.connection() as connection:
-        assert shop.viewer is not None
         await connection.execute(
             """INSERT INTO push_tokens (project_id, push_token_id, platform, environment, token, user_id, registered_at)
                SELECT $1, gen_random_uuid(), 'ANDROID', 'PRODUCTION', 'fcm:' || u || d, 'user-' || u, now()
                FROM generate_series(0, 999) AS u, generate_series(1, 2) AS d""",
-            shop.viewer.project_id,
+            shop.project_id,
         )
     refused = await send(shop, userIds=people, localized=texts)
     assert [(error["code"], error["path"]) for error in refused["userErrors"]] == [

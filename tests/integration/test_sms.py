@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
 
 import msgspec
 import pytest
@@ -17,24 +15,13 @@ from engine.channels.base import Prepared, Ready, Refuse, Settled, Suppress
 from engine.channels.http import HttpClient
 from engine.consent import ConsentPurpose, ConsentState, set_consent
 from engine.dispatch.values import SuppressedReason
-from engine.egress import Egress
 from engine.node_ids import parse_node_id
 from engine.sms.work import SmsWork
 from tests.integration.graphql_support import Gateway, Tenant, open_gateway
+from tests.integration.sms_support import ADA, BOB, LOOPBACK, open_account, send
 from tests.peers.twilio import Refusal, TwilioPeer
 
-SEND = """mutation ($input: SendSmsInput!) {
-  sendSms(input: $input) {
-    batchId queued scheduled suppressed
-    deliveries { id status suppressedReason userId error { code permanent hint } scheduledFor }
-    userErrors { code path message }
-  }
-}"""
-CONFIGURE = """mutation ($settings: JSON, $secrets: JSON) {
-  configureProvider(input: {kind: TWILIO, settings: $settings, secrets: $secrets}) { userErrors { path message } }
-}"""
 IDENTIFY = "mutation ($input: IdentifyInput!) { identify(input: $input) { userErrors { code } } }"
-ADA, BOB = "+14155550132", "+442079460958"
 
 
 @pytest.fixture
@@ -45,16 +32,13 @@ async def peer() -> AsyncIterator[TwilioPeer]:
 
 @pytest.fixture
 async def gateway(module_database_url: str) -> AsyncIterator[Gateway]:
-    async with open_gateway(module_database_url) as opened:
-        opened.services = replace(opened.services, egress=Egress(allowed="127.0.0.0/8"))
+    async with open_gateway(module_database_url, egress=LOOPBACK) as opened:
         yield opened
 
 
 @pytest.fixture
 async def tenant(gateway: Gateway, peer: TwilioPeer) -> Tenant:
-    made = await gateway.tenant()
-    configured = await made.data(CONFIGURE, settings=peer.settings(), secrets=peer.secrets())
-    assert configured["configureProvider"]["userErrors"] == []
+    made = await open_account(gateway, peer)
     await made.data(IDENTIFY, input={"userId": "ada", "traits": {"phone": "+1 (415) 555-0132", "name": "Ada"}})
     await made.data(IDENTIFY, input={"userId": "bob", "traits": {"phone": BOB}})
     await made.data(IDENTIFY, input={"userId": "cyd", "traits": {"phone": "none"}})
@@ -68,22 +52,12 @@ async def work(gateway: Gateway) -> AsyncIterator[SmsWork]:
     await http.close()
 
 
-def project_id_of(tenant: Tenant) -> UUID:
-    assert tenant.viewer is not None
-    return tenant.viewer.project_id
-
-
-async def send(tenant: Tenant, **given: Any) -> Any:
-    return (await tenant.data(SEND, input={"body": "Hi {{ trait.name }}!", **given}))["sendSms"]
-
-
 async def say(tenant: Tenant, user_id: str, state: ConsentState) -> None:
-    assert tenant.viewer is not None
     services = tenant.gateway.services
     async with services.database.transaction() as connection:
         await set_consent(
             connection,
-            project_id=tenant.viewer.project_id,
+            project_id=tenant.project_id,
             user_id=user_id,
             purpose=ConsentPurpose.SMS,
             state=state,
@@ -93,36 +67,33 @@ async def say(tenant: Tenant, user_id: str, state: ConsentState) -> None:
 
 
 async def stored(tenant: Tenant, sent: Any) -> list[DeliveryRecord]:
-    assert tenant.viewer is not None
     parsed = [parse_node_id(each["id"]) for each in sent["deliveries"]]
     async with tenant.gateway.services.database.connection() as connection:
         found = await read_deliveries(
             connection,
-            project_id=tenant.viewer.project_id,
+            project_id=tenant.project_id,
             delivery_ids=[each.uuid for each in parsed if each is not None],
         )
     return sorted(found, key=lambda each: each.delivery_id)
 
 
 async def prepare(tenant: Tenant, work: SmsWork, deliveries: Sequence[DeliveryRecord]) -> list[Prepared]:
-    assert tenant.viewer is not None
     services = tenant.gateway.services
     async with services.database.transaction() as connection:
         prepared = await work.prepare(
-            connection, project_id=tenant.viewer.project_id, deliveries=deliveries, now=services.clock.now()
+            connection, project_id=tenant.project_id, deliveries=deliveries, now=services.clock.now()
         )
     return [prepared[each.delivery_id] for each in deliveries]
 
 
 async def settle(tenant: Tenant, work: SmsWork, delivery: DeliveryRecord, prepared: Prepared) -> None:
-    assert tenant.viewer is not None
     assert isinstance(prepared, Ready)
     services = tenant.gateway.services
     outcome = await work.send(prepared.message)
     async with services.database.transaction() as connection:
         await work.settle(
             connection,
-            project_id=tenant.viewer.project_id,
+            project_id=tenant.project_id,
             settled=[Settled(delivery, prepared.message, outcome)],
             now=services.clock.now(),
         )
@@ -187,17 +158,14 @@ async def test_a_revocation_after_acceptance_wins_at_dispatch(tenant: Tenant, wo
 async def test_a_person_erased_meanwhile_gets_nothing(tenant: Tenant, work: SmsWork) -> None:
     deliveries = await stored(tenant, await send(tenant, userIds=["ada"]))
     async with tenant.gateway.services.database.connection() as connection:
-        await connection.execute(
-            "DELETE FROM profiles WHERE user_id = 'ada' AND project_id = $1", project_id_of(tenant)
-        )
+        await connection.execute("DELETE FROM profiles WHERE user_id = 'ada' AND project_id = $1", tenant.project_id)
 
     assert await prepare(tenant, work, deliveries) == [Suppress(reason=SuppressedReason.ERASED)]
 
 
 async def test_in_europe_nothing_said_is_no(tenant: Tenant, work: SmsWork) -> None:
-    assert tenant.viewer is not None
     async with tenant.gateway.services.database.connection() as connection:
-        await connection.execute("UPDATE projects SET region = 'eu' WHERE project_id = $1", project_id_of(tenant))
+        await connection.execute("UPDATE projects SET region = 'eu' WHERE project_id = $1", tenant.project_id)
     await say(tenant, "bob", ConsentState.GRANTED)
 
     sent = await send(tenant, userIds=["ada", "bob"], to=["+49 30 901820"])
@@ -234,6 +202,16 @@ async def test_a_refused_account_is_shown_at_the_provider_until_it_works(
 
     assert "sender is not one of this account's" in refused["lastError"]
     assert works["lastError"] is None
+
+
+async def test_somebody_without_a_number_is_not_scheduled_but_fails_at_once(tenant: Tenant) -> None:
+    at = tenant.gateway.services.clock.now() + timedelta(hours=1)
+
+    sent = await send(tenant, userIds=["ada", "cyd"], scheduledFor=at.isoformat())
+
+    assert (sent["queued"], sent["scheduled"], sent["suppressed"]) == (0, 1, 0)
+    assert [each["status"] for each in sent["deliveries"]] == ["SCHEDULED", "FAILED"]
+    assert sent["deliveries"][1]["error"]["code"] == "NO_PHONE"
 
 
 async def test_what_is_scheduled_is_decided_later(tenant: Tenant) -> None:
@@ -275,13 +253,13 @@ async def test_a_request_that_cannot_work_makes_nothing(
     assert (refused["batchId"], refused["deliveries"]) == (None, [])
     async with tenant.gateway.services.database.connection() as connection:
         made = "SELECT count(*) FROM deliveries WHERE project_id = $1"
-        assert await connection.fetchval(made, project_id_of(tenant)) == 0
+        assert await connection.fetchval(made, tenant.project_id) == 0
 
 
 async def test_without_a_provider_nothing_is_accepted_and_what_waited_is_refused(tenant: Tenant, work: SmsWork) -> None:
     deliveries = await stored(tenant, await send(tenant, userIds=["ada"]))
     async with tenant.gateway.services.database.connection() as connection:
-        await connection.execute("DELETE FROM providers WHERE project_id = $1", project_id_of(tenant))
+        await connection.execute("DELETE FROM providers WHERE project_id = $1", tenant.project_id)
 
     refused = await send(tenant, userIds=["ada"])
     [prepared] = await prepare(tenant, work, deliveries)

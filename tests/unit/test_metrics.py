@@ -10,8 +10,8 @@ from engine.dispatch.dispatcher import DispatcherStats
 from engine.dispatch.values import DeliveryStatus
 from engine.live.hub import HubStats
 from engine.log import LogStats
+from launch.ports import free_port
 from telemetry import Metrics, Readings, serve_worker_metrics
-from tests.acceptance.running import free_port
 
 PROJECT = UUID(int=7)
 
