@@ -12,20 +12,14 @@ from __future__ import annotations
 
 import os
 import random
-import socket
 from pathlib import Path
 
+from launch.ports import free_udp_port
 from tests.acceptance.chaos_deliveries.receivers import World
 from tests.acceptance.chaos_deliveries.run import DeliveryChaos, make_deployment
 
 SECONDS = float(os.environ.get("SENDORA_CHAOS_SECONDS", "8"))
 SEED = int(os.environ.get("SENDORA_CHAOS_SEED", "20"))
-
-
-def free_udp_port() -> int:
-    with socket.socket(type=socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def test_whatever_fails_each_delivery_comes_to_its_end_and_is_told_of(tmp_path: Path) -> None:

@@ -27,8 +27,9 @@ from db.migrate import migrate
 from launch import processes
 from launch.embedded import EmbeddedPostgres, EmbeddedValkey
 from launch.first_start import NewKeys, make_project
+from launch.ports import free_port
 from tests.acceptance.chaos.weather import Weather
-from tests.acceptance.running import clean_environment, free_port
+from tests.acceptance.running import clean_environment
 from tests.acceptance.running import processes as running_processes
 
 WORKER = ("cli.py", "worker")
