@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -68,6 +69,8 @@ RETRY_AFTER_MS = 1_000
 """What a client is told to wait while PostgreSQL is away: about what a restart takes."""
 READY_TIMEOUT_SECONDS = 2.0
 """A gateway that cannot reach its servers within this is not ready."""
+
+_logger = logging.getLogger(__name__)
 
 
 class GatewaySession:
@@ -170,6 +173,8 @@ class Process:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Open, and close in reverse: what was accepted is finished before the database is let go."""
+        if not self.services.egress.guarded:
+            _logger.warning("ssrf_guard.off")
         async with AsyncExitStack() as stack:
             await self.database.connect()
             stack.push_async_callback(self.database.disconnect)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 import msgspec
 import uvicorn
 from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from engine.email.unsubscribe import UnsubscribeTokens
 from inbound import InboundServices, routes
@@ -48,9 +49,14 @@ class InboundServer:
 @asynccontextmanager
 async def serve_inbound(services: InboundServices) -> AsyncIterator[InboundServer]:
     """Until the block ends."""
-    config = uvicorn.Config(
-        Starlette(routes=routes(services, TOKENS)), host="127.0.0.1", port=0, lifespan="off", log_config=None
-    )
+    async with serve_app(Starlette(routes=routes(services, TOKENS)), lifespan="off") as server:
+        yield server
+
+
+@asynccontextmanager
+async def serve_app(app: ASGIApp, *, lifespan: Literal["on", "off"]) -> AsyncIterator[InboundServer]:
+    """Any application, in this process, until the block ends."""
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, lifespan=lifespan, log_config=None)
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
