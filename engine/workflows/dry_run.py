@@ -60,7 +60,8 @@ class SampleEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DryRun(msgspec.Struct, frozen=True, kw_only=True):
-    """What would happen. `status` None: no run would start. Errors are about the input; there is nothing else then."""
+    """What would happen. `status` None: no run would start; `error` is why it fails. Errors are about the input, or say
+    that consent does not allow a run: there is no trace then."""
 
     matched: bool = False
     status: RunStatus | None = None
@@ -126,14 +127,14 @@ class _Walk:
     async def walk(self) -> DryRun:
         """Step by step. What is computed is computed in a thread: templates may take long."""
         while self._goes_on():
+            self._now = max(self._now, self._state.next_step_at or self._now)
             needs = await self._in_thread(lambda: wanted(self._definition, self._state, self._around, self._now))
             self._around = await self._lookup.add(self._around, needs, self._now)
             if needs.devices:
                 self._count_own_pushes()
             await self._in_thread(self._decide)
-        return DryRun(
-            matched=True, status=self._state.status, trace=tuple(self._traces.values()), error=self._state.error
-        )
+        state = self._state
+        return DryRun(matched=True, status=state.status, trace=tuple(self._traces.values()), error=state.error)
 
     def _goes_on(self) -> bool:
         is_open = self._state.open_trace is not None
@@ -144,9 +145,7 @@ class _Walk:
         )
 
     def _decide(self) -> None:
-        """One decision when it is due, and at once what becomes of its effects."""
-        if self._state.next_step_at is not None:
-            self._now = max(self._now, self._state.next_step_at)
+        """One decision, and at once what becomes of its effects."""
         for effect in self._look(None):
             report = foresee(effect, self._around, self._now)
             if isinstance(effect, MergeTraits) and self._around.profile is not None:

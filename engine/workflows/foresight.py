@@ -57,9 +57,7 @@ def foresee(effect: Effect, around: Surroundings, now: datetime) -> Report | Non
             return DeliveryReport((DeliveryResult(status=DeliveryStatus.DELIVERED, at=now),))
         case AskModel():
             model = "the project's model" if effect.model is None else f"the model {effect.model}"
-            asked = (
-                f"A dry run asks no model. A real run asks {model} to {effect.flavor.value}: the prompt is in input."
-            )
+            asked = f"A dry run asks no model. A real run asks {model} to {effect.flavor.value}; input has the prompt."
             return ModelUnavailable(asked)
         case MergeTraits():
             return None
