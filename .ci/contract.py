@@ -32,7 +32,7 @@ DELIVERED = frozenset(
     Subscription.eventStream Subscription.deliveryUpdates
     Query.webhookEndpoints Mutation.saveWebhookEndpoint Mutation.deleteWebhookEndpoint
     Mutation.rotateWebhookSecret Mutation.retireWebhookSecret Mutation.sendTestWebhook
-    Query.workflowBlueprints
+    Query.workflowBlueprints Mutation.testRunWorkflow
     """.split()  # noqa: SIM905
 )
 """Root fields that are finished, with all types behind them but for what `OWED` names."""
@@ -42,13 +42,11 @@ OWED = {
         Delivery.workflowRun
         ImportWorkflowsPayload Mutation.cancelWorkflowRun Mutation.cloneBlueprint Mutation.deleteWorkflow
         Mutation.importWorkflows Mutation.pauseWorkflow Mutation.pauseWorkflowRun Mutation.resumeWorkflow
-        Mutation.resumeWorkflowRun Mutation.saveWorkflow Mutation.setWorkflowActive Mutation.testRunWorkflow
+        Mutation.resumeWorkflowRun Mutation.saveWorkflow Mutation.setWorkflowActive
         Profile.workflowRuns Query.exportWorkflows Query.workflowRuns Query.workflows
-        RunStatus SaveWorkflowInput SaveWorkflowPayload Schedule.nextAt ScheduleInput StepOutcome
-        StepTrace Subscription.workflowRunUpdates TestRunWorkflowInput TestRunWorkflowPayload Workflow
-        WorkflowConnection WorkflowEdge WorkflowRun WorkflowRunConnection WorkflowRunEdge
-        WorkflowRunFilter WorkflowRunPayload WorkflowRunUpdate WorkflowRunUpdateEdge WorkflowStats
-        WorkflowStepInput WorkflowStepStats WorkflowTrigger.audience WorkflowTriggerInput
+        SaveWorkflowPayload Schedule.nextAt Subscription.workflowRunUpdates Workflow WorkflowConnection
+        WorkflowEdge WorkflowRun WorkflowRunConnection WorkflowRunEdge WorkflowRunFilter WorkflowRunPayload
+        WorkflowRunUpdate WorkflowRunUpdateEdge WorkflowStats WorkflowStepStats WorkflowTrigger.audience
     """,
     "audiences and analytics": """
         Audience AudienceChange AudienceChangeEdge AudienceConnection AudienceEdge Board FunnelGroup

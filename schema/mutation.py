@@ -18,6 +18,7 @@ from schema.roots.providers import ProvidersMutation
 from schema.roots.push import PushMutation
 from schema.roots.sms import SmsMutation
 from schema.roots.webhooks import WebhooksMutation
+from schema.roots.workflows import WorkflowsMutation
 from schema.track import (
     IdentifyInput,
     IdentifyPayload,
@@ -32,7 +33,14 @@ NameArgument = Annotated[str, strawberry.argument(description="For people, 1 to 
 
 @strawberry.type(description="Everything that can be changed. Every field changes the caller's project only.")
 class Mutation(
-    DeliveriesMutation, PushMutation, EmailMutation, SmsMutation, ProvidersMutation, WebhooksMutation, InboundMutation
+    DeliveriesMutation,
+    PushMutation,
+    EmailMutation,
+    SmsMutation,
+    ProvidersMutation,
+    WebhooksMutation,
+    InboundMutation,
+    WorkflowsMutation,
 ):
     @strawberry.mutation(description="Store one event; answered once it is on disk. Needs INGEST.")
     async def track(

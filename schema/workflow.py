@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import strawberry
 
-from engine import errors
 from engine.workflows.blueprints import Blueprint
 from engine.workflows.definition import ReentryPolicy, RunStatus, Step, StepOutcome, StepType, Trigger
 from engine.workflows.definition import Schedule as ScheduleValue
+from engine.workflows.dry_run import DryRun
 from engine.workflows.state import StepTrace as TraceValue
 from engine.workflows.triggers import unparse_filters
 from engine.workflows.validation import unparse_step
@@ -156,7 +155,7 @@ class StepTrace:
     )
     detail: str | None = strawberry.field(description="For people: why it ended so, and which values were missing.")
     started_at: datetime = strawberry.field(description="When it began.")
-    finished_at: datetime | None = strawberry.field(description="When it ended; null while it is in progress.")
+    finished_at: datetime = strawberry.field(description="When it ended; while it is in progress, when it began.")
     input: JSON = strawberry.field(description="Its config after interpolation, secrets masked.")
     output: JSON | None = strawberry.field(description="What came of it.")
     delivery: Annotated[Delivery, strawberry.lazy("schema.delivery")] | None = strawberry.field(
@@ -173,7 +172,7 @@ class StepTrace:
             outcome_code=None if trace.outcome is None else trace.outcome.code,
             detail=trace.detail,
             started_at=trace.started_at,
-            finished_at=trace.finished_at,
+            finished_at=trace.finished_at or trace.started_at,
             input=JSON(trace.input),
             output=None if trace.output is None else JSON(trace.output),
             delivery=None,
@@ -186,13 +185,14 @@ class TestRunWorkflowPayload(MutationPayload):
     status: RunStatus | None = strawberry.field(description="Where the run ends; null when there is none.")
     trace: list[StepTrace] = strawberry.field(description="What each step would do, in the order in which they run.")
 
+    error: str | None = strawberry.field(description="Why the run would fail; null when it would not.")
+
     @staticmethod
-    def of(
-        *, matched: bool, status: RunStatus | None, trace: Sequence[TraceValue], errors: tuple[errors.UserError, ...]
-    ) -> TestRunWorkflowPayload:
+    def of(run: DryRun) -> TestRunWorkflowPayload:
         return TestRunWorkflowPayload(
-            matched=matched,
-            status=status,
-            trace=[StepTrace.of_test(each) for each in trace],
-            user_errors=user_errors(errors),
+            matched=run.matched,
+            status=run.status,
+            trace=[StepTrace.of_test(each) for each in run.trace],
+            error=run.error,
+            user_errors=user_errors(run.errors),
         )

@@ -61,17 +61,14 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 Outcome = tuple[Definition | None, tuple[UserError, ...]]
 
 
-def read_definition(
-    given: Mapping[str, Any], *, egress: Egress, path: Path = ("input",), default_name: str | None = None
-) -> Outcome:
+def read_definition(given: Mapping[str, Any], *, egress: Egress, path: Path = ("input",)) -> Outcome:
     """A whole workflow, with the names of SaveWorkflowInput; or everything that is wrong with it.
 
-    `default_name` is for one that may have no name yet. `id`, `isActive` and `expectedVersion` are allowed and not
-    looked at: they say what to do with the workflow.
+    `id`, `isActive` and `expectedVersion` are allowed and not looked at: they say what to do with the workflow.
     """
     problems = Problems()
     fields = Fields(given, path, problems, name="A workflow", known=_DEFINITION_KEYS)
-    name = _read_name(fields, default_name)
+    name = fields.needed_text("name", most=MAX_NAME_CHARACTERS)
     description = fields.remark("description", most=MAX_DESCRIPTION_CHARACTERS)
     trigger = read_trigger(fields)
     steps = _read_steps(fields, egress)
@@ -109,12 +106,6 @@ def named_nodes(definition: Definition, path: Path = ("input",)) -> Iterator[tup
     for index, step in enumerate(definition.steps):
         if isinstance(step.config, SendEmail) and step.config.template_id is not None:
             yield NodeKind.TEMPLATE, step.config.template_id, (*path, "steps", str(index), "config", "templateId")
-
-
-def _read_name(fields: Fields, default: str | None) -> str:
-    if default is not None and not fields.has("name"):
-        return default
-    return fields.needed_text("name", most=MAX_NAME_CHARACTERS)
 
 
 def _read_steps(outer: Fields, egress: Egress) -> tuple[Step, ...]:

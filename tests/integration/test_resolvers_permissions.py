@@ -68,10 +68,12 @@ NEEDED = {
     "Mutation.saveInboundEndpoint": Role.ADMIN,
     "Mutation.deleteInboundEndpoint": Role.ADMIN,
     "Query.workflowBlueprints": Role.VIEWER,
+    "Mutation.testRunWorkflow": Role.EDITOR,
     "Subscription.eventStream": Role.VIEWER,
     "Subscription.deliveryUpdates": Role.VIEWER,
 }
 ARGUMENTS = {
+    "testRunWorkflow": '(input: {eventType: "a"})',
     "saveTemplate": "(input: {})",
     "deleteTemplate": '(id: "tpl_x")',
     "addSenderDomain": '(domain: "x")',
@@ -110,7 +112,13 @@ ARGUMENTS = {
     "saveInboundEndpoint": "(input: {})",
     "deleteInboundEndpoint": '(id: "inb_x")',
 }
-BOUNDED_LISTS = {"Query.senderDomains", "Query.nodes", "Query.providers", "Query.inboundEndpoints"}
+BOUNDED_LISTS = {
+    "Query.workflowBlueprints",
+    "Query.senderDomains",
+    "Query.nodes",
+    "Query.providers",
+    "Query.inboundEndpoints",
+}
 
 
 def roots() -> dict[str, GraphQLField]:

@@ -361,6 +361,28 @@ async def _workflow_blueprints(victim: Tenant, attacker: Tenant) -> None:
     assert await attacker.data(document) == await victim.data(document)
 
 
+@case("Mutation.testRunWorkflow")
+async def _test_run_workflow(victim: Tenant, attacker: Tenant) -> None:
+    """Neither another project's template nor what it knows of a person gets into a trace."""
+    node_id = await _template(victim)
+    document = """mutation ($input: TestRunWorkflowInput!) { testRunWorkflow(input: $input) {
+      matched status trace { outcome input output } userErrors { code path } } }"""
+
+    def sample(step_type: str, **config: Any) -> dict[str, Any]:
+        steps = [{"type": step_type, "config": config}]
+        return {"draft": {"trigger": {"eventType": "a"}, "steps": steps}, "eventType": "a", "userId": "ada"}
+
+    mail = sample("SEND_EMAIL", to="a@example.com", templateId=node_id)
+    refused = (await _sees_nothing(attacker, document, input=mail))["data"]["testRunWorkflow"]
+    path = ["input", "draft", "steps", "0", "config", "templateId"]
+    assert refused["userErrors"] == [{"code": "NOT_FOUND", "path": path}]
+    copy = sample("UPDATE_PROFILE", traits={"copy": "{{ user.card }}"})
+    seen = (await _sees_nothing(attacker, document, input=copy))["data"]["testRunWorkflow"]
+    assert (seen["matched"], seen["trace"][0]["input"]) == (True, {"traits": {"copy": ""}})
+    own = (await victim.data(document, input=copy))["testRunWorkflow"]
+    assert own["trace"][0]["input"] == {"traits": {"copy": SECRET}}
+
+
 @case("Mutation.addSenderDomain")
 async def _add_sender_domain(victim: Tenant, attacker: Tenant) -> None:
     """The same domain in two projects has two keys: neither can sign for the other."""

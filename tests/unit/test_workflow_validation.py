@@ -473,13 +473,9 @@ def test_what_cannot_be_stored_is_refused_where_it_is() -> None:
         assert path in ("steps.0.config", "steps.0.config.traits.a")
 
 
-def test_a_name_is_needed_unless_there_is_one_to_fall_back_on() -> None:
-    nameless = workflow(step("SEND_SMS"), name=None, description="")
-    assert errors_of(nameless) == {"name": "A workflow needs name."}
-    definition, errors = read_definition(nameless, egress=EGRESS, default_name="Draft")
-    assert errors == ()
-    assert definition is not None
-    assert (definition.name, definition.description) == ("Draft", None)
+def test_a_name_is_needed_and_an_empty_description_is_none() -> None:
+    assert errors_of(workflow(step("SEND_SMS"), name=None)) == {"name": "A workflow needs name."}
+    assert read(workflow(step("SEND_SMS"), description="")).description is None
 
 
 def test_paths_begin_where_the_caller_says() -> None:
