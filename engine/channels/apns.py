@@ -25,16 +25,10 @@ import msgspec
 from aioapns.common import PushType
 from aioapns.exceptions import ConnectionError as CannotConnect
 
-from engine.channels.apns_connection import (
-    ApnsAnswer,
-    ApnsPool,
-    ApnsRequest,
-    Lost,
-    NotSent,
-    ProviderToken,
-    UnusableKey,
-)
+from engine.channels.apns_exchange import ApnsAnswer, ApnsRequest, Lost, NotSent, UnusableKey
+from engine.channels.apns_pool import ApnsPool
 from engine.channels.apns_reasons import ENVIRONMENT_MISMATCHES, REASONS, REFUSED_TOKENS, Blame, meaning_of, word_of
+from engine.channels.apns_token import ProviderToken
 from engine.channels.base import Answer, Deferred, Outcome, Rejected, Unknown
 from engine.channels.push_limits import custom_data, read_retry_after, too_large
 from engine.channels.push_message import (

@@ -1,38 +1,25 @@
-"""HTTP/2 to Apple: aioapns's pool and protocol, made safe for a worker that never restarts.
+"""One HTTP/2 connection to Apple: aioapns's protocol, made safe for a worker that never restarts.
 
 Guarantees: every request ends, with Apple's answer or with one of `NotSent` (Apple has certainly not processed it:
-send it again), `Lost` (it may have) and aioapns's `ConnectionError` (Apple was not reached). One request's end, a
-cancellation included, is never another's. A request is put on the wire at most twice, the second time only after
-`NotSent`. So these are ours, because aioapns 4.0 does them otherwise: received data is acknowledged (else a connection
-stalls after 2,340 errors); answers are matched by stream; resets, answers without a body and cancelled callers end a
-request and nothing else; GOAWAY is read to its `last_stream_id`; ALPN is offered; the provider token belongs to the
-credential; a request waits for the windows before its headers go out; nothing is sent again without end.
+send it again) and `Lost` (it may have). One request's end, a cancellation included, is never another's. So these are
+ours, because aioapns 4.0 does them otherwise: received data is acknowledged (else a connection stalls after 2,340
+errors); answers are matched by stream; resets, answers without a body and cancelled callers end a request and nothing
+else; GOAWAY is read to its `last_stream_id`; the provider token belongs to the credential; a request waits for the
+windows before its headers go out.
 
-Leaves to others: what an answer means, time-outs, and retries. Stops with `ApnsPool.aclose`.
+Leaves to others: dialling, sending again (`engine.channels.apns_pool`), what an answer means, and time-outs.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ssl
-import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
-from typing import Any, TypeAlias, cast
-from urllib.parse import urlsplit
+from typing import cast
 
 import jwt
-import msgspec
-from aioapns.common import NotificationRequest, NotificationResult
-from aioapns.connection import (
-    APNsBaseClientProtocol,
-    APNsKeyConnectionPool,
-    APNsTLSClientProtocol,
-    AuthorizationHeaderProvider,
-)
-from aioapns.exceptions import ConnectionError as CannotConnect
+from aioapns.connection import APNsBaseClientProtocol, APNsTLSClientProtocol
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
@@ -48,97 +35,22 @@ from h2.events import (
 from h2.exceptions import NoAvailableStreamIDError, ProtocolError
 from hyperframe.frame import Frame, GoAwayFrame
 
-TOKEN_SECONDS = 50 * 60
-"""Apple refuses a provider token after an hour, and one that changes within 20 minutes."""
-TOKEN_RENEWAL_PAUSE_SECONDS = 20 * 60
-"""A refused token is replaced at once, but not again within this time: a key that is wrong stays wrong."""
-MAX_CONNECTIONS = 4
-"""Per credential and environment. Apple allows 1,000 streams on each."""
+from engine.channels.apns_exchange import (
+    MAX_ANSWER_BYTES,
+    ApnsAnswer,
+    ApnsRequest,
+    Exchange,
+    Lost,
+    NotSent,
+    UnusableKey,
+    request_headers,
+)
+from engine.channels.apns_token import ProviderToken
+
 BUSY_REQUESTS = 500
 """From so many requests on, another connection is opened: one core gives some 3,000 sends a second in all."""
-CONNECT_SECONDS = 5.0
-"""For all of: look-up, TCP, TLS, and the server's SETTINGS."""
-RECONNECT_PAUSE_SECONDS = 0.5
-"""After a failure to connect, whoever comes within this time is told the same: a dead host is not hammered."""
 IDLE_SECONDS = 60.0
 """Longer silence may have been cut off by a firewall without notice; Apple asks not to reconnect for every message."""
-STALL_SECONDS = 5.0
-"""A request that its caller gave up after this time, with nothing heard since, speaks for a dead connection."""
-SHUTDOWN_SECONDS = 1.0
-"""For the peer to answer the end of TLS."""
-MAX_ANSWER_BYTES = 4096
-"""Apple's answers have some 50 bytes."""
-
-Resolve: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
-"""The addresses of a host that may be dialled, for the port. Raises `OSError` when there are none."""
-
-
-class NotSent(Exception):
-    """Apple has certainly not processed it."""
-
-
-class Lost(Exception):
-    """It was sent, and no answer will come: whether Apple has processed it cannot be known."""
-
-
-class UnusableKey(Exception):
-    """The credential's key signs no token: it is no P-256 private key."""
-
-
-class ApnsRequest(NotificationRequest):
-    """A request with its body encoded. `expiration` is Unix seconds; 0 means: deliver at once or not at all."""
-
-    __slots__ = ("body", "expiration", "headers_sent")
-
-    def __init__(self, *, body: bytes, expiration: int | None, **fields: Any) -> None:
-        super().__init__(message={}, **fields)
-        self.body = body
-        self.expiration = expiration
-        self.headers_sent = False
-        """Whether Apple may have seen it. Never goes back to false for a request that is not proven unprocessed."""
-
-
-class ApnsAnswer(NotificationResult):
-    """Apple's answer. `authorization` is the header that it was given to."""
-
-    __slots__ = ("authorization", "body", "retry_after")
-
-    def __init__(self, *, body: str, authorization: str, retry_after: str | None, **fields: Any) -> None:
-        super().__init__(**fields)
-        self.body = body
-        self.authorization = authorization
-        self.retry_after = retry_after
-
-
-class ProviderToken(AuthorizationHeaderProvider):
-    """The one token of a credential, for all of its connections. Its key may turn out not to be one: what
-    PyJWT and cryptography raise then is `jwt.PyJWTError`, `ValueError` or `TypeError`."""
-
-    def __init__(self, *, key: str, key_id: str, team_id: str) -> None:
-        self._key = key
-        self._key_id = key_id
-        self._team_id = team_id
-        self._header: str | None = None
-        self._issued_at = 0.0
-        self._replaced_at = -float(TOKEN_RENEWAL_PAUSE_SECONDS)
-
-    def get_header(self) -> str:
-        """The `authorization` header of now."""
-        now = time.time()
-        if self._header is None or not 0 <= now - self._issued_at < TOKEN_SECONDS:
-            self._issued_at = now
-            token = jwt.encode(
-                {"iss": self._team_id, "iat": int(now)}, self._key, algorithm="ES256", headers={"kid": self._key_id}
-            )
-            self._header = f"bearer {token}"
-        return self._header
-
-    def refuse(self, header: str) -> bool:
-        """Apple refused this one. Returns whether there is another one to try."""
-        if header == self._header and time.monotonic() - self._replaced_at >= TOKEN_RENEWAL_PAUSE_SECONDS:
-            self._replaced_at = time.monotonic()
-            self._header = None
-        return header != self._header
 
 
 class _GracefulH2(H2Connection):
@@ -153,68 +65,12 @@ class _GracefulH2(H2Connection):
         return [], [event]
 
 
-class _Exchange:
-    """One request and what has come back of it."""
-
-    __slots__ = ("answer", "authorization", "body", "headers", "request", "stream_id")
-
-    def __init__(self, request: ApnsRequest, answer: asyncio.Future[ApnsAnswer]) -> None:
-        self.request = request
-        self.answer = answer
-        self.authorization = ""
-        self.stream_id: int | None = None
-        self.headers: dict[str, str] = {}
-        self.body = bytearray()
-
-    def fail(self, error: Exception) -> None:
-        """Nothing more will come. A status that came counts, whatever is missing of its body."""
-        if self.answer.done():
-            return
-        if ":status" in self.headers:
-            self.finish()
-            return
-        if isinstance(error, NotSent):
-            self.request.headers_sent = False
-        self.answer.set_exception(error)
-
-    def finish(self) -> None:
-        """With Apple's answer."""
-        if self.answer.done():
-            return
-        said = _read_body(bytes(self.body))
-        self.answer.set_result(
-            ApnsAnswer(
-                notification_id=self.headers.get("apns-id") or self.request.notification_id,
-                status=self.headers[":status"],
-                description=said.reason,
-                timestamp=said.timestamp,
-                body=self.body.decode(errors="replace"),
-                authorization=self.authorization,
-                retry_after=self.headers.get("retry-after"),
-            )
-        )
-
-
-class _Said(msgspec.Struct, frozen=True):
-    """The JSON of an answer. `timestamp` is in milliseconds."""
-
-    reason: str | None = None
-    timestamp: int | None = None
-
-
-def _read_body(body: bytes) -> _Said:
-    try:
-        return msgspec.json.decode(body, type=_Said)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return _Said()
-
-
 class ApnsConnection(APNsTLSClientProtocol):
-    """One connection. Requests wait here for a stream and for the flow-control windows, in the order they came."""
+    """Requests wait here for a stream and for the flow-control windows, in the order they came. Make it in the loop."""
 
-    def __init__(self, host: str, pool: ApnsPool, token: ProviderToken) -> None:
-        super().__init__(apns_topic="", loop=pool.loop, auth_provider=token)
-        self._pool = pool
+    def __init__(self, host: str, token: ProviderToken, *, on_lost: Callable[[APNsBaseClientProtocol], None]) -> None:
+        super().__init__(apns_topic="", loop=asyncio.get_running_loop(), auth_provider=token)
+        self._on_lost = on_lost
         self.conn = _GracefulH2(
             H2Configuration(
                 client_side=True,
@@ -225,8 +81,8 @@ class ApnsConnection(APNsTLSClientProtocol):
         )
         self._host = host
         self._token = token
-        self._waiting: deque[_Exchange] = deque()
-        self._open: dict[int, _Exchange] = {}
+        self._waiting: deque[Exchange] = deque()
+        self._open: dict[int, Exchange] = {}
         self._is_flushing = False
         self._is_draining = False
         self._last_used = self.loop.time()
@@ -253,7 +109,7 @@ class ApnsConnection(APNsTLSClientProtocol):
         """Raises `NotSent`, `UnusableKey` or `Lost`. When cancelled, its stream is reset and nobody else notices."""
         if self._is_draining:
             raise NotSent("the connection is closing")
-        exchange = _Exchange(request, self.loop.create_future())
+        exchange = Exchange(request, self.loop.create_future())
         self._waiting.append(exchange)
         self._start_waiting()
         try:
@@ -289,7 +145,7 @@ class ApnsConnection(APNsTLSClientProtocol):
         self._is_draining = True
         if self.inactivity_timer is not None:
             self.inactivity_timer.cancel()
-        self._pool.discard_connection(self)
+        self._on_lost(self)
         while self._waiting:
             self._waiting.popleft().fail(NotSent("the connection was lost"))
         for exchange in self._open.values():
@@ -365,7 +221,7 @@ class ApnsConnection(APNsTLSClientProtocol):
             and size <= min(self.conn.outbound_flow_control_window, self.conn.remote_settings.initial_window_size)
         )
 
-    def _start(self, exchange: _Exchange) -> None:
+    def _start(self, exchange: Exchange) -> None:
         """Headers and body at once: both windows have room for it."""
         request = exchange.request
         try:
@@ -381,12 +237,12 @@ class ApnsConnection(APNsTLSClientProtocol):
         exchange.stream_id = stream_id
         request.headers_sent = True
         self._open[stream_id] = exchange
-        self.conn.send_headers(stream_id, _headers(request, self._host, exchange.authorization))
+        self.conn.send_headers(stream_id, request_headers(request, self._host, exchange.authorization))
         self.conn.send_data(stream_id, request.body, end_stream=True)
         self._last_used = self.loop.time()
         self.flush()
 
-    def _forget(self, exchange: _Exchange) -> None:
+    def _forget(self, exchange: Exchange) -> None:
         """It has ended, or its caller has gone: then the server is told."""
         if exchange.stream_id is None:
             return
@@ -419,144 +275,3 @@ class ApnsConnection(APNsTLSClientProtocol):
             self.retire()
             return
         self.inactivity_timer = self.loop.call_later(max(IDLE_SECONDS - idle, 1.0), self.refresh_inactivity_timer)
-
-
-def _headers(request: ApnsRequest, host: str, authorization: str) -> list[tuple[str, str]]:
-    headers = [
-        (":method", "POST"),
-        (":scheme", "https"),
-        (":path", f"/3/device/{request.device_token}"),
-        (":authority", host),
-        ("authorization", authorization),
-        ("apns-id", request.notification_id),
-        ("apns-topic", request.apns_topic or ""),
-        ("apns-push-type", request.push_type.value if request.push_type else ""),
-        ("apns-priority", str(request.priority)),
-    ]
-    if request.expiration is not None:
-        headers.append(("apns-expiration", str(request.expiration)))
-    if request.collapse_key is not None:
-        headers.append(("apns-collapse-id", request.collapse_key))
-    return headers
-
-
-class ApnsPool(APNsKeyConnectionPool):
-    """The connections of one credential in one environment. Make it inside the running loop."""
-
-    connections: list[ApnsConnection]  # type: ignore[assignment]
-
-    def __init__(self, *, url: str, topic: str, token: ProviderToken, resolve: Resolve, tls: ssl.SSLContext) -> None:
-        super().__init__(key="", key_id="", team_id="", topic=topic, max_connections=MAX_CONNECTIONS, ssl_context=tls)
-        parts = urlsplit(url)
-        self._host = parts.hostname or ""
-        self._port = parts.port or 443
-        self._token = token
-        self._resolve = resolve
-        self._failed_at = -RECONNECT_PAUSE_SECONDS
-        self.in_flight = 0
-
-    async def send_notification(self, request: ApnsRequest) -> ApnsAnswer:  # type: ignore[override]
-        """Raises `NotSent`, `Lost`, `UnusableKey` or aioapns's `ConnectionError`."""
-        self.in_flight += 1
-        try:
-            return await self._send(request)
-        except NotSent:
-            return await self._send(request)
-        finally:
-            self.in_flight -= 1
-
-    async def _send(self, request: ApnsRequest) -> ApnsAnswer:
-        connection = await self.acquire()
-        sent_at = self.loop.time()
-        try:
-            return await connection.send_notification(request)
-        except asyncio.CancelledError:
-            if connection.last_heard < sent_at <= self.loop.time() - STALL_SECONDS:
-                connection.retire()  # it may be dead without notice: nobody else shall wait for it
-            raise
-
-    async def acquire(self) -> ApnsConnection:
-        """A connection with room, a new one, or the least loaded. Raises aioapns's `ConnectionError`."""
-        if connection := self._with_room():
-            return connection
-        async with self._lock:
-            if connection := self._with_room():
-                return connection
-            live = self._live()
-            if len(live) >= self.max_connections:
-                return min(live, key=lambda connection: connection.load)
-            return await self._connect()
-
-    def _live(self) -> list[ApnsConnection]:
-        return [connection for connection in self.connections if not connection.is_draining]
-
-    def _with_room(self) -> ApnsConnection | None:
-        return next((connection for connection in self.connections if not connection.is_busy), None)
-
-    async def _connect(self) -> ApnsConnection:
-        if self.loop.time() - self._failed_at < RECONNECT_PAUSE_SECONDS:
-            raise CannotConnect("Apple was not reached a moment ago")
-        try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                connection = await self.create_connection()
-        except (OSError, TimeoutError) as error:
-            self._failed_at = self.loop.time()
-            raise CannotConnect(_reason_of(error)) from error
-        if connection.lost.done():
-            raise CannotConnect("it closed the connection")
-        self.connections.append(connection)
-        return connection
-
-    async def create_connection(self) -> ApnsConnection:
-        """Dial the addresses in turn. Raises `OSError`."""
-        failure: OSError = OSError("the name has no address")
-        for address in await self._resolve(self._host, self._port):
-            try:
-                return await self._dial(address)
-            except OSError as error:
-                failure = error
-        raise failure
-
-    async def _dial(self, address: str) -> ApnsConnection:
-        """Ready for requests: Apple has said how many streams it takes."""
-        transport, connection = await self.loop.create_connection(
-            partial(ApnsConnection, self._host, self, self._token),
-            host=address,
-            port=self._port,
-            ssl=self.ssl_context,
-            server_hostname=self._host,
-            ssl_shutdown_timeout=SHUTDOWN_SECONDS,
-        )
-        try:
-            if transport.get_extra_info("ssl_object").selected_alpn_protocol() != "h2":
-                raise OSError("the server does not speak HTTP/2")
-            if not await connection.ready:
-                raise ConnectionResetError("closed before its SETTINGS")
-        except BaseException:
-            transport.abort()
-            raise
-        return connection
-
-    def discard_connection(self, connection: APNsBaseClientProtocol) -> None:
-        """A connection was lost, perhaps before it was added."""
-        self.connections = [kept for kept in self.connections if kept is not connection]
-
-    async def aclose(self) -> None:
-        """Close all connections and wait until they are."""
-        connections = list(self.connections)
-        self.close()
-        for connection in connections:
-            await connection.lost
-
-
-def _reason_of(error: Exception) -> str:
-    """In words that hold no address."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return "its certificate is not trusted"
-    if isinstance(error, ssl.SSLError):
-        return "the TLS handshake failed"
-    if isinstance(error, TimeoutError):
-        return "it did not answer in time"
-    if isinstance(error, ConnectionRefusedError):
-        return "it refused the connection"
-    return "the connection failed"

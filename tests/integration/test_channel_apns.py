@@ -15,9 +15,10 @@ import msgspec
 import pytest
 from h2.errors import ErrorCodes
 
-from engine.channels import apns, apns_connection
+from engine.channels import apns, apns_connection, apns_pool
 from engine.channels.apns import ApnsSender
-from engine.channels.apns_connection import ApnsConnection, ApnsPool
+from engine.channels.apns_connection import ApnsConnection
+from engine.channels.apns_pool import ApnsPool
 from engine.channels.apns_reasons import REASONS, Blame
 from engine.channels.base import Accepted, Deferred, Outcome, Rejected, Unknown
 from engine.channels.push_message import (
@@ -494,7 +495,7 @@ async def test_no_answer_in_time_is_unknown_and_others_get_another_connection(
     apple.production.scripts[TOKEN] = [Stall()]
     assert isinstance(await apple.send("cd" * 32), Accepted)
     monkeypatch.setattr(apns, "SEND_SECONDS", 0.3)
-    monkeypatch.setattr(apns_connection, "STALL_SECONDS", 0.1)
+    monkeypatch.setattr(apns_pool, "STALL_SECONDS", 0.1)
 
     outcome = await apple.send()
     monkeypatch.undo()
@@ -655,7 +656,7 @@ async def test_a_server_without_http2_is_not_waited_for(apple: Apple) -> None:
     server = await asyncio.get_running_loop().create_server(Silent, "127.0.0.1", ssl=context)
     url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
-    async with asyncio.timeout(apns_connection.CONNECT_SECONDS / 2):
+    async with asyncio.timeout(apns_pool.CONNECT_SECONDS / 2):
         outcome = await apple.send(credentials=msgspec.structs.replace(apple.credentials, production_url=url))
     server.close()
     await server.wait_closed()
@@ -676,7 +677,7 @@ async def test_a_connection_lost_before_it_was_kept_is_not_kept(apple: Apple, mo
     monkeypatch.setattr(ApnsPool, "create_connection", create_and_lose)
     assert isinstance(await apple.send(), Deferred)
     monkeypatch.undo()
-    monkeypatch.setattr(apns_connection, "RECONNECT_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(apns_pool, "RECONNECT_PAUSE_SECONDS", 0)
 
     assert isinstance(await apple.send(), Accepted)
     client = next(iter(apple.sender._clients.values()))

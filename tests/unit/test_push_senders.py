@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.channels import apns_connection, apns_reasons, fcm_reasons
+from engine.channels import apns_reasons, apns_token, fcm_reasons
 from engine.channels.apns import collapse_id_of, request_of
-from engine.channels.apns_connection import TOKEN_RENEWAL_PAUSE_SECONDS, TOKEN_SECONDS, ProviderToken
+from engine.channels.apns_token import TOKEN_RENEWAL_PAUSE_SECONDS, TOKEN_SECONDS, ProviderToken
 from engine.channels.push_limits import custom_data, read_retry_after
 from engine.channels.push_message import (
     ApnsCredentials,
@@ -41,8 +41,8 @@ class Time:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = time.time()
-        monkeypatch.setattr(apns_connection.time, "time", lambda: self.now)
-        monkeypatch.setattr(apns_connection.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(apns_token.time, "time", lambda: self.now)
+        monkeypatch.setattr(apns_token.time, "monotonic", lambda: self.now)
 
 
 @pytest.fixture
