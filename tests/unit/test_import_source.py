@@ -117,7 +117,7 @@ def test_a_row_that_cannot_be_read_costs_only_itself(write: Any, content: bytes,
             f"Line 3 is longer than {MAX_LINE_CHARACTERS:,} characters.",
         ),
         (
-            gzip.compress(b"a,b\n1,2\n" + b"".join(b"%d,%d\n" % (n, n * n, mtime=0) for n in range(9000)))[:-200],
+            gzip.compress(b"a,b\n1,2\n" + b"".join(b"%d,%d\n" % (n, n * n, mtime=0) for n in range(9000)), mtime=0)[:-200],
             r"After line \d{4} the gzip data is cut off or damaged \(Compressed file ended before",
         ),
     ],
