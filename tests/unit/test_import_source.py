@@ -44,8 +44,8 @@ def read(path: Path, **options: Any) -> list[Row | BadRow]:
         CSV.rstrip("\n").encode(),  # no end of the last line
         CSV.encode("utf-8-sig"),
         CSV.encode("utf-16"),
-        gzip.compress(CSV.encode(, mtime=0)),
-        gzip.compress(CSV.encode("utf-8-sig", mtime=0)),
+        gzip.compress(CSV.encode(), mtime=0),
+        gzip.compress(CSV.encode("utf-8-sig"), mtime=0),
         b'"user_id","event"\n"ada","home"\n"bob","cart"\n',
         b" user_id , event \nada,home\nbob,cart\n",
     ],
@@ -74,7 +74,7 @@ def test_a_quoted_line_break_keeps_later_lines_counted(write: Any) -> None:
 
 
 def test_json_lines_are_read_as_they_are(write: Any) -> None:
-    rows = read(write(gzip.compress(b'{"event":"home","n":[1]}\n\n{"event":"cart","n":9007199254740993}\n', mtime=0)))
+    rows = read(write(gzip.compress(b'{"event":"home","n":[1]}\n\n{"event":"cart","n":9007199254740993}\n')))
 
     assert rows == [Row(1, {"event": "home", "n": [1]}), Row(3, {"event": "cart", "n": 9007199254740993})]
 
@@ -117,7 +117,7 @@ def test_a_row_that_cannot_be_read_costs_only_itself(write: Any, content: bytes,
             f"Line 3 is longer than {MAX_LINE_CHARACTERS:,} characters.",
         ),
         (
-            gzip.compress(b"a,b\n1,2\n" + b"".join(b"%d,%d\n" % (n, n * n, mtime=0) for n in range(9000)), mtime=0)[:-200],
+            gzip.compress(b"a,b\n1,2\n" + b"".join(b"%d,%d\n" % (n, n * n) for n in range(9000)), mtime=0)[:-200],
             r"After line \d{4} the gzip data is cut off or damaged \(Compressed file ended before",
         ),
     ],
