@@ -17,8 +17,10 @@ LOCK := uv pip compile --quiet --generate-hashes --universal --python-version 3.
 run: $(if $(SENDORA_FAKE_PROVIDERS),$(STAMP_DEV),$(STAMP_RUN)) $(EXPLORER)  ## start everything on this machine (PORT, SENDORA_DATA_DIR)
 	@exec $(BIN)/python cli.py run
 
+# what is tried from outside measures times, and so has the machine for itself
 test: $(STAMP_DEV) $(EXPLORER)  ## the whole suite, on a PostgreSQL and a Valkey of its own
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto tests/unit tests/integration tests/migration
+	@$(BIN)/python -m pytest tests/acceptance
 
 check: $(STAMP_DEV)  ## linters, types, import rules, locks
 	$(BIN)/ruff format --check .
