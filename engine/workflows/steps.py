@@ -314,9 +314,11 @@ def _ai(config: AiAction, step: _Step, given: dict[str, Any]) -> StepResult:
 
 
 def _person(step: _Step) -> str:
-    """Whom the run is about."""
+    """Whom the run is about. Somebody who was erased is not written back."""
     if step.around.user_id is None:
         raise _Ended(StepOutcome.SKIPPED_MISSING_CONFIG, "The event that started the run names no person.")
+    if step.around.profile is None:
+        raise _Ended(StepOutcome.SUPPRESSED, suppressed_detail(SuppressedReason.ERASED))
     return step.around.user_id
 
 

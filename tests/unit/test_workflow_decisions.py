@@ -19,6 +19,7 @@ from engine.consent import ConsentPurpose, ConsentState
 from engine.dispatch.values import DeliveryStatus, PushNotification, SuppressedReason
 from engine.egress import Egress
 from engine.push.policy import PolicyToken
+from engine.workflows.blueprints import BLUEPRINTS
 from engine.workflows.definition import Definition, RunStatus, StepOutcome
 from engine.workflows.foresight import foresee
 from engine.workflows.graph import FINISHED, successors
@@ -298,6 +299,26 @@ def test_traits_keep_the_type_of_what_they_are_filled_in_with() -> None:
 
 
 @pytest.mark.parametrize(
+    "step",
+    [
+        {"type": "UPDATE_PROFILE", "config": {"traits": {"a": 1}}},
+        {"type": "push", "config": {"title": "t", "body": "b"}},
+        {"type": "email", "config": {"to": "a@example.org", "subject": "s", "bodyText": "b"}},
+        {"type": "sms", "config": {"to": "+14155550132", "body": "b"}},
+    ],
+)
+def test_nothing_is_done_for_somebody_who_was_erased(step: dict[str, Any]) -> None:
+    decision = first(define(step), around_of(profile=None))
+
+    assert decision.effects == ()
+    assert decision.trace is not None
+    assert (decision.trace.outcome, decision.trace.detail) == (
+        StepOutcome.SUPPRESSED,
+        "The person is not there any more. (ERASED)",
+    )
+
+
+@pytest.mark.parametrize(
     ("condition", "expected"),
     [
         ({"trait": "plan", "value": "pro"}, "yes"),
@@ -459,6 +480,13 @@ def test_a_circle_ends_after_a_thousand_steps() -> None:
 
     assert last.state.steps_made == MAX_STEPS
     assert (last.state.status, last.state.error) == (RunStatus.FAILED, "A run has at most 1,000 steps.")
+
+
+@pytest.mark.parametrize("key", sorted(BLUEPRINTS))
+def test_every_blueprint_runs_to_its_end(key: str) -> None:
+    *_, (_, last) = walk(BLUEPRINTS[key].definition, around_of())
+
+    assert (last.state.status, last.state.error) == (RunStatus.COMPLETED, None)
 
 
 def test_workflows_that_start_each_other_stop() -> None:
