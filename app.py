@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -26,6 +25,7 @@ from engine.cursors import CursorCodec
 from engine.email.domains import txt_look_up
 from engine.email.unsubscribe import UnsubscribeTokens
 from engine.errors import GatewayError, TimedOut, Unavailable
+from engine.garbage import settle_collector
 from engine.identity import Identities, Viewer
 from engine.live.broadcast import Broadcast
 from engine.live.hub import Hub
@@ -63,8 +63,6 @@ EXPLORER_PAGE = ExplorerPage(
     key_hint="`make run` prints it, and `.data/keys.json` keeps it as `secretKey`.",
     sample_query="{ viewer { role project { name } } }",
 )
-COLLECTOR_THRESHOLDS = (50_000, 20, 50)
-"""Allocations before the youngest generation is searched, and how many searches of one before the next older."""
 RETRY_AFTER_MS = 1_000
 """What a client is told to wait while PostgreSQL is away: about what a restart takes."""
 READY_TIMEOUT_SECONDS = 2.0
@@ -189,7 +187,7 @@ class Process:
             stack.callback(self.revocations.stop)
             stack.push_async_callback(self.streams.stop)
             stack.push_async_callback(self.log.close)
-            _settle_garbage_collector()
+            settle_collector()
             yield
 
     async def is_ready(self) -> bool:
@@ -291,17 +289,6 @@ def _other_routes(process: Process, metrics: Metrics, inbound: Sequence[Route]) 
         *inbound,
     ]
     return Starlette(routes=routes, lifespan=lifespan)
-
-
-def _settle_garbage_collector() -> None:
-    """What is loaded by now stays: the collector need not look at it again, and need not look at each batch of events.
-
-    A batch of a thousand events makes tens of thousands of objects and no cycles. With the default thresholds looking
-    for some took a fifth of the gateway's CPU.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
 def _token(headers: Mapping[str, str], payload: Mapping[str, Any] | None) -> str | None:

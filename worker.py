@@ -33,6 +33,7 @@ from engine.dispatch.takeover import TAKE_OVER_LIMIT
 from engine.dispatch.values import Channel
 from engine.email.unsubscribe import UnsubscribeTokens
 from engine.email.work import EmailWork
+from engine.garbage import settle_collector
 from engine.live.broadcast import Broadcast
 from engine.push.work import PushWork
 from engine.sms.work import SmsWork
@@ -95,6 +96,7 @@ class WorkerProcess:
                 asyncio.create_task(attendance.run(), name="attendance"),
             ]
             try:
+                settle_collector()
                 with _metrics(self._settings, dispatcher, self.broadcast):
                     await _until(stop, tasks)
             finally:
@@ -118,9 +120,9 @@ class WorkerProcess:
 
     def _handlers(self, dispatcher: Dispatcher) -> Mapping[WorkKind, Handler]:
         async def dispatch(project_id: UUID) -> bool:
+            await dispatcher.drain(project_id)
             while await dispatcher.take_over(project_id) == TAKE_OVER_LIMIT:
                 pass
-            await dispatcher.drain(project_id)
             return False
 
         async def follow(project_id: UUID) -> bool:
