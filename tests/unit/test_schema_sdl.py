@@ -17,6 +17,7 @@ from graphql import (
 
 from engine.channels.push_message import PushEnvironment
 from engine.push.content import PushPriority
+from engine.workflows.definition import ReentryPolicy
 from schema import build_schema, print_sdl
 
 COMMITTED = Path(__file__).parents[2] / "schema" / "schema.graphql"
@@ -96,6 +97,10 @@ def test_defaults_are_those_of_the_contract() -> None:
         "RegisterPushTokenInput.environment": PushEnvironment.PRODUCTION,
         "SendEmailInput.vars": {},
         "SendPushInput.ignoreQuietHours": False,
+        "ScheduleInput.timezone": "UTC",
+        "TestRunWorkflowInput.properties": {},
+        "TestRunWorkflowInput.context": {},
+        "WorkflowTriggerInput.reentry": ReentryPolicy.ALWAYS,
     }
 
 
