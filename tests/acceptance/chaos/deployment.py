@@ -38,8 +38,10 @@ START_SECONDS = 40.0
 POSTGRES_START_SECONDS = 60.0
 ONE_TRY_SECONDS = 1.0
 LOGGED_ERRORS = re.compile(rb'"level": ?"(?:error|critical)"|Traceback')
-STARTED_TOO_EARLY = re.compile(rb"in lifespan\\n|Application startup failed")
-"""What a gateway logs that is started while PostgreSQL is away; it ends, and is started again."""
+HARMLESS_ERRORS = re.compile(rb"in lifespan\\n|Application startup failed|Flush failed, requeuing")
+"""What is logged because PostgreSQL is away: a gateway that is started then ends, and is started again; pgqueuer writes
+later what it could not write.
+"""
 
 
 class Part:
@@ -94,7 +96,7 @@ class Part:
         if not self.log.exists():
             return []
         lines = self.log.read_bytes().splitlines()
-        found = [line for line in lines if LOGGED_ERRORS.search(line) and not STARTED_TOO_EARLY.search(line)]
+        found = [line for line in lines if LOGGED_ERRORS.search(line) and not HARMLESS_ERRORS.search(line)]
         return [line.decode()[:2000] for line in found]
 
 
@@ -319,6 +321,14 @@ class Deployment:
             await asyncio.to_thread(worker.end)
             await asyncio.sleep(away)
             worker.launch()
+
+    async def keep_workers(self) -> None:
+        """As a supervisor does: who ended by itself, because PostgreSQL was away when it started, is started again."""
+        while True:
+            for worker in self.workers:
+                if not worker.runs and not worker.lock.locked():
+                    worker.launch()
+            await asyncio.sleep(0.2)
 
     async def pause_part(self, part: Part, seconds: float) -> None:
         """SIGSTOP: its sockets stay open, and nothing comes."""

@@ -43,14 +43,16 @@ class Faults(ABC):
         """By victim, so that they overlap: the faults, and the least and most seconds between two of them."""
 
     async def _repeat(self, faults: Sequence[Fault], pause: tuple[float, float], over: asyncio.Event) -> None:
+        """Each once, in an order of chance, before any comes again."""
+        left: list[Fault] = []
         while True:
             try:
                 async with asyncio.timeout(self._chance.uniform(*pause)):
                     await over.wait()
                 return
             except TimeoutError:
-                fault = self._chance.choice(faults)
-                await fault()
+                left = left or self._chance.sample(faults, len(faults))
+                await left.pop()()
 
     def _count(self, what: str, times: int = 1) -> None:
         self._counts[f"fault: {what}"] += times

@@ -36,7 +36,7 @@ class DeliveryFaults(Faults):
             ([self.freeze_worker], (1.0, 3.0)),
             ([self.restart_redis, self.pause_redis], (1.0, 4.0)),
             ([self.crash_gateway, self.pause_gateway], (2.0, 5.0)),
-            ([self.terminate_backends, self.terminate_backends, self.kill_backend, self.crash_postgres], (1.5, 4.0)),
+            ([self.terminate_backends, self.crash_postgres, self.kill_backend], (1.5, 5.0)),
             ([self.refuse_mail, self.drop_mail], (0.3, 1.5)),
             ([self.cut_sockets], (0.5, 2.0)),
         )

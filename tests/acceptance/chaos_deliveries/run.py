@@ -64,6 +64,14 @@ class DeliveryChaos:
         async with open_shops(self.deployment) as (shop,):
             await self.world.open(shop)
         self.watchers = [Watcher(self.deployment, self.ledger, interest, self._chance()) for interest in INTERESTS]
+        keeping = asyncio.create_task(self.deployment.keep_workers())
+        try:
+            await self._break_and_mend(seconds)
+            await self._judge()
+        finally:
+            keeping.cancel()
+
+    async def _break_and_mend(self, seconds: float) -> None:
         over, done = asyncio.Event(), asyncio.Event()
         faults = DeliveryFaults(self.deployment, self.ledger.counts, self.world, self.watchers, self._chance())
         async with asyncio.TaskGroup() as tasks:
@@ -82,7 +90,6 @@ class DeliveryChaos:
             self.world.calm()
             await self._settle()
             done.set()
-        await self._judge()
 
     def _chance(self) -> random.Random:
         return random.Random(self.chance.random())

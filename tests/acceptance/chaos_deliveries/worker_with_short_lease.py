@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from datetime import timedelta
 
+import asyncpg
 import uvloop
 
 import engine.channels.http
@@ -39,4 +41,7 @@ if __name__ == "__main__":
         channel.SEND_TIMEOUT = timedelta(seconds=SEND_SECONDS)
     engine.dispatch.dispatcher.ATTEMPT_SECONDS = ATTEMPT_SECONDS
     engine.dispatch.dispatcher.NEEDED_SECONDS = NEEDED_SECONDS
-    uvloop.run(work())
+    try:
+        uvloop.run(work())
+    except (OSError, asyncpg.PostgresError) as error:
+        sys.exit(f"PostgreSQL was away ({type(error).__name__}): start again")
