@@ -1,8 +1,10 @@
-"""Sends that count against frequency caps: one row per delivery, counted once per person and message.
+"""Sends that count against frequency caps: one row per delivery and batch, counted once per person, message and batch.
 
-Guarantees: a delivery that was held back, put off or cancelled does not count, whatever was reserved for it. Leaves to
-others: locking the persons' profiles before they count (`db.profiles.lock_profiles`), so that two who count and reserve
-take turns; what the caps are; and deleting what no window reaches any more (`db.housekeeping`).
+A delivery's batch is what made it, or the replay that queued it again: so each replay counts, and the devices and the
+attempts of one do not. Guarantees: what was held back, put off, cancelled or failed does not count, whatever was
+reserved for it. Leaves to others: locking the persons' profiles before they count (`db.profiles.lock_profiles`), so
+that two who count and reserve take turns; releasing what came to nothing before a replay (`release_unsent`); what the
+caps are; and deleting what no window reaches any more (`db.housekeeping`).
 """
 
 from __future__ import annotations
@@ -21,22 +23,25 @@ if TYPE_CHECKING:
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
+UNSENT = ("SCHEDULED", "SUPPRESSED", "CANCELLED", "FAILED")
+"""Statuses of deliveries that nobody was disturbed by."""
 
 _SQL = statements("push_reservations")
 
 
 class SendCount(msgspec.Struct, frozen=True):
-    """Messages that count against a person's caps. `message_ids` are those asked for that are among them."""
+    """What counts against a person's caps. `sends` are those of the messages asked for: message, and batch."""
 
     in_hour: int = 0
     in_day: int = 0
-    message_ids: frozenset[UUID] = frozenset()
+    sends: frozenset[tuple[UUID, UUID | None]] = frozenset()
 
 
 class Reservation(msgspec.Struct, frozen=True):
     """A delivery that counts from now on."""
 
     delivery_id: UUID
+    batch_id: UUID | None
     user_id: str
     message_id: UUID
 
@@ -50,8 +55,13 @@ async def count_sends(
     now: datetime,
 ) -> Mapping[str, SendCount]:
     """What counts in the hour and in the day before `now`, by user; absent where nothing does."""
-    rows = await connection.fetch(_SQL["count_sends"], project_id, user_ids, now - HOUR, now - DAY, message_ids)
-    return {row["user_id"]: SendCount(row["in_hour"], row["in_day"], frozenset(row["message_ids"])) for row in rows}
+    rows = await connection.fetch(_SQL["count_sends"], project_id, user_ids, now - HOUR, now - DAY, message_ids, UNSENT)
+    return {
+        row["user_id"]: SendCount(
+            row["in_hour"], row["in_day"], frozenset(zip(row["message_ids"], row["batch_ids"], strict=True))
+        )
+        for row in rows
+    }
 
 
 async def reserve_sends(
@@ -65,7 +75,13 @@ async def reserve_sends(
         _SQL["reserve_sends"],
         project_id,
         [each.delivery_id for each in ordered],
+        [each.batch_id for each in ordered],
         [each.user_id for each in ordered],
         [each.message_id for each in ordered],
         now,
     )
+
+
+async def release_unsent(connection: asyncpg.Connection, *, project_id: UUID, delivery_ids: Sequence[UUID]) -> None:
+    """Of deliveries that are about to be queued again: what was reserved for those that came to nothing."""
+    await connection.execute(_SQL["release_unsent"], project_id, delivery_ids, UNSENT)

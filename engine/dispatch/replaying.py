@@ -12,7 +12,7 @@ The first chunk is done when the replay is accepted, the rest by workers, in `co
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -24,7 +24,8 @@ from db.database import Database
 from db.deliveries import lock_deliveries, read_deliveries
 from db.delivery_changes import find_unchanged, lock_finished, requeue_deliveries
 from db.delivery_filters import DeliveryFilter
-from db.delivery_records import DeliveryRecord
+from db.delivery_records import DeliveryRecord, NewTransition
+from db.push_reservations import release_unsent
 from db.replays import (
     ReplayProgress,
     ReplaySet,
@@ -40,7 +41,7 @@ from engine.clock import Clock
 from engine.dispatch.ledger import record
 from engine.dispatch.sending import SHOWN_DELIVERIES
 from engine.dispatch.status import PENDING
-from engine.dispatch.values import DeliveryStatus, SuppressedReason
+from engine.dispatch.values import Channel, DeliveryStatus, SuppressedReason
 from engine.transactions import run_transaction
 from engine.work import Work, WorkKind
 
@@ -196,7 +197,7 @@ async def _replay_one(
         return NotReplayable(delivery.status), ()
     await insert_replay(connection, project_id=project_id, batch_id=batch_id, replayed=1, progress=None, now=now)
     transitions = await lock_finished(connection, project_id=project_id, delivery_ids=[delivery_id], batch_id=batch_id)
-    await requeue_deliveries(connection, project_id=project_id, delivery_ids=[delivery_id], batch_id=batch_id, now=now)
+    await _requeue(connection, project_id, batch_id, transitions, now)
     queued = await read_deliveries(connection, project_id=project_id, delivery_ids=[delivery_id])
     announcements = await record(connection, project_id=project_id, transitions=transitions, events=[], now=now)
     return Replayed(queued[0]), announcements
@@ -226,16 +227,25 @@ async def _replay_chunk(
     locked = await lock_finished(connection, project_id=project_id, delivery_ids=ids, batch_id=batch_id)
     unchanged = await find_unchanged(connection, project_id=project_id, delivery_ids=ids, since=progress.head)
     transitions = [each for each in locked if each.delivery_id in unchanged]
-    await requeue_deliveries(
-        connection,
-        project_id=project_id,
-        delivery_ids=[each.delivery_id for each in transitions],
-        batch_id=batch_id,
-        now=now,
-    )
+    await _requeue(connection, project_id, batch_id, transitions, now)
     first = await _first_of(connection, project_id, batch_id) if shown else ()
     announcements = await record(connection, project_id=project_id, transitions=transitions, events=[], now=now)
     return _Chunk(announcements, first)
+
+
+async def _requeue(
+    connection: asyncpg.Connection,
+    project_id: UUID,
+    batch_id: UUID,
+    transitions: Sequence[NewTransition],
+    now: datetime,
+) -> None:
+    """Of pushes that were not sent, what was reserved under frequency caps is given back; what was sent counts on."""
+    pushes = [each.delivery_id for each in transitions if each.channel == Channel.PUSH]
+    if pushes:
+        await release_unsent(connection, project_id=project_id, delivery_ids=pushes)
+    ids = [each.delivery_id for each in transitions]
+    await requeue_deliveries(connection, project_id=project_id, delivery_ids=ids, batch_id=batch_id, now=now)
 
 
 async def _chunk_of_lost_answer(connection: asyncpg.Connection, project_id: UUID, batch_id: UUID) -> _Chunk:

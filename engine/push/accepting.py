@@ -151,6 +151,7 @@ def _deliveries(
         return [_delivery(request, text, user_id, None, HoldBack(SuppressedReason.NO_TOKENS))]
     decisions = standing.decide(
         request.content,
+        batch_id=request.batch_id,
         user_id=user_id,
         device=device,
         tokens=[PolicyToken(timezone=token.timezone, locale=token.locale) for token in tokens],
@@ -160,7 +161,13 @@ def _deliveries(
     deliveries = []
     for token, decision in zip(tokens, decisions, strict=True):
         delivery = _delivery(request, text, user_id, token, decision)
-        standing.count(request.content, user_id=user_id, delivery_id=delivery.delivery_id, decision=decision)
+        standing.count(
+            request.content,
+            batch_id=request.batch_id,
+            user_id=user_id,
+            delivery_id=delivery.delivery_id,
+            decision=decision,
+        )
         deliveries.append(delivery)
     return deliveries
 

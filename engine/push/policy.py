@@ -7,7 +7,7 @@ In this order: consent, tokens, quiet hours, frequency caps, variant, locale. Wh
 - Quiet hours are those of the device's own time zone, else of the project's. Nothing is sent in them: it is put off to
   their end, or held back, as the project has set. A message that ignores them, and a test, is not.
 - Caps count messages per person in the hour and the day before now. A message that counts already (a second device, a
-  retry) is not counted again. Tests do not count and are not held back.
+  retry) is not counted again, but a replay is a send of its own. Tests do not count and are not held back.
 - Updates and ends of Live Activities skip quiet hours and caps: they change what the person is looking at.
 - The variant is chosen by a hash of message and person, so that it is the same on all their devices and at every
   retry; one that was chosen before (`PolicyToken.variant`) stays, whatever the weights say now.

@@ -48,9 +48,18 @@ class Standing:
         self._now = now
 
     def decide(
-        self, content: PushContent, *, user_id: str | None, device: UUID | None, tokens: Sequence[PolicyToken]
+        self,
+        content: PushContent,
+        *,
+        batch_id: UUID | None,
+        user_id: str | None,
+        device: UUID | None,
+        tokens: Sequence[PolicyToken],
     ) -> tuple[Decision, ...]:
-        """As `engine.push.policy.decide`. `device` stands for the person where nobody is known to use it."""
+        """As `engine.push.policy.decide`. `device` stands for the person where nobody is known to use it.
+
+        `batch_id` is the deliveries': a message that is replayed is another send.
+        """
         sent = self._sent.get(user_id or "", SendCount())
         return decide(
             PolicyCase(
@@ -63,19 +72,27 @@ class Standing:
                 now=self._now,
                 sent_in_hour=sent.in_hour,
                 sent_in_day=sent.in_day,
-                is_counted=content.message_id in sent.message_ids,
+                is_counted=(content.message_id, batch_id) in sent.sends,
             )
         )
 
-    def count(self, content: PushContent, *, user_id: str | None, delivery_id: UUID, decision: Decision) -> None:
+    def count(
+        self,
+        content: PushContent,
+        *,
+        batch_id: UUID | None,
+        user_id: str | None,
+        delivery_id: UUID,
+        decision: Decision,
+    ) -> None:
         """Count a delivery against the person's caps, if it is sent and such deliveries count."""
         if user_id is None or not isinstance(decision, Send) or not counts(content):
             return
-        self.reservations.append(Reservation(delivery_id, user_id, content.message_id))
+        self.reservations.append(Reservation(delivery_id, batch_id, user_id, content.message_id))
         sent = self._sent.get(user_id, SendCount())
-        if content.message_id not in sent.message_ids:
-            ids = sent.message_ids | {content.message_id}
-            self._sent[user_id] = SendCount(sent.in_hour + 1, sent.in_day + 1, ids)
+        if (content.message_id, batch_id) not in sent.sends:
+            sends = sent.sends | {(content.message_id, batch_id)}
+            self._sent[user_id] = SendCount(sent.in_hour + 1, sent.in_day + 1, sends)
 
 
 async def read_standing(

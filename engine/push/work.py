@@ -2,7 +2,7 @@
 
 Guarantees: a push is prepared only for a device that still belongs to whom it was made for, and only as the policy
 says at that moment; both stay true until the commit of SENDING, because persons, consents and tokens are locked. Caps
-are reserved in the same transaction, once per person and message. Locks, in this order: profiles, consents, push
+are reserved in the same transaction, once per person, message and batch. Locks, in this order: profiles, consents, push
 tokens, Live Activities, providers.
 Leaves to others: the deliveries themselves, retries, and what push services say (`engine.channels`).
 """
@@ -127,7 +127,7 @@ class PushWork:
         ]
         known = await self._read_known(connection, project_id, due, now)
         prepared: dict[UUID, Prepared] = {}
-        for group in _by_message(due):
+        for group in _by_send(due):
             prepared.update(self._decide(standing, known, group))
         await reserve_sends(connection, project_id=project_id, reservations=standing.reservations, now=now)
         return prepared
@@ -170,7 +170,7 @@ class PushWork:
         return _Known(accounts, activities, now)
 
     def _decide(self, standing: Standing, known: _Known, group: Sequence[_Due]) -> Mapping[UUID, Prepared]:
-        """About one message to one person's devices."""
+        """About one send to one person's devices."""
         first = group[0]
         user_id = first.delivery.user_id
         if user_id is not None and user_id not in standing.present:
@@ -185,6 +185,7 @@ class PushWork:
             return prepared
         decisions = standing.decide(
             first.content,
+            batch_id=first.delivery.batch_id,
             user_id=user_id,
             device=reachable[0][1].push_token_id,
             tokens=[
@@ -196,7 +197,13 @@ class PushWork:
             delivery_id = each.delivery.delivery_id
             answer = self._prepare(each, token, decision, known)
             if isinstance(answer, Ready):
-                standing.count(each.content, user_id=user_id, delivery_id=delivery_id, decision=decision)
+                standing.count(
+                    each.content,
+                    batch_id=each.delivery.batch_id,
+                    user_id=user_id,
+                    delivery_id=delivery_id,
+                    decision=decision,
+                )
             prepared[delivery_id] = answer
         return prepared
 
@@ -253,12 +260,12 @@ async def _own_tokens(
     }
 
 
-def _by_message(due: Iterable[_Due]) -> Iterable[Sequence[_Due]]:
-    """Deliveries of one message to one person, in the order of their first one."""
-    groups: defaultdict[tuple[object, UUID], list[_Due]] = defaultdict(list)
+def _by_send(due: Iterable[_Due]) -> Iterable[Sequence[_Due]]:
+    """Deliveries of one message and batch to one person, in the order of their first one."""
+    groups: defaultdict[tuple[object, UUID, UUID | None], list[_Due]] = defaultdict(list)
     for each in due:
         person = each.delivery.user_id if each.delivery.user_id is not None else each.delivery.push_token_id
-        groups[person, each.content.message_id].append(each)
+        groups[person, each.content.message_id, each.delivery.batch_id].append(each)
     return groups.values()
 
 

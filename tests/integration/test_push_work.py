@@ -16,6 +16,7 @@ from uuid_utils.compat import uuid7
 
 from db.database import Database
 from db.deliveries import read_deliveries
+from db.delivery_filters import DeliveryFilter
 from db.delivery_records import DeliveryRecord
 from db.live_activities import ActivityKey, register_live_activity
 from db.projects import insert_organization, insert_project
@@ -27,6 +28,7 @@ from db.push_tokens import (
     register_push_token,
     unregister_push_token,
 )
+from db.replays import read_replay_set
 from engine.channels.base import (
     Accepted,
     Deferred,
@@ -49,6 +51,7 @@ from engine.channels.push_message import (
 )
 from engine.consent import ConsentPurpose, ConsentState, set_consent
 from engine.dispatch.ledger import create_deliveries
+from engine.dispatch.replaying import BulkReplay, Replays
 from engine.dispatch.values import (
     DeliveryError,
     LiveActivity,
@@ -63,6 +66,7 @@ from engine.push.accepting import PushRequest, plan_for_people
 from engine.push.vapid import read_vapid
 from engine.push.work import PushWork
 from engine.vault import Vault
+from tests.integration.dispatch_support import TestClock
 from tests.integration.log_support import SALT, open_database
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -173,6 +177,18 @@ class Desk:
             for each in deliveries:
                 await _write(connection, self.project_id, each, found[each.delivery_id])
             yield [found[each.delivery_id] for each in deliveries]
+
+    async def replay(self, deliveries: Sequence[DeliveryRecord], *, now: datetime = NOW) -> list[DeliveryRecord]:
+        """Replay all of them at once."""
+        ids = [each.delivery_id for each in deliveries]
+        which = DeliveryFilter(ids=tuple(ids))
+        async with self.database.connection() as connection:
+            found = await read_replay_set(connection, project_id=self.project_id, delivery_filter=which)
+        replays = Replays(self.database, TestClock(now), lambda announcement: None, lambda work: None)
+        begun = await replays.begin(project_id=self.project_id, delivery_filter=which, found=found)
+        assert isinstance(begun, BulkReplay)
+        assert begun.replayed == len(ids)
+        return await self.read(*ids)
 
     async def settle(self, *settled: tuple[DeliveryRecord, Prepared, Outcome]) -> list[str]:
         """The types of the events that follow."""
@@ -474,6 +490,51 @@ async def test_what_is_held_back_put_off_or_cancelled_does_not_count(desk: Desk)
     assert accepted.status == "QUEUED"
     # Reserved at acceptance, it is not held back by its own reservation.
     assert reasons(await desk.prepare([accepted])) == [None]
+
+
+async def test_a_replay_is_a_send_of_its_own(desk: Desk) -> None:
+    for _ in range(2):
+        await desk.device("ada")
+    await desk.rules(freq_cap_per_user_per_hour=1)
+    sent = await desk.push("ada")
+    assert reasons(await desk.prepare(sent)) == [None] * 2
+    # However often, and whatever became of the replay before: what was sent goes on counting.
+    for _ in range(2):
+        assert reasons(await desk.prepare(await desk.replay(sent))) == [SuppressedReason.FREQUENCY_CAP] * 2
+    later = NOW + timedelta(hours=1)
+    again = await desk.replay(sent, now=later)
+    # Both devices at one replay count once, and so does another attempt.
+    assert reasons(await desk.prepare(again[:1], now=later)) == [None]
+    assert reasons(await desk.prepare(again[1:], now=later)) == [None]
+    assert reasons(await desk.prepare(again, now=later)) == [None] * 2
+    other = await desk.prepare(await desk.push("ada", now=later), now=later)
+    assert reasons(other) == [SuppressedReason.FREQUENCY_CAP] * 2
+
+
+async def test_two_replays_at_once_are_two_sends(desk: Desk) -> None:
+    for _ in range(2):
+        await desk.device("ada")
+    first, second = await desk.push("ada")
+    assert reasons(await desk.prepare([first, second])) == [None] * 2
+    await desk.rules(freq_cap_per_user_per_hour=2)
+    replayed = [*await desk.replay([first]), *await desk.replay([second])]
+    assert reasons(await desk.prepare(replayed)) == [None, SuppressedReason.FREQUENCY_CAP]
+
+
+@pytest.mark.parametrize("status", ["CANCELLED", "FAILED", "SUPPRESSED"])
+async def test_a_replay_of_what_came_to_nothing_is_not_held_back_by_it(desk: Desk, status: str) -> None:
+    await desk.device("ada")
+    await desk.rules(freq_cap_per_user_per_hour=1)
+    [accepted] = await desk.push("ada", later=False)
+    async with desk.database.connection() as connection:
+        await connection.execute(
+            "UPDATE deliveries SET status = $2, next_attempt_at = NULL WHERE delivery_id = $1",
+            accepted.delivery_id,
+            status,
+        )
+    replayed = await desk.replay([accepted])
+    assert reasons(await desk.prepare(replayed)) == [None]
+    assert reasons(await desk.prepare(await desk.push("ada"))) == [SuppressedReason.FREQUENCY_CAP]
 
 
 async def test_sends_count_that_were_made_before_there_were_caps(desk: Desk) -> None:
