@@ -133,7 +133,10 @@ async def _apply(connection: asyncpg.Connection, callback: EmailCallback, projec
     events = await _withdraw(connection, known, callback, now)
     delivery = (await lock_deliveries(connection, project_id=project_id, delivery_ids=[known.delivery_id]))[0]
     if delivery.status == S.SENDING:
-        return Reported.TOO_EARLY, ()
+        # It has just been taken up again. What was withdrawn is withdrawn, and nobody will say so another time.
+        return Reported.TOO_EARLY, await record(
+            connection, project_id=project_id, transitions=(), events=events, now=now
+        )
     transitions: list[NewTransition] = []
     status = next_status(delivery, callback)
     if status is not None:

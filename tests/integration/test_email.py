@@ -16,6 +16,7 @@ from uuid_utils.compat import uuid7
 from db.deliveries import read_deliveries
 from db.delivery_records import DeliveryRecord, NewDelivery
 from db.events import read_event_page
+from db.profiles import lock_profiles
 from db.records import Lane
 from db.send_counters import reserve_sends
 from db.suppressions import NewSuppression, insert_suppressions, read_suppressions
@@ -690,6 +691,22 @@ async def test_a_report_finds_its_delivery_by_its_tag_and_waits_for_the_answer_i
     await shop.mark(delivery, "SENT", "re-2")
     assert await report(shop, callback("bounced", delivery=delivery)) is Reported.NOTHING_NEW
     assert await shop.suppressed("bob@example.com") == {}
+
+
+async def test_a_complaint_about_a_mail_that_is_just_taken_up_again_is_no_less_an_event(shop: Shop) -> None:
+    delivery = await sent_mail(shop)
+    async with shop.gateway.services.database.transaction() as connection:
+        await lock_profiles(connection, project_id=shop.project_id, user_ids=["bob"])
+        complaint = asyncio.create_task(report(shop, callback("complained"), wait_seconds=0.0))
+        async with asyncio.timeout(5):
+            while not await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                pass
+        await shop.mark(delivery, "SENDING", None)
+    assert await complaint is Reported.TOO_EARLY
+    assert await shop.events() == ["consent.revoked"]
+    await shop.mark(delivery, "SENT", "re-1")
+    assert await report(shop, callback("complained")) is Reported.APPLIED
+    assert await shop.events() == ["consent.revoked", "email.complained"]
 
 
 async def test_a_report_about_another_projects_mail_is_about_nothing(shop: Shop) -> None:
