@@ -57,6 +57,8 @@ IDEMPOTENCY_KEY = (
     "The same key with the same input is answered with what was made the first time; with another input it is a "
     "CONFLICT. Up to 128 characters."
 )
+HIGH_BY_DEFAULT = "HIGH"
+"""The schema's default of a priority. What a client gives is a `PushPriority`, even where it gives the same."""
 USER_IDS = f"1 to {MAX_RECIPIENTS:,} people, each on all their active devices."
 
 
@@ -83,7 +85,10 @@ class PushContentInput:
         default=strawberry.UNSET,
         description="How long the push service keeps it for a device that is off: 0 to 2,419,200 (28 days).",
     )
-    priority: PushPriority | None = strawberry.field(default=PushPriority.HIGH, description="How urgent it is.")
+    priority: PushPriority | None = strawberry.field(
+        default=HIGH_BY_DEFAULT,
+        description="How urgent it is. A localized text that does not give it leaves that of the text under it.",
+    )
     category: str | None = strawberry.field(
         default=strawberry.UNSET, description="Which of the app's sets of actions it has. Up to 128 characters."
     )
@@ -210,11 +215,16 @@ def _notification(value: dict[str, Any]) -> PushNotification:
         badge=given.get("badge"),
         collapse_id=given.get("collapseId"),
         ttl_seconds=given.get("ttlSeconds"),
-        priority=given.get("priority", PushPriority.HIGH),
+        priority=_given_priority(given.get("priority")),
         category=given.get("category"),
         thread_id=given.get("threadId"),
         url=given.get("url"),
     )
+
+
+def _given_priority(value: str | None) -> str | None:
+    """None for the schema's default: laid over another text it would win against what somebody gave there."""
+    return value.value if isinstance(value, PushPriority) else None
 
 
 def _optional(value: dict[str, Any] | None) -> PushNotification | None:

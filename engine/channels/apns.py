@@ -53,7 +53,7 @@ MAX_COLLAPSE_BYTES = 64
 
 _DEVICE_TOKEN = re.compile(r"(?:[0-9A-Fa-f]{2}){8,512}")
 _PLAIN = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
-_PRIORITIES = {"HIGH": 10, "NORMAL": 5}
+_PRIORITIES = {None: 10, "HIGH": 10, "NORMAL": 5}
 _ACTIONS = {"START": "start", "UPDATE": "update", "END": "end"}
 
 

@@ -65,7 +65,10 @@ class DeliveryError(msgspec.Struct, frozen=True):
 
 
 class PushNotification(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """One text of a push. `ttl_seconds` as in RFC 8030 section 5.2; `priority` is NORMAL or HIGH."""
+    """One text of a push. `ttl_seconds` as in RFC 8030 section 5.2; `priority` is NORMAL or HIGH.
+
+    None is what nobody gave: a text that is laid over another leaves it as it is. Without a `priority` it is HIGH.
+    """
 
     title: str
     body: str
@@ -75,7 +78,7 @@ class PushNotification(msgspec.Struct, frozen=True, rename="camel", omit_default
     badge: int | None = None
     collapse_id: str | None = None
     ttl_seconds: int | None = None
-    priority: str = "HIGH"
+    priority: str | None = None
     category: str | None = None
     thread_id: str | None = None
     url: str | None = None

@@ -176,14 +176,5 @@ def _overlay(base: PushNotification, over: PushNotification | None) -> PushNotif
     """What `over` gives, and of `base` what it leaves out."""
     if over is None:
         return base
-    given = {
-        name: value
-        for name, value, default in zip(
-            over.__struct_fields__,
-            msgspec.structs.astuple(over),
-            (None, None, *PushNotification.__struct_defaults__),
-            strict=True,
-        )
-        if value != default
-    }
+    given = {name: value for name, value in msgspec.structs.asdict(over).items() if value is not None}
     return msgspec.structs.replace(base, **given)

@@ -173,6 +173,7 @@ def _read_push(fields: Fields) -> SendPush:
     texts = {key: _push_text(fields, key) for key in _PUSH_TEXTS}
     data = fields.value("data")
     fields.check_templates(data, fields.at("data"))
+    priority = fields.choice("priority", PushPriority, needed=False)
     push = PushNotification(
         title=texts["title"] or "",
         body=texts["body"] or "",
@@ -182,7 +183,7 @@ def _read_push(fields: Fields) -> SendPush:
         badge=fields.integer("badge"),
         collapse_id=texts["collapseId"],
         ttl_seconds=fields.integer("ttlSeconds"),
-        priority=(fields.choice("priority", PushPriority, needed=False) or PushPriority.HIGH).value,
+        priority=None if priority is None else priority.value,
         category=texts["category"],
         thread_id=texts["threadId"],
         url=texts["url"],

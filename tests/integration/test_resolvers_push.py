@@ -7,10 +7,12 @@ from collections import Counter
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from db.push_tokens import MAX_ACTIVE_TOKENS_OF_USER
 from engine.clock import DatabaseClock
+from engine.dispatch.values import PushContent
 from engine.identity import ApiKeyKind, Role
 from engine.work import Work, WorkKind
 from tests.integration.delivery_support import make_delivery, node_id
@@ -407,6 +409,38 @@ async def test_variants_and_locales_are_recorded(shop: Tenant) -> None:
     )
     assert sent["userErrors"] == []
     assert [(each["variant"], each["locale"]) for each in sent["deliveries"]] == [("a", "DE")]
+
+
+async def test_a_priority_that_was_given_is_told_from_the_default(shop: Tenant) -> None:
+    for user_id, locale in (("ada", "de"), ("bob", "fr"), ("cyd", "it")):
+        await device(shop, userId=user_id, locale=locale)
+    as_literal = """mutation { sendPush(input: {
+      userIds: ["ada", "bob", "cyd"], push: { title: "t", body: "", priority: NORMAL }
+      localized: [
+        { locale: "de", push: { title: "de", body: "" } }
+        { locale: "fr", push: { title: "fr", body: "", priority: HIGH } }
+        { locale: "it", push: { title: "it", body: "", priority: null } }
+      ]
+    }) { userErrors { message } } }"""
+    assert (await shop.data(as_literal))["sendPush"]["userErrors"] == []
+    as_variables = {
+        "userIds": ["ada", "bob", "cyd"],
+        "push": {**HELLO, "priority": "NORMAL"},
+        "localized": [
+            {"locale": "de", "push": HELLO},
+            {"locale": "fr", "push": {**HELLO, "priority": "HIGH"}},
+            {"locale": "it", "push": {**HELLO, "priority": None}},
+        ],
+    }
+    assert (await send(shop, **as_variables))["userErrors"] == []
+    async with shop.gateway.services.database.connection() as connection:
+        rows = await connection.fetch("SELECT content FROM deliveries WHERE project_id = $1", shop.project_id)
+    assert len(rows) == 6
+    for row in rows:
+        asked = msgspec.json.decode(row["content"], type=PushContent)
+        assert asked.push is not None
+        assert asked.push.priority == "NORMAL"
+        assert [each.push.priority for each in asked.localized] == [None, "HIGH", None]
 
 
 async def test_the_same_key_and_request_give_the_same_answer(shop: Tenant) -> None:

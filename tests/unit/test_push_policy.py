@@ -394,6 +394,16 @@ def test_a_localized_text_is_laid_over_the_variant_and_both_are_recorded() -> No
     )
 
 
+@pytest.mark.parametrize(("given", "priority"), [("HIGH", "HIGH"), ("NORMAL", "NORMAL"), (None, "NORMAL")])
+def test_the_priority_of_a_localized_text_wins_where_it_is_given(given: str | None, priority: str) -> None:
+    asked = content(
+        push=PushNotification(title="Sale", body="", priority="NORMAL"),
+        localized=(LocalizedPush("de", PushNotification(title="Ausverkauf", body="", priority=given)),),
+    )
+    [german] = decide(case(content=asked, tokens=[PolicyToken(locale="de")]))
+    assert german == Send(PushNotification(title="Ausverkauf", body="", priority=priority), None, "de")
+
+
 def test_without_a_default_the_first_localized_text_is_it() -> None:
     localized = tuple(LocalizedPush(tag, PushNotification(title=tag, body="")) for tag in ("fr", "de"))
     asked = content(push=None, localized=localized)

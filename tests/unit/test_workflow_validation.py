@@ -142,7 +142,7 @@ def test_what_is_absent_takes_its_default() -> None:
         )
     ).steps
     assert isinstance(push.config, SendPush)
-    assert (push.config.push.priority, push.config.ignore_quiet_hours, push.delay_minutes) == ("HIGH", False, 0)
+    assert (push.config.push.priority, push.config.ignore_quiet_hours, push.delay_minutes) == (None, False, 0)
     assert webhook.config == Webhook("https://example.com", "PATCH")
     assert ai.config.flavor is AiFlavor.DECIDE  # type: ignore[union-attr]
 
