@@ -10,7 +10,7 @@ from db.delivery_records import TransitionRecord
 from db.records import EventRecord
 from engine.identity import Role
 from engine.lanes import DELIVERIES, EVENTS, LaneKind
-from engine.live.cohorts import StreamItem
+from engine.live.items import StreamItem
 from engine.live.streams import StreamSource
 from resolvers.context import Context
 from resolvers.delivery_filters import DeliveryFilterArguments, read_delivery_filter

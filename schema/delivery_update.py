@@ -8,7 +8,7 @@ import strawberry
 
 from db.delivery_records import TransitionRecord
 from engine.dispatch.values import DeliveryStatus
-from engine.live.cohorts import StreamItem
+from engine.live.items import StreamItem
 from resolvers import delivery_updates as resolve
 from schema.delivery import Delivery, DeliveryAttempt
 from schema.info import Info

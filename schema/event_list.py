@@ -10,7 +10,7 @@ from uuid import UUID
 import strawberry
 
 from db.records import EventRecord
-from engine.live.cohorts import StreamItem
+from engine.live.items import StreamItem
 from resolvers.events import ListedEvents
 from schema.descriptions import described_enum
 from schema.event import Event

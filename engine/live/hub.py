@@ -8,23 +8,22 @@ Leaves to others: who gets which item (cohorts), and replaying what is older tha
 Stops when `stop` is awaited: feeds end silently, their followers are told nothing.
 
 How a loss shows: an announcement ahead of what was delivered, a head-only one from the relay, a gap of the broadcaster
-(Redis was away: heads are read once). While it is away the heads of all watched projects are polled in one statement.
+(Redis was away: heads are read once). While it is away the heads of all watched projects are polled
+(`engine.live.heads`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict, deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
-from typing import Any, NamedTuple
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any
 from uuid import UUID
 
 import msgspec
 
 from db.database import Database
-from db.heads import read_heads
 from db.records import HeadRecord, Lane
 from engine.announcements import Announcement, channel_of, decode, lane_of
 from engine.backoff import Backoff
@@ -32,6 +31,7 @@ from engine.errors import Unavailable
 from engine.lanes import LaneKind, LanePage
 from engine.live.broadcast import Broadcast, Gap, Mailbox, Message
 from engine.live.feed import MAX_EARLY, Feed, Need
+from engine.live.heads import FIRST_RETRY, LAST_RETRY, HeadReader, Heads
 from engine.live.ring import RingQuota
 from engine.tasks import end_tasks
 
@@ -39,17 +39,12 @@ REORDER_WAIT = 0.03
 """Seconds: two gateways that commit one after the other announce up to this much out of order."""
 HEAD_WAIT = 0.05
 """Seconds after the relay's announcement of a head: longer than the wait above, so that it never reads in its place."""
-POLL_INTERVAL = 0.5
-"""Seconds between readings of heads while Redis is away: with 1.3 s to notice it, streams are less than 2 s late."""
 LINGER = 2.0
 """Seconds for which a project is still followed after its last watcher left: clients reconnect."""
 GAP_PAGE = 200
 """Items per page of a gap. At 64 KiB an item that is 13 MB at worst."""
 GAP_QUERIES = 2
 """Gaps that are read at once: enough to hide a round trip, few enough to leave the pool to requests."""
-FIRST_RETRY = 0.05
-LAST_RETRY = 1.0
-"""Seconds between attempts while PostgreSQL is away."""
 RING_QUOTA_BYTES = 64 * 1024 * 1024
 RING_BYTES = 4 * 1024 * 1024
 RING_ITEMS = 2_000
@@ -131,13 +126,6 @@ class _Watched:
         return self.subscription.lanes.get(self.feed.kind.lane) is self
 
 
-class _WantedHead(NamedTuple):
-    """Somebody waits for the head of a lane."""
-
-    lane: Lane
-    answer: asyncio.Future[HeadRecord]
-
-
 class Hub:
     """Feeds of the watched lanes of projects. Belongs to one event loop."""
 
@@ -148,25 +136,20 @@ class Hub:
         self._linger = linger
         self._subscriptions: dict[UUID, _Subscription] = {}
         self._quota = RingQuota(total_bytes=RING_QUOTA_BYTES, ring_bytes=RING_BYTES, ring_items=RING_ITEMS)
-        self._wanted_heads: dict[UUID, list[_WantedHead]] = {}
-        self._wake = asyncio.Event()
+        self._heads = HeadReader(database, broadcast, watched=self._subscriptions, stand=self._stand)
         self._gap_queries = asyncio.Semaphore(GAP_QUERIES)
-        self._reading: asyncio.Task[None] | None = None
-        self._forget_health: Callable[[], None] = lambda: None
 
     async def start(self) -> None:
         """Begin. The broadcast has been connected, whether or not Redis is there."""
-        self._forget_health = self._broadcast.on_health(lambda _connected: self._wake.set())
-        self._reading = asyncio.create_task(self._read_heads_for_ever(), name="hub-heads")
+        self._heads.start()
 
     async def stop(self) -> None:
         """End all feeds."""
-        self._forget_health()
         tasks = [task for watched in self._all_watched() for task in self._take_down(watched)]
         tasks += [each.running for each in self._subscriptions.values() if each.running is not None]
         self._subscriptions.clear()
-        await end_tasks([*tasks, self._reading])
-        self._reading = None
+        await end_tasks(tasks)
+        await self._heads.stop()
 
     def stats(self) -> HubStats:
         """Cheap enough for every scrape."""
@@ -199,14 +182,8 @@ class Hub:
         return watch
 
     async def read_head(self, project_id: UUID, lane: Lane) -> HeadRecord:
-        """The head as the database has it after this call began; callers at the same time share one statement.
-
-        Waits as long as PostgreSQL is away: put a limit around it. Raises `LookupError` for an unknown project.
-        """
-        answer: asyncio.Future[HeadRecord] = asyncio.get_running_loop().create_future()
-        self._wanted_heads.setdefault(project_id, []).append(_WantedHead(lane, answer))
-        self._wake.set()
-        return await answer
+        """As `HeadReader.read`."""
+        return await self._heads.read(project_id, lane)
 
     def _all_watched(self) -> list[_Watched]:
         return [watched for each in self._subscriptions.values() for watched in each.lanes.values()]
@@ -301,7 +278,7 @@ class Hub:
             watched.unheard.append(message)
             return
         if isinstance(message, Gap):
-            self._want_head(watched.feed.project_id)
+            self._heads.want(watched.feed.project_id)
             return
         try:
             announcement = decode(message.message)
@@ -314,7 +291,7 @@ class Hub:
     def _observe(self, watched: _Watched, announcement: Announcement) -> None:
         match watched.feed.observe(announcement):
             case Need.HEAD:
-                self._want_head(watched.feed.project_id)
+                self._heads.want(watched.feed.project_id)
             case Need.GAP_SOON:
                 self._heal(watched, REORDER_WAIT)
             case Need.GAP_LATER:
@@ -348,60 +325,17 @@ class Hub:
                 connection, project_id=feed.project_id, after=after, limit=GAP_PAGE, item_filter=kind.everything
             )
 
-    def _want_head(self, project_id: UUID) -> None:
-        self._wanted_heads.setdefault(project_id, [])
-        self._wake.set()
-
-    async def _read_heads_for_ever(self) -> None:
-        """The only reader of heads: on demand, and every `POLL_INTERVAL` while Redis is away."""
-        backoff = Backoff(first=FIRST_RETRY, cap=LAST_RETRY)
-        while True:
-            if await self._until_heads_are_due():
-                try:
-                    await self._read_due_heads()
-                    backoff.reset()
-                except Exception as error:
-                    _logger.warning("hub.heads_unreadable", extra={"reason": type(error).__name__})
-                    await backoff.wait()
-
-    async def _until_heads_are_due(self) -> bool:
-        """Wait; False when there is nothing to read after all."""
-        if not self._wanted_heads or not self._wake.is_set():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(None if self._broadcast.connected else POLL_INTERVAL):
-                    await self._wake.wait()
-        self._wake.clear()
-        return bool(self._wanted_heads) or not self._broadcast.connected
-
-    async def _read_due_heads(self) -> None:
-        if not self._broadcast.connected:
-            for project_id in self._subscriptions:
-                self._wanted_heads.setdefault(project_id, [])
-        if not self._wanted_heads:
-            return
-        wanted, self._wanted_heads = self._wanted_heads, {}
+    def _stand(self) -> Callable[[Heads], None]:
+        """Where feeds stand before heads are read; what it gives tells them what was found."""
         since = {watched: watched.feed.last for watched in self._all_watched() if watched.started.done()}
-        try:
-            async with self._database.connection() as connection:
-                heads = await read_heads(connection, project_ids=list(wanted))
-        except BaseException:
-            self._want_again(wanted)
-            raise
-        found: defaultdict[UUID, dict[Lane, HeadRecord]] = defaultdict(dict)
-        for head in heads:
-            found[head.project_id][head.lane] = head
-        for watched, position in since.items():
-            known = found[watched.feed.project_id].get(watched.feed.kind.lane)
-            if known is not None and watched.is_current:
-                self._tell_head(watched, known, position)
-        for project_id, askers in wanted.items():
-            _answer(askers, found[project_id])
 
-    def _want_again(self, wanted: dict[UUID, list[_WantedHead]]) -> None:
-        for project_id, askers in wanted.items():
-            waiting = [each for each in askers if not each.answer.done()]
-            self._wanted_heads.setdefault(project_id, []).extend(waiting)
-        self._wake.set()
+        def tell(heads: Heads) -> None:
+            for watched, position in since.items():
+                known = heads.get(watched.feed.project_id, {}).get(watched.feed.kind.lane)
+                if known is not None and watched.is_current:
+                    self._tell_head(watched, known, position)
+
+        return tell
 
     def _tell_head(self, watched: _Watched, head: HeadRecord, since: int) -> None:
         if watched.feed.observe_head(head, since=since) is Need.GAP_NOW:
@@ -416,14 +350,3 @@ class Hub:
 def _report_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         _logger.error("hub.task_failed", exc_info=error, extra={"task": task.get_name()})
-
-
-def _answer(askers: Sequence[_WantedHead], heads: Mapping[Lane, HeadRecord]) -> None:
-    for lane, answer in askers:
-        if answer.done():
-            continue
-        head = heads.get(lane)
-        if head is None:
-            answer.set_exception(LookupError("unknown project"))
-        else:
-            answer.set_result(head)

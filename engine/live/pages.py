@@ -19,7 +19,8 @@ from uuid import UUID
 from db.database import Database
 from db.records import HeadRecord, Lane
 from engine.lanes import LaneKind, LaneRecord
-from engine.live.cohorts import Cohort, Item, Output
+from engine.live.cohorts import Cohort
+from engine.live.items import Item, Output
 from engine.tasks import end_tasks
 
 CATCH_UP_QUERIES = 4

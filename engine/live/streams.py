@@ -27,8 +27,9 @@ from engine.backoff import Backoff
 from engine.cursors import Cursor, CursorCodec, CursorKind
 from engine.errors import CursorExpired, NotFound, RateLimited, Unavailable
 from engine.lanes import LaneKind
-from engine.live.cohorts import LOG_REPLACED, Item, LaneStreams, Member, Rendering, Sink, StreamItem
+from engine.live.cohorts import LOG_REPLACED, LaneStreams, Member, Sink
 from engine.live.hub import Hub, Watch
+from engine.live.items import Item, Rendering, StreamItem
 from engine.live.pages import PAGE_ITEMS, Page, Pages
 from engine.live.ring import RingQuota
 from engine.tasks import end_tasks

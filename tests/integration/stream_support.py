@@ -18,8 +18,9 @@ from engine.announcements import Announcement
 from engine.cursors import CursorCodec
 from engine.lanes import EVENTS, LaneKind
 from engine.live.broadcast import Broadcast
-from engine.live.cohorts import Member, StreamItem
+from engine.live.cohorts import Member
 from engine.live.hub import Hub
+from engine.live.items import StreamItem
 from engine.live.streams import Streams
 from tests.integration.log_support import new_event
 

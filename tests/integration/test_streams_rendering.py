@@ -11,7 +11,7 @@ import pytest
 
 from engine.cursors import Cursor, CursorKind
 from engine.live import streams
-from engine.live.cohorts import KEPT_BYTES, StreamItem
+from engine.live.items import KEPT_BYTES, StreamItem
 from engine.live.streams import RENDER_AHEAD
 from tests.integration.log_support import make_project
 from tests.integration.stream_support import CODEC, RecordingSink, open_gateway, until
