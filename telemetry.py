@@ -6,11 +6,13 @@ Metrics are Prometheus text; what the hub and the log count is read when somebod
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TextIO
 from uuid import UUID
@@ -93,7 +95,7 @@ def configure_logging(level: str, *, machine_readable: bool | None = None) -> No
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     last: list[structlog.typing.Processor] = (
-        [_TRACEBACK_AS_FIELDS, structlog.processors.JSONRenderer()]
+        [_TRACEBACK_AS_FIELDS, _leave_out_values, structlog.processors.JSONRenderer()]
         if as_json
         else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_console_formatter(level))]
     )
@@ -114,14 +116,34 @@ _TRACEBACK_AS_FIELDS = structlog.processors.ExceptionRenderer(
 )
 """Never with local variables: they hold passwords and people's data."""
 
+_VALUES = re.compile(r"(\nDETAIL: |(?<=query argument \$)\d+: ).*?(?=\nHINT: |\n\S*Traceback|\n\n|\Z)", re.DOTALL)
+"""What PostgreSQL and its driver quote of rows and arguments: addresses, tokens, whole messages."""
+
+
+def _without_values(text: str) -> str:
+    return _VALUES.sub(lambda found: f"{found[1]} …", text)
+
+
+def _leave_out_values(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Of the exceptions that `_TRACEBACK_AS_FIELDS` has rendered."""
+    for each in event.get("exception", ()):
+        each["exc_value"] = _without_values(each["exc_value"])
+    return event
+
 
 def _console_formatter(level: str) -> structlog.typing.ExceptionRenderer:
     """A person wants to know what failed; where is for who asked for `debug`."""
-    return structlog.dev.plain_traceback if level.lower() == "debug" else _last_line
+    return _traceback if level.lower() == "debug" else _last_line
+
+
+def _traceback(stream: TextIO, exception: structlog.typing.ExcInfo) -> None:
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exception)
+    stream.write(_without_values(text.getvalue()))
 
 
 def _last_line(stream: TextIO, exception: structlog.typing.ExcInfo) -> None:
-    stream.write("\n" + "".join(traceback.format_exception_only(exception[1])).rstrip())
+    stream.write("\n" + _without_values("".join(traceback.format_exception_only(exception[1]))).rstrip())
 
 
 class Metrics:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
+import asyncpg
 import pytest
 from graphql import GraphQLError
 
@@ -42,6 +43,33 @@ def test_no_local_variable_is_logged_with_an_exception(
     assert "pool.connect_failed" in written
     assert "connection refused" in written
     assert "hunter2" not in written
+
+
+@pytest.mark.parametrize("machine_readable", [True, False])
+@pytest.mark.parametrize("level", ["debug", "warning"])
+def test_no_row_and_no_argument_is_logged_that_postgresql_quotes(
+    capsys: pytest.CaptureFixture[str], machine_readable: bool, level: str
+) -> None:
+    configure_logging(level, machine_readable=machine_readable)
+    refused = asyncpg.CheckViolationError("the row violates a check")
+    refused.detail = "Failing row contains (ada@example.com,\nkey)."
+    refused.hint = "Look at it."
+    argument = asyncpg.DataError("invalid input for query argument $3: 'ada@example.com' (expected a number)")
+
+    for error in (refused, argument):
+        try:
+            raise RuntimeError("the round failed") from error
+        except RuntimeError:
+            logging.getLogger("dispatch").exception("settlement.failed")
+        try:
+            raise error
+        except asyncpg.PostgresError:
+            logging.getLogger("dispatch").exception("claim.failed")
+
+    written = capsys.readouterr().err
+    assert "ada@example.com" not in written
+    for part in ("settlement.failed", "claim.failed", "the round failed", "the row violates a check", "argument $3"):
+        assert part in written
 
 
 def test_on_a_terminal_a_failure_is_its_name_and_reason_only(capsys: pytest.CaptureFixture[str]) -> None:
