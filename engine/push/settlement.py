@@ -80,6 +80,8 @@ async def _settle_tokens(
         delivery_event(
             about[push_token_id],
             "push.token_invalidated",
+            # A replay may find it dead once more, after it was registered again.
+            number=about[push_token_id].attempt_count,
             properties={
                 "pushTokenId": write_node_id(NodeKind.PUSH_TOKEN, push_token_id),
                 "reason": outcomes[push_token_id].reason,

@@ -28,6 +28,7 @@ from db.push_tokens import (
     register_push_token,
     unregister_push_token,
 )
+from db.records import NewEvent
 from db.replays import read_replay_set
 from engine.channels.base import (
     Accepted,
@@ -192,8 +193,11 @@ class Desk:
 
     async def settle(self, *settled: tuple[DeliveryRecord, Prepared, Outcome]) -> list[str]:
         """The types of the events that follow."""
+        return [event.event_type for event in await self.settled(*settled)]
+
+    async def settled(self, *settled: tuple[DeliveryRecord, Prepared, Outcome]) -> Sequence[NewEvent]:
         async with self.database.transaction() as connection:
-            events = await self.work.settle(
+            return await self.work.settle(
                 connection,
                 project_id=self.project_id,
                 settled=[
@@ -203,7 +207,6 @@ class Desk:
                 ],
                 now=NOW,
             )
-        return [event.event_type for event in events]
 
     async def consent(self, user_id: str, state: ConsentState) -> str | None:
         async with self.database.transaction() as connection:
@@ -615,6 +618,19 @@ async def test_a_dead_token_becomes_inactive_once_with_the_services_word(desk: D
     # Registering brings it back.
     again = await desk.device("ada", token=device.token)
     assert (again.active, again.invalidated_reason, again.push_token_id) == (True, None, device.push_token_id)
+
+
+async def test_a_token_that_a_replay_finds_dead_again_has_an_event_again(desk: Desk) -> None:
+    device = await desk.device("ada")
+    [(delivery, prepared)] = await ready(desk, "ada")
+    keys = set()
+    for attempt in (1, 2):
+        claimed = msgspec.structs.replace(delivery, attempt_count=attempt)
+        [event] = await desk.settled((claimed, prepared, rejected("Unregistered")))
+        assert event.event_type == "push.token_invalidated"
+        keys.add(event.key)
+        await desk.device("ada", token=device.token)
+    assert len(keys) == 2
 
 
 async def test_a_refused_message_leaves_its_token_alone(desk: Desk) -> None:
