@@ -45,7 +45,7 @@ _DESCRIPTIONS = {
     "push.cancelled": "A push notification was cancelled before it was sent.",
     "push.opened": "A push notification was opened.",
     "push.clicked": "An action of a push notification was chosen.",
-    "push.token_invalidated": "A push token was given up because its service no longer knows it.",
+    "push.token_invalidated": "A push token was given up: its service knows it no more, or its person has too many.",
     "push.live_activity_started": "A Live Activity was started.",
     "push.live_activity_updated": "A Live Activity was updated.",
     "push.live_activity_ended": "A Live Activity was ended.",
@@ -79,7 +79,7 @@ _DESCRIPTIONS = {
     "consent.erasure_completed": "A person was erased.",
     "audience.entered": "A person became a member of an audience.",
     "audience.exited": "A person ceased to be a member of an audience.",
-    "webhook.endpoint_disabled": "A webhook endpoint was switched off after failing for too long.",
+    "webhook.endpoint_disabled": "A webhook endpoint was switched off: it answered 410 Gone, or failed for too long.",
     "webhook.delivery_dead_lettered": "A webhook delivery used up its attempts.",
 }
 

@@ -159,7 +159,9 @@ class Delivery(Node):
         return PushToken.of_optional(found)
 
     @strawberry.field(
-        description="The event it is about, or that caused it; null without one and once it is past retention."
+        description=(
+            "The event it is about, or that caused it; null without one and once it is past retention. Needs VIEWER."
+        )
     )
     async def event(self, info: Info) -> Annotated[Event, strawberry.lazy("schema.event")] | None:
         found = await resolve.event_of(info.context, record=self.record)

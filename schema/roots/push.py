@@ -81,7 +81,8 @@ class PushMutation:
     @strawberry.mutation(
         description=(
             "Send a push to people: one delivery for each active device, one that is suppressed for whoever has none. "
-            "Answered once it is accepted. Needs EDITOR."
+            "Answered once it is accepted. Devices of a platform without a configured provider are queued as well, and "
+            "FAILED with NOT_CONFIGURED when their turn comes: configure it, then replay. Needs EDITOR."
         )
     )
     async def send_push(self, info: Info, arguments: SendPushArgument) -> SendPayload | None:
