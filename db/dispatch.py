@@ -116,6 +116,16 @@ async def lock_persons(connection: asyncpg.Connection, *, project_id: UUID, user
     return [row["user_id"] for row in rows]
 
 
+async def move_deliveries(
+    connection: asyncpg.Connection, *, project_id: UUID, endpoint_id: UUID, before: str, after: str, limit: int
+) -> None:
+    """Give what waits for an endpoint under one dispatch key another one: up to so many, first what is due first.
+
+    Those that somebody holds are passed over.
+    """
+    await connection.execute(_SQL["move_deliveries"], project_id, endpoint_id, before, after, limit)
+
+
 async def write_claims(
     connection: asyncpg.Connection,
     *,

@@ -69,10 +69,25 @@ WHERE project_id = $1 AND user_id = ANY($2)
 ORDER BY user_id COLLATE "C"
 FOR SHARE;
 
+-- name: move_deliveries
+-- Gives what waits for an endpoint under the dispatch key $3 the key $4, up to so many; waits for nobody.
+WITH locked AS MATERIALIZED (
+    SELECT d.delivery_id
+    FROM deliveries AS d
+    WHERE d.project_id = $1 AND d.dispatch_key = $3 AND d.next_attempt_at IS NOT NULL AND d.endpoint_id = $2
+    ORDER BY d.next_attempt_at, d.delivery_id
+    LIMIT $5
+    FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE deliveries AS d
+SET dispatch_key = $4
+FROM locked
+WHERE d.project_id = $1 AND d.delivery_id = locked.delivery_id;
+
 -- name: write_claims
 -- Writes what was decided about candidates that are still as they were read; those that somebody holds are passed over.
 WITH input AS MATERIALIZED (
-    SELECT *
+    SELECT CAST($1 AS uuid) AS project_id, given.*
     FROM unnest(
         CAST($2 AS uuid[]), CAST($3 AS text[]), CAST($4 AS timestamptz[]), CAST($5 AS integer[]), CAST($6 AS text[]),
         CAST($7 AS timestamptz[]), CAST($8 AS text[]), CAST($9 AS text[]), CAST($10 AS text[]), CAST($11 AS text[]),
@@ -83,11 +98,13 @@ WITH input AS MATERIALIZED (
     )
 ),
 locked AS MATERIALIZED (
-    SELECT d.delivery_id
-    FROM deliveries AS d
-    WHERE d.project_id = $1 AND d.delivery_id = ANY($2) AND d.next_attempt_at <= $17
+    -- Joined by both columns: one look-up each, whatever the planner knows of the table.
+    SELECT d.project_id, d.delivery_id
+    FROM input AS i
+    JOIN deliveries AS d ON d.project_id = i.project_id AND d.delivery_id = i.delivery_id
+    WHERE d.next_attempt_at <= $17
     ORDER BY d.delivery_id
-    FOR NO KEY UPDATE SKIP LOCKED
+    FOR NO KEY UPDATE OF d SKIP LOCKED
 )
 UPDATE deliveries AS d
 SET status = i.status,
@@ -108,7 +125,7 @@ SET status = i.status,
     lease_until = CASE WHEN i.status = 'SENDING' THEN clock_timestamp() + CAST($19 AS interval) END
 FROM locked
 JOIN input AS i ON i.delivery_id = locked.delivery_id
-WHERE d.project_id = $1 AND d.delivery_id = ANY($2) AND d.delivery_id = i.delivery_id
+WHERE d.project_id = locked.project_id AND d.delivery_id = locked.delivery_id
     AND d.status = i.read_status AND d.next_attempt_at = i.read_next_attempt_at
     AND d.attempt_count = i.read_attempt_count
 RETURNING d.delivery_id;
@@ -116,7 +133,7 @@ RETURNING d.delivery_id;
 -- name: write_settlements
 -- Ends attempts whose lease is still held under its token, and keeps every attempt; gives what it ended.
 WITH input AS MATERIALIZED (
-    SELECT *
+    SELECT CAST($1 AS uuid) AS project_id, given.*
     FROM unnest(
         CAST($2 AS uuid[]), CAST($3 AS uuid[]), CAST($4 AS text[]), CAST($5 AS timestamptz[]), CAST($6 AS integer[]),
         CAST($7 AS integer[]), CAST($8 AS text[]), CAST($9 AS text[]), CAST($10 AS text[]), CAST($11 AS boolean[]),
@@ -129,11 +146,12 @@ WITH input AS MATERIALIZED (
     )
 ),
 locked AS MATERIALIZED (
-    SELECT d.delivery_id
-    FROM deliveries AS d
-    WHERE d.project_id = $1 AND d.delivery_id = ANY($2)
+    -- Joined by both columns: one look-up each, whatever the planner knows of the table.
+    SELECT d.project_id, d.delivery_id
+    FROM input AS i
+    JOIN deliveries AS d ON d.project_id = i.project_id AND d.delivery_id = i.delivery_id
     ORDER BY d.delivery_id
-    FOR NO KEY UPDATE
+    FOR NO KEY UPDATE OF d
 ),
 ended AS (
     UPDATE deliveries AS d
@@ -153,7 +171,7 @@ ended AS (
         lease_until = NULL
     FROM locked
     JOIN input AS i ON i.delivery_id = locked.delivery_id
-    WHERE d.project_id = $1 AND d.delivery_id = ANY($2) AND d.delivery_id = i.delivery_id
+    WHERE d.project_id = locked.project_id AND d.delivery_id = locked.delivery_id
         AND d.status = 'SENDING' AND d.lease_token = i.lease_token
     RETURNING d.delivery_id, i.lease_token
 ),

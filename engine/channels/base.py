@@ -104,7 +104,11 @@ class Refuse(msgspec.Struct, frozen=True, kw_only=True):
     error: DeliveryError
 
 
-Prepared: TypeAlias = Ready | Suppress | Postpone | Refuse
+class Moved(msgspec.Struct, frozen=True):
+    """It waits in another lane from now on: `prepare` has given it the dispatch key of that. Else it is as it was."""
+
+
+Prepared: TypeAlias = Ready | Suppress | Postpone | Refuse | Moved
 
 
 class Settled(msgspec.Struct, frozen=True):

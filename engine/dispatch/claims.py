@@ -22,7 +22,7 @@ import msgspec
 from db.delivery_records import DeliveryRecord
 from db.dispatch import ClaimWrite, lock_pending_keys, lock_persons, read_candidates, write_claims
 from engine.announcements import Announcement
-from engine.channels.base import ChannelWork, Message, Postpone, Prepared, Ready, Refuse, Suppress
+from engine.channels.base import ChannelWork, Message, Moved, Postpone, Prepared, Ready, Refuse, Suppress
 from engine.dispatch.lanes import Lanes, Slot
 from engine.dispatch.ledger import record
 from engine.dispatch.status import event_of, step_properties, transition_of
@@ -138,12 +138,14 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
     ) -> Round:
         """Decide about the candidates of a round and write it; all of it takes effect with the commit.
 
-        What is `faulty` could not be decided about or written before: it is put off.
+        What is `faulty` could not be decided about or written before: it is put off. What has moved to another lane is
+        left to a round that finds it there.
         """
         sound = [each for each in found.candidates if each.delivery_id not in faulty]
         prepared = await self._decide(connection, found, sound)
         put_off = Postpone(until=found.at + FAULTY_POSTPONEMENT, error=INTERNAL_ERROR)
-        writes = [_write_of(each, prepared.get(each.delivery_id, put_off), found.at) for each in found.candidates]
+        decided = [(each, prepared.get(each.delivery_id, put_off)) for each in found.candidates]
+        writes = [_write_of(each, it, found.at) for each, it in decided if not isinstance(it, Moved)]
         token, began = uuid4(), self.monotonic()
         written = await write_claims(
             connection,
@@ -214,7 +216,7 @@ async def _record(
     return await record(connection, project_id=found.project_id, transitions=transitions, events=events, now=found.at)
 
 
-def _write_of(delivery: DeliveryRecord, prepared: Prepared, now: datetime) -> ClaimWrite:
+def _write_of(delivery: DeliveryRecord, prepared: Ready | Suppress | Postpone | Refuse, now: datetime) -> ClaimWrite:
     match prepared:
         case Ready(message=message, payload=payload, variant=variant, locale=locale):
             return ClaimWrite(

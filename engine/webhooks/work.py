@@ -1,8 +1,9 @@
 """The webhook channel, as the dispatcher uses it.
 
-Guarantees: url, secrets and scheme are the endpoint's at the time of each attempt; what is for an endpoint that is off
-or gone fails without an attempt; an endpoint that answers 410, or has failed for `FAILING_FOR` without one success, is
-switched off, with an event that says why. Leaves to others: retries, lanes, recording. Stops with `close`.
+Guarantees: url, lane, secrets and scheme are the endpoint's at the time of each attempt; what is for an endpoint that
+is off or gone fails without an attempt; an endpoint that answers 410, or has failed for `FAILING_FOR` without one
+success, is switched off, with an event that says why. Leaves to others: retries, what lanes do, recording.
+Stops with `close`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from uuid import UUID
 import msgspec
 
 from db.delivery_records import DeliveryRecord
+from db.dispatch import move_deliveries
 from db.records import NewEvent
 from db.webhook_endpoints import (
     WebhookTarget,
@@ -22,11 +24,11 @@ from db.webhook_endpoints import (
     note_webhook_outcomes,
     read_webhook_targets,
 )
-from engine.channels.base import Accepted, Message, Outcome, Prepared, Ready, Refuse, Rejected, Settled
+from engine.channels.base import Accepted, Message, Moved, Outcome, Prepared, Ready, Refuse, Rejected, Settled
 from engine.channels.http import HttpClient
 from engine.channels.webhook import WebhookMessage, WebhookSender, request_refusal
 from engine.dispatch.status import delivery_event
-from engine.dispatch.values import Channel, DeliveryError, WebhookContent
+from engine.dispatch.values import Channel, DeliveryError, WebhookContent, host_key
 from engine.node_ids import NodeKind, write_node_id
 from engine.vault import CannotOpen, Vault
 from engine.webhooks.secrets import open_delivery_secret, open_endpoint_secret
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
 
 FAILING_FOR = timedelta(days=5)
 """Long enough for a weekend and a holiday."""
+
+MOVED_AT_ONCE = 1_000
+"""Of what waits for an endpoint that was given another host: as many as a transaction changes in some 100 ms."""
 
 GONE_REASON = "The receiver answered 410 Gone: it wants nothing more."
 FAILING_REASON = f"Every attempt has failed for {FAILING_FOR.days} days."
@@ -57,7 +62,12 @@ class WebhookWork:
     async def prepare(
         self, connection: asyncpg.Connection, *, project_id: UUID, deliveries: Sequence[DeliveryRecord], now: datetime
     ) -> Mapping[UUID, Prepared]:
-        """One statement for all endpoints, whose secrets are opened once."""
+        """One statement for all endpoints, whose secrets are opened once.
+
+        What was made when an endpoint had another host is given the lane of the host that it has now, and the rest of
+        what waits for it there too: neither may hold the other's lane. So whatever led back to the old key (a retry,
+        a replay, an event that was followed at that moment) is put right too, when it is due.
+        """
         wanted = sorted({each.endpoint_id for each in deliveries if each.endpoint_id is not None})
         targets = (
             await read_webhook_targets(connection, project_id=project_id, endpoint_ids=wanted, now=now)
@@ -65,7 +75,23 @@ class WebhookWork:
             else {}
         )
         opened = {endpoint_id: self._open(project_id, target) for endpoint_id, target in targets.items()}
-        return {each.delivery_id: self._prepare(each, targets, opened) for each in deliveries}
+        lanes = {endpoint_id: host_key(target.url) for endpoint_id, target in targets.items()}
+        moved = {each.delivery_id: each for each in deliveries if _is_elsewhere(each, lanes)}
+        for endpoint_id, before in sorted(
+            {(cast(UUID, each.endpoint_id), each.dispatch_key) for each in moved.values()}
+        ):
+            await move_deliveries(
+                connection,
+                project_id=project_id,
+                endpoint_id=endpoint_id,
+                before=before,
+                after=lanes[endpoint_id],
+                limit=MOVED_AT_ONCE,
+            )
+        return {
+            each.delivery_id: Moved() if each.delivery_id in moved else self._prepare(each, targets, opened)
+            for each in deliveries
+        }
 
     async def send(self, message: Message) -> Outcome:
         """One attempt."""
@@ -145,6 +171,12 @@ class WebhookWork:
             )
         except CannotOpen:
             return ()
+
+
+def _is_elsewhere(delivery: DeliveryRecord, lanes: Mapping[UUID, str]) -> bool:
+    """It waits in another lane than its endpoint's."""
+    lane = None if delivery.endpoint_id is None else lanes.get(delivery.endpoint_id)
+    return lane is not None and lane != delivery.dispatch_key
 
 
 def _to_endpoint(content: WebhookContent, target: WebhookTarget, active: tuple[str, ...]) -> WebhookMessage:

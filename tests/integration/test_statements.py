@@ -156,6 +156,7 @@ OTHER_COLUMNS = {
     "dispatch.lock_expired": [*DeliveryRecord.__struct_fields__, "lease_token", "lost_count"],
     "dispatch.lock_pending_keys": ["is_mine", "dispatch_key", "is_due"],
     "dispatch.lock_persons": ["user_id"],
+    "dispatch.move_deliveries": [],
     "dispatch.write_claims": ["delivery_id"],
     "dispatch.write_settlements": ["delivery_id", "lease_token"],
     # What is not held follows from previous_head.

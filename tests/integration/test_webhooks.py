@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from uuid_utils.compat import uuid7
 
+import engine.webhooks.work as webhook_work
 from db.delivery_records import DeliveryRecord, NewDelivery
 from db.events import append_events
 from db.records import EventRecord, NewEvent
@@ -22,6 +23,7 @@ from db.webhook_endpoints import WebhookEndpointRecord, read_webhook_endpoints
 from engine.channels.http import HttpClient
 from engine.dispatch.dispatcher import Dispatcher
 from engine.dispatch.ledger import create_deliveries
+from engine.dispatch.replaying import Replays
 from engine.dispatch.status import delivery_event
 from engine.dispatch.values import Channel, WebhookContent, host_key
 from engine.egress import Egress
@@ -227,6 +229,59 @@ async def test_after_the_last_attempt_it_is_a_dead_letter_and_nobody_is_told_by_
     assert msgspec.json.decode(event.context)["depth"] == 1
     await shop.follow()
     assert len(await shop.deliveries()) == 1
+
+
+async def test_after_a_move_to_another_host_what_waits_leaves_the_lane_of_the_old_one_alone(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhook_work, "MOVED_AT_ONCE", 5)
+    moved = await shop.endpoint(path="/moved", events=["cart.*"])
+    await shop.endpoint(path="/stays", events=["order.*"])
+    shop.receiver.scripts["/moved"] = [Reply(500)]
+    await shop.track("cart.updated")
+    await shop.follow()
+    await shop.drain()
+    await shop.track(*["cart.updated"] * 12, "order.placed")
+    await shop.follow()
+    async with WebhookReceiver.running() as elsewhere:
+        await shop.change(moved, url=f"{elsewhere.url}/moved")
+        # As many as it takes for a lane to rest.
+        elsewhere.scripts["/moved"] = [Reply(503)] * 12
+        await shop.drain()
+        assert (len(elsewhere.requests), shop.dispatcher.stats().open_breakers) == (12, 1)
+        assert [each.path for each in shop.receiver.requests] == ["/moved", "/stays"]
+        await shop.track("order.placed")
+        await shop.follow()
+        await shop.drain()
+        assert [each.path for each in shop.receiver.requests] == ["/moved", "/stays", "/stays"]
+    made = await shop.deliveries()
+    carts = [each for each in made if each.endpoint_id == moved]
+    # The retry that was not due yet is with them.
+    assert {(each.status, each.dispatch_key) for each in carts} == {("RETRYING", host_key(elsewhere.url))}
+    assert {each.dispatch_key for each in made if each.endpoint_id != moved} == {host_key(shop.receiver.url)}
+    steps = await shop.desk.steps(shop.project_id)
+    assert {tuple(steps[each.delivery_id]) for each in carts} == {("QUEUED", "SENDING", "RETRYING")}
+    assert [each.attempt_count for each in carts] == [1] * 13
+
+
+async def test_what_comes_back_after_a_move_goes_by_the_new_host(shop: Shop) -> None:
+    """A retry of an attempt that was under way, or a replay: both still know the old one."""
+    endpoint_id = await shop.endpoint()
+    shop.receiver.scripts["/hook"] = [Reply(404), Reply(500)]
+    await shop.track("order.placed", "order.paid")
+    await shop.follow()
+    await shop.drain()
+    async with WebhookReceiver.running() as elsewhere:
+        elsewhere.secrets["/hook"] = shop.receiver.secrets["/hook"]
+        await shop.change(endpoint_id, url=f"{elsewhere.url}/hook")
+        replays = Replays(shop.desk.database, shop.desk.clock, shop.desk.announced.append, lambda work: None)
+        (failed,) = [each.delivery_id for each in await shop.deliveries() if each.status == "FAILED"]
+        await replays.replay_one(project_id=shop.project_id, delivery_id=failed)
+        shop.desk.clock.advance(minutes=1)
+        await shop.drain()
+        assert [each.verified for each in elsewhere.requests] == [True, True]
+    assert await shop.outcomes() == [("DELIVERED", None)] * 2
+    assert {each.dispatch_key for each in await shop.deliveries()} == {host_key(elsewhere.url)}
 
 
 async def test_derived_events_are_sent_until_they_are_too_far_from_what_a_client_sent(
