@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -594,3 +595,23 @@ async def test_due_projects_are_found_by_a_few_look_ups(database_url: str) -> No
             ((plan,),) = await connection.fetch(explain, START)
         top = msgspec.json.decode(plan)[0]["Plan"]
         assert top["Shared Hit Blocks"] + top["Shared Read Blocks"] < 100
+
+
+async def test_deliveries_are_looked_up_one_by_one_in_a_table_without_statistics(database_url: str) -> None:
+    ids = [uuid4() for _ in range(100)]
+    nothing = [None] * 100
+    async with open_desk(database_url) as desk:
+        project = await desk.project()
+        await desk.enqueue_many(project, 40_000)
+        async with desk.database.connection() as connection:
+            for statement, arguments in (
+                ("deliveries.read_deliveries", [ids]),
+                ("deliveries.lock_deliveries", [ids]),
+                ("dispatch.write_claims", [ids, *[nothing] * 14, START, uuid4(), timedelta(seconds=60)]),
+                ("dispatch.write_settlements", [ids, *[nothing] * 16, START, "WorkerLost"]),
+            ):
+                family, name = statement.split(".")
+                plan = await connection.fetch(f"EXPLAIN {statements(family)[name]}", project, *arguments)
+                scans = [line for (line,) in plan if re.search(r"Scan .*deliveries", line)]
+                assert scans, statement
+                assert all("using deliveries_pkey on deliveries" in line for line in scans), (statement, scans)
