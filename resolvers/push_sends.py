@@ -14,7 +14,7 @@ from db.delivery_records import DeliveryRecord, NewDelivery
 from db.live_activities import ActivityKey, LiveActivityRecord
 from db.live_activities import register_live_activity as write_live_activity
 from db.push_tokens import share_token_of_device
-from engine.dispatch.sending import MAX_AHEAD, MAX_RECIPIENTS, check_idempotency_key
+from engine.dispatch.sending import MAX_RECIPIENTS, check_idempotency_key, check_schedule
 from engine.dispatch.values import Channel, LiveActivity, LocalizedPush, PushContent, PushNotification, PushVariant
 from engine.errors import UserError
 from engine.events import MAX_ID_CHARACTERS
@@ -22,7 +22,14 @@ from engine.identity import Role, Viewer
 from engine.node_ids import NodeKind, parse_node_id
 from engine.push.accepting import PushRequest, plan_for_device, plan_for_people
 from engine.push.content import check_activity, check_texts
-from engine.push.interactions import PushInteraction, Report, Reported, check_report, not_found, track_interaction
+from engine.push.interactions import (
+    InteractionReport,
+    PushInteraction,
+    StoredInteraction,
+    check_report,
+    not_found,
+    track_interaction,
+)
 from engine.push.registration import ActivityRegistration, Platform, check_activity_registration, stored_form
 from engine.push.texts import check_text
 from engine.transactions import run_transaction
@@ -134,18 +141,18 @@ async def track_push(ctx: Context, *, delivery_id: str, interaction: PushInterac
         errors = (not_found(),)
     if errors or parsed is None:
         return Tracked(organization_id, None, duplicate=False, errors=errors)
-    report = Report(parsed.uuid, interaction, action_id)
+    report = InteractionReport(parsed.uuid, interaction, action_id)
 
     was_recorded = False
 
-    async def track(connection: asyncpg.Connection) -> Reported | UserError:
+    async def track(connection: asyncpg.Connection) -> StoredInteraction | UserError:
         nonlocal was_recorded
         now = services.clock.now()
         found = await track_interaction(connection, project_id=viewer.project_id, report=report, now=now)
-        if isinstance(found, Reported):
+        if isinstance(found, StoredInteraction):
             if was_recorded:
                 # What is there was stored by the try before, whose COMMIT was left unanswered.
-                return Reported(found.event, duplicate=False, announcements=found.announcements)
+                return StoredInteraction(found.event, duplicate=False, announcements=found.announcements)
             was_recorded = not found.duplicate
         return found
 
@@ -202,12 +209,10 @@ def _check_send(arguments: SendPushArguments, *, now: datetime) -> tuple[UserErr
         *check_idempotency_key(arguments.idempotency_key, "input", "idempotencyKey"),
         *_check_recipients(arguments.user_ids, arguments.audience_id, "audienceId"),
         *check_texts(arguments.push, arguments.variants, arguments.localized),
+        *check_schedule(arguments.scheduled_for, now),
     ]
     if not errors:
         errors += check_audience(arguments.audience_id)
-    if arguments.scheduled_for is not None and arguments.scheduled_for > now + MAX_AHEAD:
-        message = f"scheduledFor lies at most {MAX_AHEAD.days} days ahead."
-        errors.append(UserError(message, "LIMIT_EXCEEDED", ("input", "scheduledFor")))
     return tuple(errors)
 
 

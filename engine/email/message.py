@@ -80,16 +80,6 @@ def mail_bytes(mail: Mail, *, date: datetime) -> bytes:
     return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode() + bytes(message)
 
 
-def is_ascii_mail(mail: Mail) -> bool:
-    """Whether a relay without SMTPUTF8 takes it."""
-    return mail.to.isascii() and _address_of(mail.from_).isascii()
-
-
-def _address_of(text: str) -> str:
-    mailbox = read_mailbox(text)
-    return mailbox.address if isinstance(mailbox, Mailbox) else text
-
-
 def _mailbox_header(text: str) -> str:
     mailbox = read_mailbox(text)
     if not isinstance(mailbox, Mailbox):

@@ -32,7 +32,7 @@ from engine.dispatch.values import (
 from engine.errors import UserError
 from engine.push.live_activities import REACHABLE_STATES, activity_key
 from engine.push.policy import Decision, HoldBack, PolicyToken, PutOff, Send
-from engine.push.standing import Standing, read_standing
+from engine.push.standing import Standings, lock_standings
 
 if TYPE_CHECKING:
     import asyncpg
@@ -61,14 +61,14 @@ async def plan_for_people(
     Raises `SendRefused` when they would take more than `MAX_BATCH_BYTES`.
     """
     people = sorted(set(user_ids))
-    standing = await _standing(connection, request, people)
+    standings = await _standings(connection, request, people)
     tokens = await share_active_tokens(connection, project_id=request.project_id, user_ids=people)
     if request.content.live_activity is not None:
         tokens = await _with_activity(connection, request, tokens)
     by_user: defaultdict[str, list[PushTokenRecord]] = defaultdict(list)
     for token in tokens:
         by_user[token.user_id or ""].append(token)
-    return await _plan(connection, request, standing, {user_id: by_user[user_id] for user_id in people})
+    return await _plan(connection, request, standings, {user_id: by_user[user_id] for user_id in people})
 
 
 async def plan_for_device(
@@ -77,7 +77,7 @@ async def plan_for_device(
     """One delivery. Raises `SendRefused`, with `path`, for a device that is not there, or not active."""
     found = await read_push_tokens(connection, project_id=request.project_id, push_token_ids=[push_token_id])
     people = [token.user_id for token in found if token.user_id is not None]
-    standing = await _standing(connection, request, people)
+    standings = await _standings(connection, request, people)
     tokens = await share_push_tokens(connection, project_id=request.project_id, push_token_ids=[push_token_id])
     token = tokens[0] if tokens else None
     if token is None:
@@ -89,7 +89,7 @@ async def plan_for_device(
         raise SendRefused(UserError("This device has just changed hands: try again.", "CONFLICT", path))
     if request.content.live_activity is not None:
         tokens = await _with_activity(connection, request, tokens)
-    return await _plan(connection, request, standing, {token.user_id: tokens})
+    return await _plan(connection, request, standings, {token.user_id: tokens})
 
 
 def dispatch_key(token: PushTokenRecord) -> str:
@@ -97,8 +97,8 @@ def dispatch_key(token: PushTokenRecord) -> str:
     return {"IOS": "apns", "ANDROID": "fcm"}.get(token.platform) or host_key(token.token)
 
 
-async def _standing(connection: asyncpg.Connection, request: PushRequest, people: Sequence[str]) -> Standing:
-    return await read_standing(
+async def _standings(connection: asyncpg.Connection, request: PushRequest, people: Sequence[str]) -> Standings:
+    return await lock_standings(
         connection,
         project_id=request.project_id,
         user_ids=people,
@@ -123,7 +123,7 @@ async def _with_activity(
 async def _plan(
     connection: asyncpg.Connection,
     request: PushRequest,
-    standing: Standing,
+    standings: Standings,
     tokens_of: Mapping[str | None, Sequence[PushTokenRecord]],
 ) -> list[NewDelivery]:
     text = msgspec.json.encode(request.content).decode()
@@ -134,14 +134,14 @@ async def _plan(
     deliveries = [
         delivery
         for user_id, tokens in tokens_of.items()
-        for delivery in _deliveries(request, standing, text, user_id, tokens)
+        for delivery in _deliveries(request, standings, text, user_id, tokens)
     ]
-    await reserve_sends(connection, project_id=request.project_id, reservations=standing.reservations, now=request.now)
+    await reserve_sends(connection, project_id=request.project_id, reservations=standings.reservations, now=request.now)
     return deliveries
 
 
 def _deliveries(
-    request: PushRequest, standing: Standing, text: str, user_id: str | None, tokens: Sequence[PushTokenRecord]
+    request: PushRequest, standings: Standings, text: str, user_id: str | None, tokens: Sequence[PushTokenRecord]
 ) -> list[NewDelivery]:
     if request.scheduled_for is not None and tokens:
         later = PutOff(request.scheduled_for)
@@ -149,7 +149,7 @@ def _deliveries(
     device = tokens[0].push_token_id if tokens else None
     if request.scheduled_for is not None:
         return [_delivery(request, text, user_id, None, HoldBack(SuppressedReason.NO_TOKENS))]
-    decisions = standing.decide(
+    decisions = standings.decide(
         request.content,
         batch_id=request.batch_id,
         user_id=user_id,
@@ -161,7 +161,7 @@ def _deliveries(
     deliveries = []
     for token, decision in zip(tokens, decisions, strict=True):
         delivery = _delivery(request, text, user_id, token, decision)
-        standing.count(
+        standings.count(
             request.content,
             batch_id=request.batch_id,
             user_id=user_id,

@@ -41,7 +41,7 @@ class PushInteraction(StrEnum):
     DISMISSED = "DISMISSED"
 
 
-class Report(msgspec.Struct, frozen=True):
+class InteractionReport(msgspec.Struct, frozen=True):
     """What a device reports. `action_id` is the app's name of the action that was chosen."""
 
     delivery_id: UUID
@@ -49,7 +49,7 @@ class Report(msgspec.Struct, frozen=True):
     action_id: str | None = None
 
 
-class Reported(msgspec.Struct, frozen=True):
+class StoredInteraction(msgspec.Struct, frozen=True):
     """The event of a report. `announcements` are to be told after the commit."""
 
     event: EventRecord
@@ -77,8 +77,8 @@ def not_found() -> UserError:
 
 
 async def track_interaction(
-    connection: asyncpg.Connection, *, project_id: UUID, report: Report, now: datetime
-) -> Reported | UserError:
+    connection: asyncpg.Connection, *, project_id: UUID, report: InteractionReport, now: datetime
+) -> StoredInteraction | UserError:
     """Record a report in the caller's transaction, heads last. `now` is business time."""
     found = await lock_deliveries(connection, project_id=project_id, delivery_ids=[report.delivery_id])
     if not found or found[0].channel != Channel.PUSH:
@@ -89,13 +89,13 @@ async def track_interaction(
     event = _event(delivery, report)
     held = await read_events_by_key(connection, project_id=project_id, keys=[event.key])
     if held:
-        return Reported(held[0], duplicate=True)
+        return StoredInteraction(held[0], duplicate=True)
     return await _record(connection, delivery, report, event, now)
 
 
 async def _record(
-    connection: asyncpg.Connection, delivery: DeliveryRecord, report: Report, event: NewEvent, now: datetime
-) -> Reported:
+    connection: asyncpg.Connection, delivery: DeliveryRecord, report: InteractionReport, event: NewEvent, now: datetime
+) -> StoredInteraction:
     arrived = DeliveryStatus(delivery.status) in _ARRIVED
     await stamp_interaction(
         connection,
@@ -115,11 +115,11 @@ async def _record(
         connection, project_id=delivery.project_id, transitions=transitions, events=events, now=now
     )
     stored = (item for each in announcements for item in each.items if isinstance(item, EventRecord))
-    return Reported(
+    return StoredInteraction(
         next(each for each in stored if each.key == event.key), duplicate=False, announcements=announcements
     )
 
 
-def _event(delivery: DeliveryRecord, report: Report) -> NewEvent:
+def _event(delivery: DeliveryRecord, report: InteractionReport) -> NewEvent:
     properties = {} if report.action_id is None else {"actionId": report.action_id}
     return delivery_event(delivery, _EVENTS[report.interaction], properties=properties)

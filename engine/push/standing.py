@@ -2,7 +2,7 @@
 
 Guarantees: read under the locks of their profiles, so that until the transaction ends nobody is erased and no consent
 changes; where there are caps, whoever else counts the same person waits. Locks, in this order: profiles, consents.
-Leaves to others: the tokens, and reserving what is sent (`Standing.reservations`).
+Leaves to others: the tokens, and reserving what is sent (`Standings.reservations`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import asyncpg
 
 
-class Standing:
+class Standings:
     """Decides about messages to some people, one after the other: what it decided to send counts for the next."""
 
     def __init__(
@@ -95,14 +95,14 @@ class Standing:
             self._sent[user_id] = SendCount(sent.in_hour + 1, sent.in_day + 1, sends)
 
 
-async def read_standing(
+async def lock_standings(
     connection: asyncpg.Connection,
     *,
     project_id: UUID,
     user_ids: Iterable[str],
     message_ids: Iterable[UUID],
     now: datetime,
-) -> Standing:
+) -> Standings:
     """Lock and read. `now` is business time. Raises `LookupError` for an unknown project."""
     project = await read_project(connection, project_id=project_id)
     if project is None:
@@ -117,7 +117,7 @@ async def read_standing(
         sent = await count_sends(
             connection, project_id=project_id, user_ids=people, message_ids=list(set(message_ids)), now=now
         )
-    return Standing(
+    return Standings(
         rules=rules_of(settings),
         unknown_allowed=allows_unknown(project.region),
         present=present,

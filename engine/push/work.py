@@ -30,7 +30,7 @@ from engine.push.accounts import Account, activity_message, notification_message
 from engine.push.live_activities import SENDABLE_STATES, ActivityState, activity_key
 from engine.push.policy import Decision, HoldBack, PolicyToken, PutOff
 from engine.push.settlement import settle_pushes
-from engine.push.standing import Standing, read_standing
+from engine.push.standing import Standings, lock_standings
 from engine.vault import Vault
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class PushWork:
     ) -> Mapping[UUID, Prepared]:
         """See `ChannelWork.prepare`."""
         contents = {each.delivery_id: _content_of(each.content) for each in deliveries}
-        standing = await read_standing(
+        standings = await lock_standings(
             connection,
             project_id=project_id,
             user_ids=[each.user_id for each in deliveries if each.user_id is not None],
@@ -128,8 +128,8 @@ class PushWork:
         known = await self._read_known(connection, project_id, due, now)
         prepared: dict[UUID, Prepared] = {}
         for group in _by_send(due):
-            prepared.update(self._decide(standing, known, group))
-        await reserve_sends(connection, project_id=project_id, reservations=standing.reservations, now=now)
+            prepared.update(self._decide(standings, known, group))
+        await reserve_sends(connection, project_id=project_id, reservations=standings.reservations, now=now)
         return prepared
 
     async def send(self, message: Message) -> Outcome:
@@ -169,11 +169,11 @@ class PushWork:
         accounts = await read_accounts(connection, self._vault, project_id=project_id, platforms=platforms, now=now)
         return _Known(accounts, activities, now)
 
-    def _decide(self, standing: Standing, known: _Known, group: Sequence[_Due]) -> Mapping[UUID, Prepared]:
+    def _decide(self, standings: Standings, known: _Known, group: Sequence[_Due]) -> Mapping[UUID, Prepared]:
         """About one send to one person's devices."""
         first = group[0]
         user_id = first.delivery.user_id
-        if user_id is not None and user_id not in standing.present:
+        if user_id is not None and user_id not in standings.present:
             return {each.delivery.delivery_id: Suppress(reason=SuppressedReason.ERASED) for each in group}
         reachable = [(each, each.token) for each in group if each.token is not None]
         prepared: dict[UUID, Prepared] = {
@@ -183,7 +183,7 @@ class PushWork:
         }
         if not reachable:
             return prepared
-        decisions = standing.decide(
+        decisions = standings.decide(
             first.content,
             batch_id=first.delivery.batch_id,
             user_id=user_id,
@@ -197,7 +197,7 @@ class PushWork:
             delivery_id = each.delivery.delivery_id
             answer = self._prepare(each, token, decision, known)
             if isinstance(answer, Ready):
-                standing.count(
+                standings.count(
                     each.content,
                     batch_id=each.delivery.batch_id,
                     user_id=user_id,
