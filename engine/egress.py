@@ -35,6 +35,10 @@ _FORBIDDEN_SUFFIXES = (".home.arpa", ".in-addr.arpa", ".ip6.arpa")
 RESOLVE_SECONDS = 5.0
 """For all questions to all name servers about one host."""
 
+MAX_ADDRESSES = 8
+"""Of a name and a version of IP: they are dialled in turn, and whoever owns a name can give it thousands, of other
+people's."""
+
 LOOPBACK = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
 
 Resolver = Callable[[str], Awaitable[Sequence[str]]]
@@ -93,7 +97,7 @@ class Egress:
         return self._answer_refusal(found, port)
 
     async def resolve(self, host: str, port: int) -> tuple[str, ...]:
-        """The addresses of a host, every one of them checked: if one may not be called, none may.
+        """Some addresses of a host, when all were checked: if one may not be called, none may.
 
         Raises `Blocked`; `OSError` when the name has no address or no name server answers; `TimeoutError`.
         """
@@ -129,7 +133,9 @@ class Egress:
                 raise Blocked("The host's name stands for something that is not an IP address.") from None
             if refusal is not None:
                 raise Blocked(refusal)
-        return tuple(addresses)
+        sixes = [address for address in addresses if ":" in address]
+        fours = [address for address in addresses if ":" not in address]
+        return (*sixes[:MAX_ADDRESSES], *fours[:MAX_ADDRESSES])
 
     def _answer_refusal(self, address: IPAddress, port: int) -> str | None:
         """Why no name may stand for this address. Does not say which: its owner may not know that."""

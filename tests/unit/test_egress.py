@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from yarl import URL
 
-from engine.egress import PORTS, Blocked, Egress, NameServers
+from engine.egress import MAX_ADDRESSES, PORTS, Blocked, Egress, NameServers
 from engine.egress_hosts import Malformed, read_target
 from engine.egress_networks import forbidden_kind
 
@@ -487,7 +487,15 @@ class TestResolving:
 
     async def test_public_addresses_are_given(self) -> None:
         guard = self.guard(["93.184.216.34", "2606:2800:220:1::1"])
-        assert await guard.resolve("example.com", 443) == ("93.184.216.34", "2606:2800:220:1::1")
+        assert await guard.resolve("example.com", 443) == ("2606:2800:220:1::1", "93.184.216.34")
+
+    async def test_a_name_with_many_addresses_has_few_of_them_dialled_and_all_of_them_checked(self) -> None:
+        sixes = [f"2606:2800:220:1::{each}" for each in range(1, 100)]
+        fours = [f"93.184.216.{each}" for each in range(200)]
+        found = await self.guard([*fours, *sixes]).resolve("example.com", 443)
+        assert found == (*sixes[:MAX_ADDRESSES], *fours[:MAX_ADDRESSES])
+        with pytest.raises(Blocked):
+            await self.guard([*fours, *sixes, "10.0.0.1"]).resolve("example.com", 443)
 
     @pytest.mark.parametrize(
         "answers",
