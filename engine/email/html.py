@@ -23,7 +23,10 @@ MAX_SILENT = 100
 """Of elements within each other that show nothing: each end is looked for among them."""
 _SILENT = frozenset({"head", "script", "style", "template", "title"})
 _VOID = frozenset(re.findall(r"\S+", "area base br col embed hr img input link meta source track wbr"))
-_URL_ATTRIBUTES = {"a": "href", "area": "href", "form": "action", "base": "href", "iframe": "src", "object": "data"}
+_URL_ATTRIBUTES = {
+    **{"a": "href", "area": "href", "form": "action", "base": "href", "iframe": "src", "object": "data"},
+    **{"button": "formaction", "input": "formaction", "embed": "src"},
+}
 _BLANKS = re.compile(r"[ \t\r\f\xa0]+")
 _EMPTY_LINES = re.compile(r"\n{3,}")
 _INVISIBLE = re.compile("[\u200b-\u200f\u2060-\u2064\u00ad\ufeff\u034f]")

@@ -12,6 +12,7 @@ never suspicious.
     misleading-link      a link written on the address of another domain
     credential-request   asks for credentials or an account, and a link elsewhere to give them
     brand-impersonation  signed with a well-known name, or leads to "its" sign-in, from and to other domains
+    link-flood           more links than can be looked at
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ import msgspec
 from engine.email.html import HtmlContent, Link
 from engine.email.sender import Mailbox
 
-MAX_LINKS = 500
-"""Looked at; the rest of a mail that has more is of its author's making too."""
+MAX_LINKS = 2000
+"""Different ones. A mail with more would hide the one that counts behind them."""
 
 _SCRIPT_SCHEMES = frozenset({"javascript", "data", "vbscript", "file"})
 _URL_IN_TEXT = re.compile(r"https?://[^\s<>\"')\]]+", re.IGNORECASE)
+_LOOSE_START = re.compile(r"\A(https?):/*", re.IGNORECASE)
 _ADDRESS_AS_TEXT = re.compile(
     r"(?:(?P<scheme>https?)://)?(?P<host>(?:[\w-]+\.)+[a-z]{2,24})(?P<rest>[:/?#]\S*)?", re.IGNORECASE
 )
@@ -84,7 +86,10 @@ def scan(*, sender: Mailbox, subject: str, text: str, html: HtmlContent | None) 
     own = registrable(sender.domain)
     said = _plain(f"{subject}\n{text}\n{html.plain if html else ''}")
     asks = _CREDENTIALS.search(said) is not None
-    for link in links[:MAX_LINKS]:
+    different = dict.fromkeys(links)
+    if len(different) > MAX_LINKS:
+        return Finding("link-flood", f"The body has more than {MAX_LINKS:,} links: it hides some among the others.")
+    for link in different:
         found = _scan_link(link, own, asks)
         if found is not None:
             return found
@@ -114,7 +119,7 @@ def _scan_link(link: Link, own: str, asks: bool) -> Finding | None:
 def _suspicions(link: Link, parts: SplitResult, host: str, asks: bool) -> Iterator[Finding | None]:
     if "@" in parts.netloc:
         yield Finding("userinfo-link", "A link hides its host behind a user name.")
-    if ":" in host or _NUMERIC_HOST.fullmatch(host):
+    if ":" in host or _NUMERIC_HOST.fullmatch(unicodedata.normalize("NFKC", host)):
         yield Finding("ip-link", "A link leads to a bare IP address.")
     yield _scan_lookalike(host)
     yield _scan_written_address(link, host)
@@ -176,10 +181,11 @@ def _decoded(label: str) -> str:
 
 
 def _split(url: str) -> SplitResult | None:
-    """As browsers read it: backslashes are slashes, control characters are not there."""
+    """As browsers read it: backslashes are slashes, control characters are not there, and any number of slashes, or
+    none, stands between http: and the host."""
     cleaned = re.sub(r"[\x00-\x20]", "", url).replace("\\", "/")
     try:
-        parts = urlsplit(f"https:{cleaned}" if cleaned.startswith("//") else cleaned)
+        parts = urlsplit(_LOOSE_START.sub(r"\1://", f"https:{cleaned}" if cleaned.startswith("//") else cleaned))
         return parts if parts.scheme in ("http", "https") and parts.hostname else None
     except ValueError:
         return None

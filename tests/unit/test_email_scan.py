@@ -60,6 +60,7 @@ PHISHING = {
         '<a href=" DATA:text/html;base64,PGI+">x</a>',
         '<form action="vbscript:x"></form>',
         '<iframe src="file:///etc/passwd"></iframe>',
+        '<form><button formaction="javascript:alert(1)">x</button></form>',
     ],
     "password-form": ['<form action="https://shop.example/"><input TYPE=" Password "></form>'],
     "ip-link": [
@@ -69,6 +70,10 @@ PHISHING = {
         '<a href="http://[2001:db8::1]/">x</a>',
         '<a href="//192.0.2.7/">x</a>',
         '<a href="https:\\\\192.0.2.7\\x">x</a>',
+        '<a href="https:/192.0.2.7/">x</a>',
+        '<a href="https:192.0.2.7/">x</a>',
+        '<a href="///192.0.2.7/">x</a>',
+        '<a href="https://\u2460\u2468\u2461.\u24ea.\u2461.\u2466/">x</a>',
     ],
     "userinfo-link": ['<a href="https://paypal.com@evil.example/">x</a>'],
     "lookalike-link": [
@@ -108,6 +113,14 @@ def test_a_sender_that_calls_itself_a_brand_is_found(name: str) -> None:
     found = scan(sender=Mailbox(name, "a@shop.example"), subject="Hi", text="Hi", html=None)
     assert found is not None
     assert found.rule == "brand-impersonation"
+
+
+def test_a_link_does_not_hide_among_many() -> None:
+    many = "".join(f'<a href="https://shop.example/{each}">x</a>' for each in range(2000))
+    assert scan(sender=SHOP, subject="Hi", text="", html=read_html(many * 2)) is None
+    found = scan(sender=SHOP, subject="Hi", text="", html=read_html(many + '<a href="http://192.0.2.7/">x</a>'))
+    assert found is not None
+    assert found.rule == "link-flood"
 
 
 def test_links_in_the_plain_part_are_looked_at_too() -> None:
