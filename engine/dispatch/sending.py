@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 MAX_RECIPIENTS = 1000
 """People and addresses in one send: as many as one transaction makes in some tens of milliseconds."""
+MAX_BATCH_BYTES = 64 * 1024 * 1024
+"""Of the contents of one send's deliveries together: each has its own, and one statement takes them all."""
 MAX_AHEAD = timedelta(days=366)
 """How far ahead a send may be scheduled."""
 SHOWN_DELIVERIES = 100
@@ -133,6 +135,16 @@ def check_schedule(scheduled_for: datetime | None, now: datetime) -> tuple[UserE
     return (UserError(message, "INVALID", ("input", "scheduledFor")),)
 
 
+def check_size(content_bytes: int) -> None:
+    """Raises `SendRefused` for what one send's deliveries cannot hold together."""
+    if content_bytes > MAX_BATCH_BYTES:
+        message = (
+            f"This much text to this many is too much for one send ({MAX_BATCH_BYTES // 1024**2} MiB in all): keep the "
+            "text in a template, or name fewer people at once."
+        )
+        raise SendRefused(UserError(message, "LIMIT_EXCEEDED", ("input", "userIds")))
+
+
 def hash_request(kind: str, request: object) -> bytes:
     """Tells whether two requests are the same: neither the order of keys in objects nor anything unsaid matters."""
     return hashlib.sha256(kind.encode() + b"\n" + msgspec.json.encode(request, order="deterministic")).digest()
@@ -148,6 +160,7 @@ async def _make(
     connection: asyncpg.Connection, project_id: UUID, batch_id: UUID, now: datetime, make: MakeDeliveries
 ) -> _Made:
     deliveries = await make(connection, batch_id, now)
+    check_size(sum(len(each.content.encode()) for each in deliveries))
     counts = count_deliveries(deliveries)
     await set_batch_counts(connection, project_id=project_id, batch_id=batch_id, counts=counts)
     announcements = await create_deliveries(connection, project_id=project_id, deliveries=deliveries, now=now)

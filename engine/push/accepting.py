@@ -20,7 +20,7 @@ from db.delivery_records import NewDelivery
 from db.live_activities import share_live_activities
 from db.push_reservations import reserve_sends
 from db.push_tokens import PushTokenRecord, read_push_tokens, share_active_tokens, share_push_tokens
-from engine.dispatch.sending import SendRefused
+from engine.dispatch.sending import SendRefused, check_size
 from engine.dispatch.values import (
     DEFAULT_PROVIDER_SCHEDULE,
     Channel,
@@ -37,8 +37,6 @@ from engine.push.standing import Standings, lock_standings
 if TYPE_CHECKING:
     import asyncpg
 
-MAX_BATCH_BYTES = 64 * 1024 * 1024
-"""Of the contents of one send's deliveries together: what one statement should have to take."""
 NOWHERE = "push"
 """The dispatch key of what goes to no device."""
 
@@ -58,7 +56,7 @@ async def plan_for_people(
 ) -> list[NewDelivery]:
     """One delivery per active device, and one that is suppressed for whoever has none.
 
-    Raises `SendRefused` when they would take more than `MAX_BATCH_BYTES`.
+    Raises `SendRefused` when they would hold too much together.
     """
     people = sorted(set(user_ids))
     standings = await _standings(connection, request, people)
@@ -128,9 +126,7 @@ async def _plan(
 ) -> list[NewDelivery]:
     text = msgspec.json.encode(request.content).decode()
     count = sum(max(1, len(tokens)) for tokens in tokens_of.values())
-    if count * len(text) > MAX_BATCH_BYTES:
-        message = "These texts to this many devices are too much for one send: name fewer people at once."
-        raise SendRefused(UserError(message, "LIMIT_EXCEEDED", ("input", "userIds")))
+    check_size(count * len(text.encode()))
     deliveries = [
         delivery
         for user_id, tokens in tokens_of.items()

@@ -61,6 +61,25 @@ class Office:
         ]
 
 
+async def test_what_would_store_the_same_text_a_thousand_times_is_refused(database_url: str) -> None:
+    """Half a MiB, which one request can bring, to as many as one can name."""
+
+    async def make(_connection: asyncpg.Connection, batch_id: UUID, now: datetime) -> Sequence[NewDelivery]:
+        text = '{"body_html": "' + "x" * 512 * 1024 + '"}'
+        return [new_delivery(now, batch_id=batch_id, content=text) for _ in range(1000)]
+
+    async with open_database(database_url) as database:
+        project_id = await make_project(database)
+        office = Office(database)
+        with pytest.raises(SendRefused) as refused:
+            await office.send(project_id, key="large", make=make)
+        assert [(error.code, error.path) for error in refused.value.errors] == [
+            ("LIMIT_EXCEEDED", ("input", "userIds"))
+        ]
+        assert await _stored(database) == (0, 0, 0)
+        assert (office.announced, office.woken) == ([], [])
+
+
 async def _stored(database: Database) -> tuple[int, int, int]:
     """Batches, deliveries, transitions."""
     async with database.connection() as connection:
