@@ -504,6 +504,7 @@ async def test_a_replay_is_a_send_of_its_own(desk: Desk) -> None:
     # However often, and whatever became of the replay before: what was sent goes on counting.
     for _ in range(2):
         assert reasons(await desk.prepare(await desk.replay(sent))) == [SuppressedReason.FREQUENCY_CAP] * 2
+        assert reasons(await desk.prepare(await desk.push("ada"))) == [SuppressedReason.FREQUENCY_CAP] * 2
     later = NOW + timedelta(hours=1)
     again = await desk.replay(sent, now=later)
     # Both devices at one replay count once, and so does another attempt.
@@ -514,14 +515,18 @@ async def test_a_replay_is_a_send_of_its_own(desk: Desk) -> None:
     assert reasons(other) == [SuppressedReason.FREQUENCY_CAP] * 2
 
 
-async def test_two_replays_at_once_are_two_sends(desk: Desk) -> None:
+@pytest.mark.parametrize("cap", ["freq_cap_per_user_per_hour", "freq_cap_per_user_per_day"])
+@pytest.mark.parametrize("together", [True, False])
+async def test_two_replays_are_two_sends(desk: Desk, cap: str, together: bool) -> None:
     for _ in range(2):
         await desk.device("ada")
     first, second = await desk.push("ada")
     assert reasons(await desk.prepare([first, second])) == [None] * 2
-    await desk.rules(freq_cap_per_user_per_hour=2)
+    await desk.rules(**{cap: 2})
     replayed = [*await desk.replay([first]), *await desk.replay([second])]
-    assert reasons(await desk.prepare(replayed)) == [None, SuppressedReason.FREQUENCY_CAP]
+    rounds = [replayed] if together else [[each] for each in replayed]
+    found = [reason for each in rounds for reason in reasons(await desk.prepare(each))]
+    assert found == [None, SuppressedReason.FREQUENCY_CAP]
 
 
 @pytest.mark.parametrize("status", ["CANCELLED", "FAILED", "SUPPRESSED"])
