@@ -9,8 +9,8 @@ from engine.clock import DatabaseClock
 from tests.integration.log_support import open_database
 
 
-async def test_it_is_the_databases_time(database_url: str) -> None:
-    async with open_database(database_url) as database:
+async def test_it_is_the_databases_time(module_database_url: str) -> None:
+    async with open_database(module_database_url) as database:
         clock = DatabaseClock(database)
         async with clock.running(), database.connection() as connection:
             difference = clock.now() - await read_clock(connection)
@@ -18,8 +18,8 @@ async def test_it_is_the_databases_time(database_url: str) -> None:
     assert abs(difference) < timedelta(seconds=0.5)
 
 
-async def test_it_goes_on_never_backwards_and_as_far_as_it_is_moved(database_url: str) -> None:
-    async with open_database(database_url) as database:
+async def test_it_goes_on_never_backwards_and_as_far_as_it_is_moved(module_database_url: str) -> None:
+    async with open_database(module_database_url) as database:
         clock = DatabaseClock(database)
         async with clock.running():
             before = clock.now()

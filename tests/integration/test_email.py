@@ -175,12 +175,12 @@ class Shop:
 
 
 @pytest.fixture
-async def shop(database_url: str) -> AsyncIterator[Shop]:
+async def shop(module_database_url: str) -> AsyncIterator[Shop]:
     async with (
         smtp_peer() as relay,
         resend_peer() as resend,
         dns_peer() as name_server,
-        open_gateway(database_url) as gateway,
+        open_gateway(module_database_url) as gateway,
     ):
         egress = Egress(allowed="127.0.0.0/8")
         gateway.services = replace(gateway.services, egress=egress, look_up_txt=txt_look_up(name_server.address))

@@ -97,8 +97,8 @@ async def expire_leases(database: Database) -> None:
         await connection.execute("UPDATE log_followers SET lease_until = lease_until - interval '1 hour'")
 
 
-async def test_each_event_takes_effect_once_from_where_following_began(database_url: str) -> None:
-    async with open_database(database_url) as database:
+async def test_each_event_takes_effect_once_from_where_following_began(module_database_url: str) -> None:
+    async with open_database(module_database_url) as database:
         project_id = await make_project(database)
         await append(database, project_id, 3)
         await begin(database, project_id)
@@ -119,8 +119,8 @@ async def test_each_event_takes_effect_once_from_where_following_began(database_
         assert [(each.project_id, each.is_behind) for each in projects] == [(project_id, False)]
 
 
-async def test_a_project_that_nobody_follows_is_left_alone(database_url: str) -> None:
-    async with open_database(database_url) as database:
+async def test_a_project_that_nobody_follows_is_left_alone(module_database_url: str) -> None:
+    async with open_database(module_database_url) as database:
         project_id = await make_project(database)
         await append(database, project_id, 1)
 
@@ -130,9 +130,9 @@ async def test_a_project_that_nobody_follows_is_left_alone(database_url: str) ->
 
 
 @pytest.mark.parametrize("crash_at", range(1, 12))
-async def test_a_crash_anywhere_neither_loses_nor_repeats(database_url: str, crash_at: int) -> None:
+async def test_a_crash_anywhere_neither_loses_nor_repeats(module_database_url: str, crash_at: int) -> None:
     """The worker is thrown away at its n-th statement, for every n; another one goes on."""
-    async with open_database(database_url) as database:
+    async with open_database(module_database_url) as database:
         project_id = await make_project(database)
         await begin(database, project_id)
         await append(database, project_id, 5)
@@ -155,8 +155,8 @@ async def _crash(follower: Follower, project_id: UUID, at: int) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_worker_that_was_stopped_and_goes_on_later_writes_nothing(database_url: str) -> None:
-    async with open_database(database_url) as database:
+async def test_a_worker_that_was_stopped_and_goes_on_later_writes_nothing(module_database_url: str) -> None:
+    async with open_database(module_database_url) as database:
         project_id = await make_project(database)
         await begin(database, project_id)
         await append(database, project_id, 2)
@@ -181,8 +181,8 @@ async def test_a_worker_that_was_stopped_and_goes_on_later_writes_nothing(databa
         assert await followed(database, project_id) == [1, 2]
 
 
-async def test_two_workers_at_once_follow_once(database_url: str) -> None:
-    async with open_database(database_url) as database:
+async def test_two_workers_at_once_follow_once(module_database_url: str) -> None:
+    async with open_database(module_database_url) as database:
         project_id = await make_project(database)
         await begin(database, project_id)
         await append(database, project_id, 500)
@@ -193,13 +193,13 @@ async def test_two_workers_at_once_follow_once(database_url: str) -> None:
         assert await followed(database, project_id) == list(range(1, 501))
 
 
-async def test_a_reaction_that_fails_moves_nothing(database_url: str) -> None:
+async def test_a_reaction_that_fails_moves_nothing(module_database_url: str) -> None:
     async def fail(
         connection: asyncpg.Connection, *, project_id: UUID, events: Sequence[EventRecord], now: datetime
     ) -> Sequence[NewDelivery]:
         raise KeyError("a fault of ours")
 
-    async with open_database(database_url) as database:
+    async with open_database(module_database_url) as database:
         project_id = await make_project(database)
         await begin(database, project_id)
         await append(database, project_id, 2)
@@ -212,8 +212,8 @@ async def test_a_reaction_that_fails_moves_nothing(database_url: str) -> None:
         assert await followed(database, project_id) == [1, 2]
 
 
-async def test_retention_keeps_what_a_follower_has_not_read(database_url: str) -> None:
-    async with open_database(database_url) as database:
+async def test_retention_keeps_what_a_follower_has_not_read(module_database_url: str) -> None:
+    async with open_database(module_database_url) as database:
         project_id = await make_project(database)
         await append(database, project_id, 2)
         await begin(database, project_id)

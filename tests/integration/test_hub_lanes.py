@@ -46,9 +46,9 @@ def count_subscriptions(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> li
 
 
 async def test_two_lanes_share_a_subscription_and_are_counted_apart(
-    database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+    module_database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_gateway(database_url, redis_url) as gateway:
+    async with open_gateway(module_database_url, redis_url) as gateway:
         project_id = await make_project(gateway.database)
         subscribed = count_subscriptions(gateway, monkeypatch)
         events, transitions = RecordingSink(), RecordingSink()
@@ -76,7 +76,7 @@ async def test_two_lanes_share_a_subscription_and_are_counted_apart(
 
 
 async def test_what_is_told_of_a_lane_that_nobody_watches_is_not_even_decoded(
-    database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+    module_database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[Lane] = []
 
@@ -86,7 +86,7 @@ async def test_what_is_told_of_a_lane_that_nobody_watches_is_not_even_decoded(
         return announcement
 
     monkeypatch.setattr(hub, "decode", watching)
-    async with open_gateway(database_url, redis_url) as gateway:
+    async with open_gateway(module_database_url, redis_url) as gateway:
         project_id = await make_project(gateway.database)
         events = RecordingSink()
         await gateway.subscribe(project_id, events)
@@ -100,10 +100,13 @@ async def test_what_is_told_of_a_lane_that_nobody_watches_is_not_even_decoded(
 
 
 async def test_what_comes_while_a_second_lane_starts_is_not_lost(
-    database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+    module_database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The head is read, then something is committed and announced, and only then the head arrives."""
-    async with open_gateway(database_url, redis_url) as gateway, open_gateway(database_url, redis_url) as writer:
+    async with (
+        open_gateway(module_database_url, redis_url) as gateway,
+        open_gateway(module_database_url, redis_url) as writer,
+    ):
         project_id = await make_project(gateway.database)
         events = RecordingSink()
         await gateway.subscribe(project_id, events)
@@ -124,8 +127,8 @@ async def test_what_comes_while_a_second_lane_starts_is_not_lost(
         watch.release()
 
 
-async def test_a_gap_is_made_good_in_each_lane(database_url: str, redis_url: str) -> None:
-    async with open_gateway(database_url, redis_url) as gateway:
+async def test_a_gap_is_made_good_in_each_lane(module_database_url: str, redis_url: str) -> None:
+    async with open_gateway(module_database_url, redis_url) as gateway:
         project_id = await make_project(gateway.database)
         events, transitions = RecordingSink(), RecordingSink()
         await gateway.subscribe(project_id, events)
@@ -141,8 +144,8 @@ async def test_a_gap_is_made_good_in_each_lane(database_url: str, redis_url: str
         assert transitions.seqs == list(range(1, 301))
 
 
-async def test_a_range_and_a_filter_of_the_lane_are_read_from_it(database_url: str, redis_url: str) -> None:
-    async with open_gateway(database_url, redis_url) as gateway:
+async def test_a_range_and_a_filter_of_the_lane_are_read_from_it(module_database_url: str, redis_url: str) -> None:
+    async with open_gateway(module_database_url, redis_url) as gateway:
         project_id = await make_project(gateway.database)
         await send(gateway, project_id, 250, user_id="ann")
         await send(gateway, project_id, 250, user_id="bob")
@@ -161,8 +164,8 @@ async def test_a_range_and_a_filter_of_the_lane_are_read_from_it(database_url: s
         assert live.violations == replayed.violations == []
 
 
-async def test_an_ended_project_frees_what_it_held(database_url: str, redis_url: str) -> None:
-    async with open_gateway(database_url, redis_url, linger=0.0) as gateway:
+async def test_an_ended_project_frees_what_it_held(module_database_url: str, redis_url: str) -> None:
+    async with open_gateway(module_database_url, redis_url, linger=0.0) as gateway:
         project_id = await make_project(gateway.database)
         for _ in range(3):
             members = await asyncio.gather(

@@ -42,8 +42,8 @@ class Table:
 
 
 @pytest.fixture
-async def table(database_url: str) -> AsyncIterator[Table]:
-    async with open_database(database_url) as database:
+async def table(module_database_url: str) -> AsyncIterator[Table]:
+    async with open_database(module_database_url) as database:
         yield Table(database)
 
 
@@ -116,8 +116,8 @@ async def test_who_goes_away_takes_nothing_from_the_others(table: Table) -> None
     assert table.read == [(ONE, [1, 2])]
 
 
-async def test_a_burst_takes_one_connection_of_the_pool(database_url: str) -> None:
-    async with open_database(database_url) as database:
+async def test_a_burst_takes_one_connection_of_the_pool(module_database_url: str) -> None:
+    async with open_database(module_database_url) as database:
         project_id = await make_project(database)
         taken, connection = 0, database.connection
 

@@ -75,10 +75,10 @@ class World:
 
 
 @pytest.fixture
-async def world(database_url: str) -> AsyncIterator[World]:
+async def world(module_database_url: str) -> AsyncIterator[World]:
     egress = Egress(allowed="127.0.0.0/8")
     async with AsyncExitStack() as stack:
-        gateway = await stack.enter_async_context(open_gateway(database_url, egress=egress))
+        gateway = await stack.enter_async_context(open_gateway(module_database_url, egress=egress))
         production = await stack.enter_async_context(ApnsPeer())
         sandbox = await stack.enter_async_context(ApnsPeer(key=production.key, authority=production.authority))
         firebase = await stack.enter_async_context(FcmPeer())

@@ -266,8 +266,10 @@ async def test_paging_either_way_in_any_steps_sees_each_delivery_once(shop: Tena
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-async def test_a_page_is_the_part_of_the_list_between_its_positions(database_url: str, data: st.DataObject) -> None:
-    async with open_gateway(database_url) as gateway:
+async def test_a_page_is_the_part_of_the_list_between_its_positions(
+    module_database_url: str, data: st.DataObject
+) -> None:
+    async with open_gateway(module_database_url) as gateway:
         shop = await gateway.tenant()
         count = data.draw(st.integers(1, 7))
         for _ in range(count):

@@ -27,8 +27,8 @@ STREAM = """subscription ($filter: DeliveryFilter, $after: Cursor) {
 
 
 @pytest.fixture
-async def gateway(database_url: str, redis_url: str) -> AsyncIterator[Gateway]:
-    async with open_gateway(database_url, redis_url) as opened:
+async def gateway(module_database_url: str, redis_url: str) -> AsyncIterator[Gateway]:
+    async with open_gateway(module_database_url, redis_url) as opened:
         yield opened
 
 

@@ -32,8 +32,8 @@ async def name_server() -> AsyncIterator[DnsPeer]:
 
 
 @pytest.fixture
-async def gateway(database_url: str, name_server: DnsPeer) -> AsyncIterator[Gateway]:
-    async with open_gateway(database_url) as opened:
+async def gateway(module_database_url: str, name_server: DnsPeer) -> AsyncIterator[Gateway]:
+    async with open_gateway(module_database_url) as opened:
         opened.services = replace(opened.services, look_up_txt=txt_look_up(name_server.address))
         yield opened
 

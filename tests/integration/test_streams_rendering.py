@@ -48,8 +48,10 @@ def start_of(project_id: UUID) -> str:
     return CODEC.encode(Cursor(CursorKind.EVENTS, project_id, 1, (0,)))
 
 
-async def test_renderings_of_a_page_begin_together_and_arrive_in_order(database_url: str, redis_url: str) -> None:
-    async with open_gateway(database_url, redis_url) as gateway:
+async def test_renderings_of_a_page_begin_together_and_arrive_in_order(
+    module_database_url: str, redis_url: str
+) -> None:
+    async with open_gateway(module_database_url, redis_url) as gateway:
         project_id = await make_project(gateway.database)
         await gateway.append_many(project_id, 300)
         rendering, sink = SlowRendering(), RecordingSink(bound=45, pause=0.001)
@@ -65,10 +67,10 @@ async def test_renderings_of_a_page_begin_together_and_arrive_in_order(database_
 
 
 async def test_nobody_renders_ahead_while_too_much_is_rendered(
-    database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+    module_database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(streams, "MAX_RENDERING", 5)
-    async with open_gateway(database_url, redis_url) as gateway:
+    async with open_gateway(module_database_url, redis_url) as gateway:
         project_id = await make_project(gateway.database)
         await gateway.append_many(project_id, 40)
         rendering, sink = SlowRendering(), RecordingSink()
@@ -82,9 +84,9 @@ async def test_nobody_renders_ahead_while_too_much_is_rendered(
 
 @pytest.mark.parametrize("where", ["ring", "pages"])
 async def test_what_came_out_with_errors_is_rendered_anew_for_who_comes_later(
-    database_url: str, redis_url: str, where: str
+    module_database_url: str, redis_url: str, where: str
 ) -> None:
-    async with open_gateway(database_url, redis_url) as gateway:
+    async with open_gateway(module_database_url, redis_url) as gateway:
         project_id = await make_project(gateway.database)
         rendering, first, later, latest = SlowRendering(broken=True), RecordingSink(), RecordingSink(), RecordingSink()
         if where == "ring":
@@ -104,8 +106,8 @@ async def test_what_came_out_with_errors_is_rendered_anew_for_who_comes_later(
         assert rendering.calls == 10
 
 
-async def test_what_is_larger_than_was_reckoned_with_is_not_kept(database_url: str, redis_url: str) -> None:
-    async with open_gateway(database_url, redis_url) as gateway:
+async def test_what_is_larger_than_was_reckoned_with_is_not_kept(module_database_url: str, redis_url: str) -> None:
+    async with open_gateway(module_database_url, redis_url) as gateway:
         project_id = await make_project(gateway.database)
         await gateway.append_many(project_id, 3)
         small, large = SlowRendering("small", room=KEPT_BYTES - 100), SlowRendering("large", room=KEPT_BYTES)
@@ -118,8 +120,10 @@ async def test_what_is_larger_than_was_reckoned_with_is_not_kept(database_url: s
         assert (small.calls, large.calls) == (3, 6)
 
 
-async def test_who_leaves_while_it_is_rendered_for_leaves_nothing_behind(database_url: str, redis_url: str) -> None:
-    async with open_gateway(database_url, redis_url) as gateway:
+async def test_who_leaves_while_it_is_rendered_for_leaves_nothing_behind(
+    module_database_url: str, redis_url: str
+) -> None:
+    async with open_gateway(module_database_url, redis_url) as gateway:
         project_id = await make_project(gateway.database)
         await gateway.append_many(project_id, 100)
         rendering, sink = SlowRendering(), RecordingSink()
