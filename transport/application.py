@@ -71,6 +71,7 @@ class Rendering(Protocol):
 
     Equal keys give equal bytes for the same item and the same `LiveSource.audience`. Calling it executes the document
     for one item and gives the JSON of the GraphQL response (`{"data":…}`): at once where nothing in it had to wait.
+    What is away for a moment (errors with `retryAfterMs`) is waited for.
     """
 
     key: Hashable

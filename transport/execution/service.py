@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import random
 from collections.abc import AsyncIterator, Awaitable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,11 @@ __all__ = [
     "read_request",
 ]
 
+RETRY_AFTER = "retryAfterMs"
+"""Of an error's extensions: it passes by itself."""
+FIRST_PAUSE_SECONDS = 0.05
+LONGEST_PAUSE_SECONDS = 1.0
+"""Between tries of an item whose data is away."""
 _ERRORS_FIRST = b'{"errors"'
 """How a response with errors begins."""
 
@@ -192,29 +198,48 @@ class _Rendering:
         self._template = PlannedExecutor.of(prepared.plan, prepared.variable_values, None)
 
     def __call__(self, payload: object, /) -> bytes | Awaitable[bytes]:
-        outcome = self._template.for_item(payload, self._session.context()).run()
+        outcome = self._run(payload)
         if isinstance(outcome, ExecutionResult):
             return self._encoded(outcome)
-        return self._awaited(outcome)
+        return self._awaited(outcome, payload)
 
     def is_whole(self, response: bytes, /) -> bool:
         """See `Rendering`: `encode` writes errors first."""
         return not response.startswith(_ERRORS_FIRST)
 
-    async def _awaited(self, outcome: Awaitable[ExecutionResult]) -> bytes:
-        """Within the time limit, because everybody who shares the rendering waits for it; then the errors are TIMEOUT.
+    def _run(self, payload: object) -> ExecutionResult | Awaitable[ExecutionResult]:
+        return self._template.for_item(payload, self._session.context()).run()
 
-        The stream goes on with the next item.
-        """
+    async def _awaited(self, outcome: Awaitable[ExecutionResult], payload: object) -> bytes:
+        """Again and again while what is needed is away for a moment: an item is late then, and never lost."""
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            result = self._service._masked(await self._within_limit(outcome))
+            if not _is_passing(result):
+                return self._service.encode(result)
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 (jitter)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            again = self._run(payload)
+            if isinstance(again, ExecutionResult):
+                return self._encoded(again)
+            outcome = again
+
+    async def _within_limit(self, outcome: Awaitable[ExecutionResult]) -> ExecutionResult:
+        """Everybody who shares the rendering waits for it. Then its errors are TIMEOUT, and the next item follows."""
         limit = self._service.limits.execution_time.total_seconds()
         try:
             async with asyncio.timeout(limit):
-                return self._encoded(await outcome)
+                return await outcome
         except TimeoutError:
-            return self._service.encode(ExecutionResult(None, [_timed_out(limit)]))
+            return ExecutionResult(None, [_timed_out(limit)])
 
     def _encoded(self, result: ExecutionResult) -> bytes:
         return self._service.encode(self._service._masked(result))
+
+
+def _is_passing(result: ExecutionResult) -> bool:
+    """Whether a client would be told to try again: what was needed is away for a moment."""
+    return any(RETRY_AFTER in (error.extensions or {}) for error in result.errors or ())
 
 
 def _timed_out(seconds: float) -> GraphQLError:
