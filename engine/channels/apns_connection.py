@@ -52,6 +52,10 @@ BUSY_REQUESTS = 500
 IDLE_SECONDS = 60.0
 """Longer silence may have been cut off by a firewall without notice; Apple asks not to reconnect for every message."""
 
+MAX_UNASKED_BYTES = 64 * 1024
+"""Received since the last answer to anything: where a customer's own URL leads, somebody may send frames without end,
+and each costs a worker's time. What comes with an answer is some hundred bytes."""
+
 
 class _GracefulH2(H2Connection):
     """h2 takes a connection for closed at GOAWAY and forgets what it has read with it; but the streams up to
@@ -85,6 +89,7 @@ class ApnsConnection(APNsTLSClientProtocol):
         self._open: dict[int, Exchange] = {}
         self._is_flushing = False
         self._is_draining = False
+        self._unasked_bytes = 0
         self._last_used = self.loop.time()
         self.last_heard = self._last_used
         self.ready: asyncio.Future[bool] = self.loop.create_future()
@@ -132,6 +137,12 @@ class ApnsConnection(APNsTLSClientProtocol):
             self._flush_now()
             self.transport.close()
 
+    def _abort(self) -> None:
+        """Close without a word: nobody may be reading."""
+        self._is_draining = True
+        if self.transport is not None:
+            self.transport.abort()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
         self.transport = cast(asyncio.Transport, transport)
@@ -157,6 +168,10 @@ class ApnsConnection(APNsTLSClientProtocol):
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
+        if self._unasked_bytes > MAX_UNASKED_BYTES:
+            self._abort()
+            return
+        self._unasked_bytes += len(data)
         self._last_used = self.last_heard = self.loop.time()
         try:
             events = self.conn.receive_data(data)
@@ -171,6 +186,7 @@ class ApnsConnection(APNsTLSClientProtocol):
     def _handle(self, event: Event) -> None:
         if isinstance(event, ResponseReceived):
             if exchange := self._open.get(event.stream_id):
+                self._unasked_bytes = 0
                 exchange.headers = dict(cast(list[tuple[str, str]], event.headers))
         elif isinstance(event, DataReceived):
             self._on_data(event)

@@ -71,7 +71,11 @@ class HangUp(msgspec.Struct, frozen=True):
     """The connection ends without a word."""
 
 
-Action = Reply | Reset | GoAway | Stall | Hold | HangUp
+class Flood(msgspec.Struct, frozen=True):
+    """No answer, but pings without end."""
+
+
+Action = Reply | Reset | GoAway | Stall | Hold | HangUp | Flood
 
 
 class ApnsKey:
@@ -291,6 +295,13 @@ class _Connection(asyncio.Protocol):
         self._h2.acknowledge_received_data(size, stream_id)
         self._flush()
 
+    def _flood(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            for number in range(500):
+                self._h2.ping(number.to_bytes(8, "big"))
+            self._flush()
+            asyncio.get_running_loop().call_soon(self._flood)
+
     def hang_up(self) -> None:
         if self._transport is not None:
             self._transport.abort()
@@ -331,6 +342,8 @@ class _Connection(asyncio.Protocol):
                 self._peer.held.append((self, stream_id, headers))
             case HangUp():
                 self.hang_up()
+            case Flood():
+                self._flood()
             case GoAway():
                 self._go_away(stream_id if action.includes_this else max(stream_id - 2, 0))
                 if action.includes_this and action.answers:
