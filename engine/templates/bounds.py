@@ -23,6 +23,7 @@ from liquid.builtin.tags.for_tag import ForNode, ForTag
 from liquid.builtin.tags.tablerow_tag import TablerowNode, TablerowTag
 from liquid.exceptions import LiquidSyntaxError, LoopIterationLimitError, ResourceLimitError
 from liquid.filter import sequence_filter
+from liquid.output import LimitedStringIO
 from liquid.stream import TokenStream
 from liquid.template import BoundTemplate
 from liquid.token import TOKEN_EOF, Token
@@ -60,6 +61,11 @@ class Missing(Undefined):
         return ""
 
 
+def unaltered_output(limit: int) -> LimitedStringIO:
+    """Takes up to `limit` bytes. The library's own would write each CR as a line feed."""
+    return LimitedStringIO(limit=limit, newline="")
+
+
 class BoundedContext(RenderContext):
     """One rendering. `missing` is what was written out and is not there."""
 
@@ -84,6 +90,11 @@ class BoundedContext(RenderContext):
     def get_item(self, obj: Any, key: Any) -> Any:
         """Of an object only its own keys: a trait `size` or `first` that is missing is not the object's."""
         return obj[key] if isinstance(obj, Mapping) and isinstance(key, str) else super().get_item(obj, key)
+
+    def get_buffer(self, buf: TextIO | None = None) -> LimitedStringIO:
+        """What a block writes to."""
+        written = buf.size if isinstance(buf, LimitedStringIO) else 0
+        return unaltered_output(MAX_OUTPUT_BYTES - written)
 
     def filter(self, name: str, token: Any) -> Callable[..., object]:
         self.check_time()

@@ -20,7 +20,6 @@ from typing import Any
 
 import msgspec
 from liquid.exceptions import LiquidError, ResourceLimitError
-from liquid.output import LimitedStringIO
 from liquid.template import BoundTemplate
 
 from db.records import EventRecord, ProfileRecord
@@ -29,6 +28,7 @@ from engine.templates.bounds import (
     MAX_OUTPUT_BYTES,
     BoundedContext,
     BoundedEnvironment,
+    unaltered_output,
 )
 
 MAX_TEMPLATE_BYTES = 256 * 1024
@@ -104,7 +104,7 @@ def render(text: str, values: TemplateValues, *, html: bool = False) -> Rendered
     if template is None:
         return Rendered(text)
     context = BoundedContext(template, globals=values.roots)
-    output = LimitedStringIO(limit=MAX_OUTPUT_BYTES)
+    output = unaltered_output(MAX_OUTPUT_BYTES)
     try:
         template.render_with_context(context, output)
     except ResourceLimitError as error:
