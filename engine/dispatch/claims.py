@@ -114,12 +114,14 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
             if slot is not None:
                 places[candidate.delivery_id] = slot
         found = Counter(candidate.dispatch_key for candidate in candidates)
+        # Another project's claim may have taken the places meanwhile.
+        placeless = {each.dispatch_key for each in candidates if each.delivery_id not in places}
         is_cut = len(candidates) >= limit
         return Round(
             project_id=project_id,
             at=now,
             candidates=tuple(candidate for candidate in candidates if candidate.delivery_id in places),
-            full_keys=tuple(key for key, room in rooms.items() if is_cut or found[key] >= room),
+            full_keys=tuple(key for key, room in rooms.items() if is_cut or found[key] >= room or key in placeless),
             next_key=pending[-1].dispatch_key if len(pending) == MAX_KEYS else None,
         )
 
