@@ -1,53 +1,51 @@
-"""A worker that is killed with SIGKILL at its n-th step, for n = 1, 2, 3 … until it lives to finish its work.
+"""A worker that is killed with SIGKILL at its n-th step, for every n, or for some that are spread over a whole life.
 
 A step is what a task does between two awaits: so every await of claiming, committing, sending and settling is a place
-to die at. Nothing in the product helps: the task factory of the event loop counts. Each life is a fork of this process,
-with a project of its own, and whatever reaches the provider is in its file before anything else happens.
+to die at, those in the libraries that send included. Nothing in the product helps: the task factory of the event loop
+counts. A first life, which nothing ends, says how many steps there are. Each of the others is a fork of this process,
+each has a project of its own, and what they send to is outside of them and lives on.
 
-    python -m tests.integration.dispatch_crash_driver DATABASE_URL FILE DELIVERIES
+    python -m tests.integration.dispatch_crash_driver DATABASE_URL STRIDE (memory FILE | webhook URL | email PORT CA)
+
+STRIDE is a number of steps, or 0 for one with which `FEW` die.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any
-from uuid import UUID, uuid5
 
-from db.projects import insert_organization, insert_project
-from engine.dispatch.values import Channel
-from tests.integration.dispatch_support import Desk, open_desk
-from tests.integration.log_support import SALT
-from tests.peers.memory_channel import MemoryChannel, MemoryMessage
+from engine.dispatch.dispatcher import Dispatcher
+from tests.integration.dispatch_crash_scenes import EmailScene, MemoryScene, Scene, WebhookScene
+from tests.integration.dispatch_support import open_desk
+from tests.peers.memory_channel import MemoryMessage
 
-NAMESPACE = UUID("5f0e8f0c-9b0e-4c57-8f83-7d5f4f6b9a01")
-MOST_STEPS = 2_000
+FEW = 30
 LIVES_AT_ONCE = 2
-
-
-def project_of(step: int) -> UUID:
-    return uuid5(NAMESPACE, str(step))
 
 
 class Mortal(Coroutine[Any, Any, Any]):
     """A coroutine whose steps are counted together with everybody else's."""
 
-    steps_left = -1
+    steps = 0
+    dies_at = 0
 
     def __init__(self, inner: Coroutine[Any, Any, Any]) -> None:
         self._inner = inner
 
     def send(self, value: Any) -> Any:
-        Mortal.steps_left -= 1
-        if Mortal.steps_left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+        self._begin_step()
         return self._inner.send(value)
 
     def throw(self, *error: Any) -> Any:
+        self._begin_step()
         return self._inner.throw(*error)
 
     def close(self) -> None:
@@ -56,63 +54,75 @@ class Mortal(Coroutine[Any, Any, Any]):
     def __await__(self) -> Any:
         return self._inner.__await__()
 
-
-async def make_project(desk: Desk, step: int) -> UUID:
-    project_id = project_of(step)
-    async with desk.database.transaction() as connection:
-        await insert_organization(connection, organization_id=project_id, name="Acme")
-        await insert_project(
-            connection, project_id=project_id, organization_id=project_id, name="shop", region="us", salt=SALT
-        )
-    return project_id
+    @staticmethod
+    def _begin_step() -> None:
+        Mortal.steps += 1
+        if Mortal.steps == Mortal.dies_at:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
-async def live(url: str, file: int, deliveries: int, step: int) -> None:
+def memory_scene(path: str) -> Scene:
+    """Whatever is received is in the file before anything else happens."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
     def receive(message: MemoryMessage) -> None:
-        os.write(file, f"{step} {message.key}\n".encode())
+        os.write(file, f"{message.key}\n".encode())
 
+    return MemoryScene(receive)
+
+
+SCENES: dict[str, Callable[..., Scene]] = {"memory": memory_scene, "webhook": WebhookScene, "email": EmailScene}
+
+
+async def live(url: str, make_scene: Callable[[], Scene], dies_at: int) -> int:
+    """Make deliveries, then send them; returns how many steps that took. `dies_at` 0: nothing ends it."""
+    scene = make_scene()
     async with open_desk(url, min_size=1, max_size=2) as desk:
-        desk.webhook = MemoryChannel(Channel.WEBHOOK, repeatable=True, receive=receive)
-        desk.push = MemoryChannel(Channel.PUSH, repeatable=False, receive=receive)
-        project_id = await make_project(desk, step)
-        await desk.enqueue(project_id, deliveries)
-        await desk.enqueue(project_id, deliveries, channel=Channel.PUSH)
-        dispatcher = desk.dispatcher()
+        project_id = await desk.project()
+        await scene.enqueue(desk, project_id)
+        dispatcher = Dispatcher(desk.database, scene.works, desk.clock, desk.announced.append)
         asyncio.get_running_loop().set_task_factory(
             lambda loop, inner, **options: asyncio.Task(Mortal(inner), loop=loop, **options)  # type: ignore[arg-type]
         )
-        Mortal.steps_left = step
+        Mortal.dies_at = dies_at
         await asyncio.create_task(desk.drain(dispatcher, project_id))
+        steps, Mortal.dies_at = Mortal.steps, 0
+        await scene.close()
+    return steps
 
 
-def begin(url: str, file: int, deliveries: int, step: int) -> int:
-    pid = os.fork()
-    if pid == 0:
+def begin(url: str, make_scene: Callable[[], Scene], dies_at: int) -> None:
+    """A life in a process of its own."""
+    if os.fork() == 0:
+        Mortal.steps = 0
         with suppress(BaseException):
-            asyncio.run(live(url, file, deliveries, step))
+            asyncio.run(live(url, make_scene, dies_at))
             os._exit(0)
         os._exit(1)
-    return pid
 
 
-def main(url: str, path: str, deliveries: int) -> None:
-    """Prints how many steps a whole life has."""
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    lives: dict[int, int] = {}
-    survived: list[int] = []
-    step = 0
-    while lives or not survived:
-        while not survived and len(lives) < LIVES_AT_ONCE:
-            step += 1
-            lives[begin(url, file, deliveries, step)] = step
-        pid, status = os.wait()
-        died_at = lives.pop(pid)
-        if os.waitstatus_to_exitcode(status) == 0:
-            survived.append(died_at)
-        elif os.waitstatus_to_exitcode(status) != -signal.SIGKILL or step > MOST_STEPS:
-            sys.exit(f"the life that was to end at step {died_at} ended with {status}")
-    print(step)
+def end() -> bool:
+    """Wait for a life to end; whether it was killed."""
+    _, status = os.wait()
+    code = os.waitstatus_to_exitcode(status)
+    if code not in (0, -signal.SIGKILL):
+        sys.exit(f"a life failed, with {code}, before it could be killed")
+    return code != 0
+
+
+def main(url: str, stride: int, make_scene: Callable[[], Scene]) -> None:
+    """Prints how many lives there were, and how many of them were ended."""
+    # This one is here, so that what is imported on the way is there for all others.
+    steps = asyncio.run(live(url, make_scene, 0))
+    places = range(1, steps + 1, stride or -(-steps // FEW))
+    killed = 0
+    for number, dies_at in enumerate(places):
+        if number >= LIVES_AT_ONCE:
+            killed += end()
+        begin(url, make_scene, dies_at)
+    killed += sum(end() for _ in range(min(LIVES_AT_ONCE, len(places))))
+    print(json.dumps({"lives": len(places) + 1, "killed": killed}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(sys.argv[1], int(sys.argv[2]), partial(SCENES[sys.argv[3]], *sys.argv[4:]))

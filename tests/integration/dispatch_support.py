@@ -145,7 +145,7 @@ def new_delivery(
         channel=channel,
         status=DeliveryStatus.QUEUED,
         dispatch_key=dispatch_key or (HOST if channel is Channel.WEBHOOK else "apns"),
-        content="{}",
+        content=fields.pop("content", "{}"),
         retry_schedule=tuple(retry_schedule),
         created_at=now,
         next_attempt_at=fields.pop("next_attempt_at", now),
