@@ -28,7 +28,7 @@ _HOST_IS_UNWELL = frozenset({502, 503, 504})
 """Said by what stands before the receiver: true for everybody who sends there. A 429 is about one sender."""
 
 _HINTS: Mapping[int, str] = {
-    400: "The receiver did not like the body: its log knows why.",
+    400: "The receiver refused the signature, or did not like the body: its log knows which.",
     401: "The receiver did not accept the signature: compare its secret, and sign the body's bytes as they came.",
     403: "The receiver did not accept the signature, or a firewall before it refused us.",
     404: "The receiver has nothing at this path: check the endpoint's url.",

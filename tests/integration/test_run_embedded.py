@@ -211,7 +211,7 @@ def test_root_becomes_nobody_where_a_container_forbids_user_namespaces(
         raise OSError(1, "Operation not permitted")
 
     monkeypatch.setattr("launch.unprivileged._user_namespace_entry", lambda: refuse)
-    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
+    for folder in (tmp_path, *list(tmp_path.parents)[:3]):
         folder.chmod(0o755)
     postgres = EmbeddedPostgres(tmp_path / "data")
 
