@@ -22,6 +22,8 @@ MAX_STEPS = 1_000
 """Steps of one run, those repeated in a circle included: a daily reminder for almost three years."""
 MAX_DEPTH = 8
 """Runs that started one another: whatever goes deeper is a loop."""
+WEBHOOK_STEP_SCHEDULE = (30, 120, 600, 3_600, 21_600)
+"""Seconds before attempt 2, 3, … of a webhook step: a journey can wait for its receiver longer than an endpoint does."""
 MAX_ASKED = 5
 """Times that a model is asked in one step before it counts as unavailable."""
 
@@ -96,6 +98,7 @@ class DeliverWebhook(msgspec.Struct, frozen=True):
     method: str
     headers: Mapping[str, str]
     body: str | None
+    retry_schedule: tuple[int, ...] = WEBHOOK_STEP_SCHEDULE
 
 
 class MergeTraits(msgspec.Struct, frozen=True):

@@ -256,6 +256,7 @@ def test_a_webhook_shows_no_secrets_and_sends_them() -> None:
 
     [effect] = decision.effects
     assert isinstance(effect, DeliverWebhook)
+    assert effect.retry_schedule == (30, 120, 600, 3600, 21600)
     assert effect.headers == {"Authorization": "Bearer k", "X-Trace": "1"}
     assert effect.body == '{"apiKey":"s3cret","amount":42.5,"nested":[{"password":"p"}]}'
     assert decision.trace is not None
