@@ -33,6 +33,7 @@ from engine.channels.base import (
 )
 from engine.dispatch.breaker import FAILURES_TO_OPEN
 from engine.dispatch.dispatcher import Dispatcher
+from engine.dispatch.lanes import LANE_LIMIT
 from engine.dispatch.settlement import Ended, Settlement
 from engine.dispatch.status import delivery_event
 from engine.dispatch.values import Channel, DeliveryError, DeliveryStatus, SuppressedReason
@@ -418,6 +419,29 @@ async def test_stopping_finishes_what_is_under_way_and_gives_the_rest_back(modul
         await desk.drain(desk.dispatcher(), project)
         assert await desk.statuses(project) == {"SENT": 30}
         assert set(desk.push.keys.values()) == {1}
+
+
+async def test_stopping_gives_back_what_was_claimed_ahead(module_database_url: str) -> None:
+    async with open_desk(module_database_url) as desk:
+        project = await desk.project()
+        dispatcher = desk.dispatcher()
+        await desk.enqueue_many(project, LANE_LIMIT + 10)
+        await desk.drain(dispatcher, project)
+        gate = Gate()
+        desk.webhook.script = gate
+        waiting = await desk.enqueue(project, LANE_LIMIT + 20)
+        await dispatcher.drain(project)
+        await until(lambda: dispatcher.stats().sending == LANE_LIMIT)
+        assert await desk.statuses(project) == {"DELIVERED": LANE_LIMIT + 10, "SENDING": LANE_LIMIT + 20}
+
+        stopping = asyncio.create_task(dispatcher.stop(timedelta(seconds=20)))
+        await asyncio.sleep(0)
+        gate.opened.set()
+        await stopping
+
+        assert await desk.statuses(project) == {"DELIVERED": 2 * LANE_LIMIT + 10, "QUEUED": 20}
+        found = [await desk.delivery(project, each) for each in waiting]
+        assert sum(each.attempt_count for each in found) == LANE_LIMIT, "what was not attempted is not counted"
 
 
 async def test_stopping_does_not_wait_longer_than_its_grace(module_database_url: str) -> None:
