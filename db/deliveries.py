@@ -40,19 +40,19 @@ async def append_transitions(
     row = await connection.fetchrow(
         _SQL["append_transitions"],
         project_id,
-        [each.delivery_id for each in transitions],
-        [each.from_status for each in transitions],
-        [each.to_status for each in transitions],
-        [each.attempt_number for each in transitions],
-        [each.batch_id for each in transitions],
-        [each.channel for each in transitions],
-        [each.user_id for each in transitions],
-        [each.workflow_id for each in transitions],
-        [each.workflow_run_id for each in transitions],
-        [each.endpoint_id for each in transitions],
-        [each.event_type for each in transitions],
-        [each.error_code for each in transitions],
-        [each.created_at for each in transitions],
+        column(transitions, "delivery_id"),
+        column(transitions, "from_status"),
+        column(transitions, "to_status"),
+        column(transitions, "attempt_number"),
+        column(transitions, "batch_id"),
+        column(transitions, "channel"),
+        column(transitions, "user_id"),
+        column(transitions, "workflow_id"),
+        column(transitions, "workflow_run_id"),
+        column(transitions, "endpoint_id"),
+        column(transitions, "event_type"),
+        column(transitions, "error_code"),
+        column(transitions, "created_at"),
         at,
     )
     first = row["previous_head"] + 1
@@ -114,3 +114,9 @@ def delivery_of(row: Mapping[str, Any]) -> DeliveryRecord:
     values["payload"] = None if values["payload"] is None else msgspec.Raw(values["payload"].encode())
     values["retry_schedule"] = tuple(values["retry_schedule"])
     return DeliveryRecord(**values)
+
+
+def column(rows: Sequence[msgspec.Struct], name: str) -> list[Any] | None:
+    """One column of some rows. NULL instead of nothing but NULLs: the driver looks at every element several times."""
+    values = [getattr(row, name) for row in rows]
+    return None if values.count(None) == len(values) else values

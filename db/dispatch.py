@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import msgspec
 
-from db.deliveries import delivery_of
+from db.deliveries import column, delivery_of
 from db.delivery_records import DeliveryRecord
 from db.statements import statements
 
@@ -144,16 +144,16 @@ async def write_claims(
         [each.read.next_attempt_at for each in claims],
         [each.read.attempt_count for each in claims],
         [each.status for each in claims],
-        _column(claims, "next_attempt_at"),
-        _column(claims, "suppressed_reason"),
-        _column(claims, "payload"),
-        _column(claims, "variant"),
-        _column(claims, "locale"),
+        column(claims, "next_attempt_at"),
+        column(claims, "suppressed_reason"),
+        column(claims, "payload"),
+        column(claims, "variant"),
+        column(claims, "locale"),
         [each.repeatable for each in claims],
-        _column(claims, "error_code"),
-        _column(claims, "error_message"),
-        _column(claims, "error_permanent"),
-        _column(claims, "error_hint"),
+        column(claims, "error_code"),
+        column(claims, "error_message"),
+        column(claims, "error_permanent"),
+        column(claims, "error_hint"),
         now,
         lease_token,
         lease,
@@ -174,20 +174,20 @@ async def write_settlements(
         [each.delivery_id for each in settlements],
         [each.lease_token for each in settlements],
         [each.status for each in settlements],
-        _column(settlements, "next_attempt_at"),
+        column(settlements, "next_attempt_at"),
         [each.attempt_count for each in settlements],
         [each.schedule_offset for each in settlements],
-        _column(settlements, "provider_message_id"),
-        _column(settlements, "error_code"),
-        _column(settlements, "error_message"),
-        _column(settlements, "error_permanent"),
-        _column(settlements, "error_hint"),
-        _column(settlements, "number"),
-        _column(settlements, "at"),
+        column(settlements, "provider_message_id"),
+        column(settlements, "error_code"),
+        column(settlements, "error_message"),
+        column(settlements, "error_permanent"),
+        column(settlements, "error_hint"),
+        column(settlements, "number"),
+        column(settlements, "at"),
         [each.duration_ms for each in settlements],
-        _column(settlements, "status_code"),
-        _column(settlements, "response_body"),
-        _column(settlements, "signature_header"),
+        column(settlements, "status_code"),
+        column(settlements, "response_body"),
+        column(settlements, "signature_header"),
         now,
         LOST_CODE,
     )
@@ -212,9 +212,3 @@ async def find_expired(connection: asyncpg.Connection, *, limit: int = 10_000) -
 async def find_due_projects(connection: asyncpg.Connection, *, now: datetime) -> list[UUID]:
     """The projects that have deliveries to attempt now, of all projects. Costs a look-up per dispatch key at most."""
     return [row["project_id"] for row in await connection.fetch(_SQL["find_due_projects"], now)]
-
-
-def _column(rows: Sequence[msgspec.Struct], name: str) -> list[Any] | None:
-    """One column of some rows. NULL instead of nothing but NULLs: the driver looks at every element several times."""
-    values = [getattr(row, name) for row in rows]
-    return None if values.count(None) == len(values) else values
