@@ -386,8 +386,8 @@ async def test_a_thousand_slow_readers_share_pages(database_url: str, redis_url:
         for sink in sinks:
             await sink.until_count(2_000, within=60)
         assert all(sink.seqs == list(range(1, 2_001)) for sink in sinks)
-        # 2,000 events are ten pages; a thousand readers apart would need 10,000 queries.
-        assert gateway.streams.pages.queries <= 20
+        # 2,000 events are ten pages, read anew for who falls far behind; a thousand readers apart would need 10,000.
+        assert gateway.streams.pages.queries <= 100
         assert rendering.calls <= 4_000
 
 
