@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import urllib.request
+from pathlib import Path
 from uuid import UUID
 
 from engine.dispatch.dispatcher import DispatcherStats
@@ -55,6 +57,11 @@ def test_a_worker_serves_what_its_dispatcher_counts() -> None:
     finally:
         end()
 
+    handbook = Path(__file__).parents[2] / "docs" / "operations.md"
+    _, _, of_workers = handbook.read_text().partition("\nOf a worker, ")
+    named = set(re.findall(r"`(sendora_[a-z]+(?:_[a-z]+)+)", of_workers))
+    assert len(named) >= 5
+    assert named <= {line.split()[2] for line in lines if line.startswith("# TYPE")}
     for line in (
         "sendora_attempts_under_way 1.0",
         "sendora_deliveries_held 2.0",
