@@ -23,7 +23,7 @@ MAX_STEPS = 1_000
 MAX_DEPTH = 8
 """Runs that started one another: whatever goes deeper is a loop."""
 WEBHOOK_STEP_SCHEDULE = (30, 120, 600, 3_600, 21_600)
-"""Seconds before attempt 2, 3, … of a webhook step: a journey can wait for its receiver longer than an endpoint does."""
+"""Seconds before attempt 2, 3, … of a webhook step: a journey can wait longer for its receiver."""
 MAX_ASKED = 5
 """Times that a model is asked in one step before it counts as unavailable."""
 
