@@ -20,8 +20,6 @@ from engine.workflows.definition import AiFlavor, RunStatus, StepOutcome, StepTy
 
 MAX_STEPS = 1_000
 """Steps of one run, those repeated in a circle included: a daily reminder for almost three years."""
-MAX_DEPTH = 8
-"""Runs that started one another: whatever goes deeper is a loop."""
 WEBHOOK_STEP_SCHEDULE = (30, 120, 600, 3_600, 21_600)
 """Seconds before attempt 2, 3, … of a webhook step: a journey can wait longer for its receiver."""
 MAX_ASKED = 5

@@ -18,6 +18,7 @@ from uuid import UUID
 
 import msgspec
 
+from engine.dispatch.ledger import MAX_DEPTH
 from engine.dispatch.values import DeliveryStatus, SuppressedReason
 from engine.email.sender import BYOD_REQUIRED
 from engine.workflows.definition import AiAction, AiFlavor, Definition, RunStatus, StepOutcome, StepType
@@ -25,7 +26,6 @@ from engine.workflows.graph import FINISHED, next_step
 from engine.workflows.interpolation import shown
 from engine.workflows.state import (
     MAX_ASKED,
-    MAX_DEPTH,
     MAX_STEPS,
     Decision,
     DeliveryReport,

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from db.records import EventRecord, ProfileRecord
 from db.sender_domains import SenderDomainRecord
 from engine.consent import ConsentPurpose, ConsentState
+from engine.dispatch.ledger import MAX_DEPTH
 from engine.dispatch.values import DeliveryStatus, PushNotification, SuppressedReason
 from engine.egress import Egress
 from engine.push.policy import PolicyToken
@@ -26,7 +27,6 @@ from engine.workflows.graph import FINISHED, successors
 from engine.workflows.interpolation import MASK, MAX_SHOWN_CHARACTERS
 from engine.workflows.state import (
     MAX_ASKED,
-    MAX_DEPTH,
     MAX_STEPS,
     AskModel,
     Decision,
