@@ -31,6 +31,7 @@ class NewDelivery(msgspec.Struct, frozen=True, kw_only=True):
     user_id: str | None = None
     workflow_id: UUID | None = None
     workflow_run_id: UUID | None = None
+    workflow_step_number: int | None = None
     event_seq: int | None = None
     event_type: str | None = None
     endpoint_id: UUID | None = None
@@ -87,6 +88,7 @@ class DeliveryRecord(msgspec.Struct, frozen=True, kw_only=True):
     clicked_at: datetime | None
     finished_at: datetime | None
     repeatable: bool
+    workflow_step_number: int | None
 
 
 class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,15 +2,15 @@
 -- Inserts deliveries, given as a JSON array of objects with the columns' names.
 INSERT INTO deliveries (
     project_id, delivery_id, batch_id, channel, status, suppressed_reason, user_id, workflow_id, workflow_run_id,
-    event_seq, event_type, endpoint_id, push_token_id, owner_generation, recipient, dispatch_key, content, variant,
-    locale, error_code, error_message, error_permanent, error_hint, retry_schedule, depth, created_at, scheduled_for,
-    next_attempt_at, finished_at
+    workflow_step_number, event_seq, event_type, endpoint_id, push_token_id, owner_generation, recipient, dispatch_key,
+    content, variant, locale, error_code, error_message, error_permanent, error_hint, retry_schedule, depth, created_at,
+    scheduled_for, next_attempt_at, finished_at
 )
 SELECT
     $1, delivery_id, batch_id, channel, status, suppressed_reason, user_id, workflow_id, workflow_run_id,
-    event_seq, event_type, endpoint_id, push_token_id, owner_generation, recipient, dispatch_key, content, variant,
-    locale, error_code, error_message, error_permanent, error_hint, retry_schedule, depth, created_at, scheduled_for,
-    next_attempt_at, finished_at
+    workflow_step_number, event_seq, event_type, endpoint_id, push_token_id, owner_generation, recipient, dispatch_key,
+    content, variant, locale, error_code, error_message, error_permanent, error_hint, retry_schedule, depth, created_at,
+    scheduled_for, next_attempt_at, finished_at
 FROM jsonb_populate_recordset(CAST(NULL AS deliveries), CAST($2 AS text)::jsonb);
 
 -- name: append_transitions
@@ -30,7 +30,7 @@ SELECT
     d.dispatch_key, d.content, d.payload, d.variant, d.locale, d.error_code, d.error_message, d.error_permanent,
     d.error_hint, d.attempt_count, d.retry_schedule, d.schedule_offset, d.provider_message_id, d.depth, d.created_at,
     d.scheduled_for, d.next_attempt_at, d.sent_at, d.delivered_at, d.opened_at, d.clicked_at, d.finished_at,
-    d.repeatable
+    d.repeatable, d.workflow_step_number
 FROM wanted AS w
 JOIN deliveries AS d ON d.project_id = w.project_id AND d.delivery_id = w.delivery_id;
 
@@ -46,7 +46,7 @@ SELECT
     d.dispatch_key, d.content, d.payload, d.variant, d.locale, d.error_code, d.error_message, d.error_permanent,
     d.error_hint, d.attempt_count, d.retry_schedule, d.schedule_offset, d.provider_message_id, d.depth, d.created_at,
     d.scheduled_for, d.next_attempt_at, d.sent_at, d.delivered_at, d.opened_at, d.clicked_at, d.finished_at,
-    d.repeatable
+    d.repeatable, d.workflow_step_number
 FROM wanted AS w
 JOIN deliveries AS d ON d.project_id = w.project_id AND d.delivery_id = w.delivery_id
 ORDER BY d.delivery_id

@@ -17,7 +17,7 @@ RETURNING
     event_seq, event_type, endpoint_id, push_token_id, owner_generation, recipient, dispatch_key, content, payload,
     variant, locale, error_code, error_message, error_permanent, error_hint, attempt_count, retry_schedule,
     schedule_offset, provider_message_id, depth, created_at, scheduled_for, next_attempt_at, sent_at, delivered_at,
-    opened_at, clicked_at, finished_at, repeatable;
+    opened_at, clicked_at, finished_at, repeatable, workflow_step_number;
 
 -- name: find_by_provider_message
 -- The deliveries of a project that a provider knows under an id of its own.

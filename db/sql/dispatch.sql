@@ -51,7 +51,7 @@ SELECT
     d.dispatch_key, d.content, d.payload, d.variant, d.locale, d.error_code, d.error_message, d.error_permanent,
     d.error_hint, d.attempt_count, d.retry_schedule, d.schedule_offset, d.provider_message_id, d.depth, d.created_at,
     d.scheduled_for, d.next_attempt_at, d.sent_at, d.delivered_at, d.opened_at, d.clicked_at, d.finished_at,
-    d.repeatable
+    d.repeatable, d.workflow_step_number
 FROM due
 CROSS JOIN LATERAL (
     -- One look-up each, whatever the planner knows of the table.
@@ -209,7 +209,7 @@ SELECT
     d.dispatch_key, d.content, d.payload, d.variant, d.locale, d.error_code, d.error_message, d.error_permanent,
     d.error_hint, d.attempt_count, d.retry_schedule, d.schedule_offset, d.provider_message_id, d.depth, d.created_at,
     d.scheduled_for, d.next_attempt_at, d.sent_at, d.delivered_at, d.opened_at, d.clicked_at, d.finished_at,
-    d.repeatable, d.lease_token,
+    d.repeatable, d.workflow_step_number, d.lease_token,
     (
         SELECT count(*) FROM delivery_attempts AS a
         WHERE a.project_id = d.project_id AND a.delivery_id = d.delivery_id AND a.error_code = $3

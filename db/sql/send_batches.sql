@@ -25,7 +25,7 @@ SELECT
     event_seq, event_type, endpoint_id, push_token_id, owner_generation, recipient, dispatch_key, content, payload,
     variant, locale, error_code, error_message, error_permanent, error_hint, attempt_count, retry_schedule,
     schedule_offset, provider_message_id, depth, created_at, scheduled_for, next_attempt_at, sent_at, delivered_at,
-    opened_at, clicked_at, finished_at, repeatable
+    opened_at, clicked_at, finished_at, repeatable, workflow_step_number
 FROM deliveries
 WHERE project_id = $1 AND batch_id = $2
 ORDER BY delivery_id

@@ -1,9 +1,9 @@
-"""Recording what happens to deliveries: rows, events and the deliveries lane, in one transaction and in lock order.
+"""Recording what happens to deliveries and runs: rows, events and their lanes, in one transaction and in lock order.
 
 Guarantees: a transition is in the lane exactly when its delivery's row says so, and its canonical event is in the log;
-each function takes the heads last (events, then deliveries), so only COMMIT may follow. Leaves to others: locking the
-deliveries before, committing, trying again after a deadlock or a lost answer, and announcing what is returned, after
-the commit.
+each function takes the heads last (events, then deliveries, then runs), so only COMMIT may follow. Leaves to others:
+locking runs and deliveries before, writing runs, committing, trying again after a deadlock or a lost answer, and
+announcing what is returned, after the commit.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from db.deliveries import append_transitions, insert_deliveries
 from db.delivery_records import NewDelivery, NewTransition
 from db.events import append_events
 from db.records import Lane, NewEvent
+from db.workflow_records import NewRunUpdate
+from db.workflow_run_log import append_run_updates
 from engine.announcements import Announcement
 from engine.dispatch.status import event_of, requested_event_of, step_properties, transition_of
 from engine.log import fresh_records
@@ -30,13 +32,21 @@ MAX_DEPTH = 8
 
 
 async def create_deliveries(
-    connection: asyncpg.Connection, *, project_id: UUID, deliveries: Sequence[NewDelivery], now: datetime
+    connection: asyncpg.Connection,
+    *,
+    project_id: UUID,
+    deliveries: Sequence[NewDelivery],
+    now: datetime,
+    events: Sequence[NewEvent] = (),
+    run_updates: Sequence[NewRunUpdate] = (),
 ) -> tuple[Announcement, ...]:
-    """Insert deliveries with their first transitions and events. `now` is business time."""
-    if not deliveries:
-        return ()
-    await insert_deliveries(connection, project_id=project_id, deliveries=deliveries)
-    transitions, events = [], []
+    """Insert deliveries with their first transitions and events. `now` is business time.
+
+    `events` and `run_updates` are what else the transaction has to say; the events come before those of deliveries.
+    """
+    if deliveries:
+        await insert_deliveries(connection, project_id=project_id, deliveries=deliveries)
+    transitions, made = [], list[NewEvent | None](events)
     for delivery in deliveries:
         transition = transition_of(delivery, before=None, after=delivery.status, error_code=delivery.error_code)
         transitions.append(transition)
@@ -46,12 +56,13 @@ async def create_deliveries(
             error_code=delivery.error_code,
             error_message=delivery.error_message,
         )
-        events += [requested_event_of(delivery), event_of(delivery, transition, said)]
+        made += [requested_event_of(delivery), event_of(delivery, transition, said)]
     return await record(
         connection,
         project_id=project_id,
         transitions=transitions,
-        events=[event for event in events if event is not None],
+        events=[event for event in made if event is not None],
+        run_updates=run_updates,
         now=now,
     )
 
@@ -63,8 +74,9 @@ async def record(
     transitions: Sequence[NewTransition],
     events: Sequence[NewEvent],
     now: datetime,
+    run_updates: Sequence[NewRunUpdate] = (),
 ) -> tuple[Announcement, ...]:
-    """Append events and transitions. Returns what to announce once the transaction has committed."""
+    """Append events, transitions and changes of runs. Returns what to announce once the transaction has committed."""
     announcements = []
     if events:
         result = await append_events(connection, project_id=project_id, batch_token=secrets.randbits(63), events=events)
@@ -76,4 +88,7 @@ async def record(
     if transitions:
         epoch, records = await append_transitions(connection, project_id=project_id, transitions=transitions, at=now)
         announcements.append(Announcement(project_id, Lane.DELIVERIES, epoch, records[0].seq, records[-1].seq, records))
+    if run_updates:
+        epoch, changes = await append_run_updates(connection, project_id=project_id, updates=run_updates, at=now)
+        announcements.append(Announcement(project_id, Lane.RUNS, epoch, changes[0].seq, changes[-1].seq, changes))
     return tuple(announcements)

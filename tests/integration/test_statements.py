@@ -150,6 +150,7 @@ OTHER_COLUMNS = {
     "api_keys.revoke_api_key": ["api_key_id"],
     "api_keys.touch_api_keys": [],
     "deliveries.append_transitions": ["epoch", "previous_head"],
+    "workflow_run_log.append_run_updates": ["epoch", "previous_head"],
     "deliveries.insert_deliveries": [],
     "dispatch.find_due_projects": ["project_id"],
     "dispatch.find_expired": ["project_id"],
