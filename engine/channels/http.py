@@ -17,6 +17,7 @@ import ssl
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Any
 
 import aiohttp
@@ -25,6 +26,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from engine.channels.base import SEND_TIMEOUT
 from engine.channels.http_answers import AnswerConnector
+from engine.channels.http_exchange import Destination, Exchange, exchange, request_bytes
 from engine.egress import Blocked, Egress
 
 MAX_BODY_BYTES = 4096
@@ -51,7 +53,11 @@ MAX_RETRY_AFTER = timedelta(days=1)
 """Whoever asks for more means never."""
 _SECONDS = re.compile(r"[0-9]{1,9}")
 
+DESTINATIONS_KEPT = 1024
+"""URLs whose text is not looked at again."""
+
 USER_AGENT = "Sendora/1.0"
+_DEFAULT_HEADERS = (("User-Agent", USER_AGENT), ("Accept", "*/*"), ("Accept-Encoding", "identity"))
 
 _DISCONNECTED = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED})
 
@@ -99,6 +105,8 @@ class HttpClient:
         self._egress = egress
         self._ssl_context = ssl_context
         self._session: aiohttp.ClientSession | None = None
+        # Whether text may be called, and where that is, does not change.
+        self._destination_of = lru_cache(DESTINATIONS_KEPT)(self._find_destination)
 
     async def request(
         self,
@@ -111,17 +119,16 @@ class HttpClient:
         max_body: int = MAX_BODY_BYTES,
     ) -> HttpAnswer | HttpFailure:
         """One exchange. Never raises for what the network or the receiver does."""
-        refusal = self._egress.refusal(url, plain_http=plain_http)
-        if refusal is not None:
-            return HttpFailure(code="BLOCKED_URL", message=refusal, was_sent=False)
+        ends_at = asyncio.get_running_loop().time() + SEND_TIMEOUT.total_seconds()
         try:
-            # The URL was checked above, with what only this call knows: not again by the session.
-            response = await self.session.request(
-                method, url, headers=headers, data=body, allow_redirects=False, middlewares=()
-            )
+            to = self._destination_of(url, plain_http)
+            request = request_bytes(method, to, _with_defaults(headers), body)
+            async with asyncio.timeout_at(ends_at):
+                answered = await exchange(self._connector, to, request, self.session.timeout)
         except (aiohttp.ClientError, OSError) as error:
             return failure_of(error)
-        return HttpAnswer(status=response.status, headers=response.headers, body=await _read_text(response, max_body))
+        text = await _read_text(answered, max_body, ends_at)
+        return HttpAnswer(status=answered.status, headers=answered.headers, body=text)
 
     @property
     def session(self) -> aiohttp.ClientSession:
@@ -134,6 +141,19 @@ class HttpClient:
         """Close all connections."""
         if self._session is not None:
             await self._session.close()
+
+    @property
+    def _connector(self) -> aiohttp.BaseConnector:
+        connector = self.session.connector
+        if connector is None:
+            raise aiohttp.ClientConnectionError("The session is closed.")
+        return connector
+
+    def _find_destination(self, url: str, plain_http: bool) -> Destination:
+        refusal = self._egress.refusal(url, plain_http=plain_http)
+        if refusal is not None:
+            raise Blocked(refusal)
+        return Destination(url)
 
 
 def guarded_session(egress: Egress, *, ssl_context: ssl.SSLContext | None = None) -> aiohttp.ClientSession:
@@ -168,7 +188,7 @@ def guarded_session(egress: Egress, *, ssl_context: ssl.SSLContext | None = None
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
         auto_decompress=False,
-        headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
+        headers=dict(_DEFAULT_HEADERS),
     )
 
 
@@ -249,15 +269,15 @@ def _exchange_failure(error: Exception) -> tuple[str, str]:
     return "INVALID_RESPONSE", "What came back is not an HTTP answer."
 
 
-async def _read_text(response: aiohttp.ClientResponse, limit: int) -> str:
+async def _read_text(answered: Exchange, limit: int, ends_at: float) -> str:
     """The beginning of the body, as far as it comes in time."""
-    content = response.content
+    content = answered.body
     if content.is_eof() and content.total_bytes <= limit:
         # All of it came with the head, as with most receivers.
         return _storable(content.read_nowait(), limit)
     body = bytearray()
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout_at(min(ends_at, asyncio.get_running_loop().time() + BODY_SECONDS)):
             while len(body) < limit:
                 chunk = await content.read(limit - len(body))
                 if not chunk:
@@ -267,8 +287,14 @@ async def _read_text(response: aiohttp.ClientResponse, limit: int) -> str:
         pass
     finally:
         # What was read to its end has given its connection back already; the rest of anything else is not waited for.
-        response.close()
+        answered.close()
     return _storable(body, limit)
+
+
+def _with_defaults(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """What is said where nobody says otherwise."""
+    given = {name.lower() for name in headers}
+    return {**headers, **{name: value for name, value in _DEFAULT_HEADERS if name.lower() not in given}}
 
 
 def _storable(body: bytes | bytearray, limit: int) -> str:

@@ -149,6 +149,35 @@ class TestWhatComesBack:
         assert "cookie" not in receiver.requests[1].headers
         assert receiver.connections == 1
 
+    async def test_what_would_begin_another_line_is_not_sent(
+        self, receiver: WebhookReceiver, client: HttpClient
+    ) -> None:
+        for value in ("a\r\nx-forged: 1", "a\nx-forged: 1", "a\rb", "a\0b"):
+            with pytest.raises(ValueError, match="line break"):
+                await client.request("POST", f"{receiver.url}/", headers={"x-one": value}, body=b"{}")
+        assert receiver.connections == 0
+
+    async def test_what_a_caller_says_replaces_what_is_said_by_default(
+        self, receiver: WebhookReceiver, client: HttpClient
+    ) -> None:
+        await client.request("POST", f"{receiver.url}/", headers={"USER-AGENT": "Own/1", "accept": "text/plain"})
+        (request,) = receiver.requests
+        assert (request.headers["user-agent"], request.headers["accept"]) == ("Own/1", "text/plain")
+        assert (request.body, request.headers["content-length"]) == (b"", "0")
+
+    async def test_a_caller_that_is_cancelled_leaves_no_connection_behind(
+        self, receiver: WebhookReceiver, client: HttpClient
+    ) -> None:
+        arrived: asyncio.Queue[Received] = asyncio.Queue()
+        receiver.on_request = arrived.put_nowait
+        receiver.scripts["/"] = [Stall()]
+        sending = asyncio.create_task(post(client, f"{receiver.url}/"))
+        await asyncio.wait_for(arrived.get(), 5)
+        sending.cancel()
+        await asyncio.wait([sending])
+        assert isinstance(await post(client, f"{receiver.url}/"), HttpAnswer)
+        assert receiver.connections == 2
+
     async def test_no_more_than_4_kib_of_a_body(self, receiver: WebhookReceiver, client: HttpClient) -> None:
         bodies = [b"x" * 4096, b"x" * 4097, b"\xff\0" * 4096, "ü".encode() * 4096, gzip.compress(b"0" * 10_000_000)]
         receiver.scripts["/"] = [Reply(200, body, (("content-encoding", "identity"),)) for body in bodies]
