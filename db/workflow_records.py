@@ -45,6 +45,46 @@ class WorkflowRecord(msgspec.Struct, frozen=True, kw_only=True):
     deleted_at: datetime | None
 
 
+class WorkflowStanding(msgspec.Struct, frozen=True, kw_only=True):
+    """A workflow without what it does: what decides about its runs, as of the lock under which it was read.
+
+    `enrolling_due_at` and `enrolled_up_to` are of a schedule that is being carried out: when it was due, and the last
+    member for whom it was.
+    """
+
+    project_id: UUID
+    workflow_id: UUID
+    name: str
+    is_active: bool
+    is_paused: bool
+    version: int
+    after_seq: int
+    pending_change: str | None
+    next_due_at: datetime | None
+    enrolling_due_at: datetime | None
+    enrolled_up_to: str | None
+    deleted_at: datetime | None
+
+
+class WorkflowVersionRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a workflow was when it was saved. `definition` is what `engine.workflows.stored` reads."""
+
+    project_id: UUID
+    workflow_id: UUID
+    version: int
+    definition: msgspec.Raw
+    created_at: datetime
+
+
+class ActiveTrigger(msgspec.Struct, frozen=True, kw_only=True):
+    """What starts a workflow that is on, by events past `after_seq`. `trigger` is for `stored.decode_trigger`."""
+
+    workflow_id: UUID
+    version: int
+    after_seq: int
+    trigger: msgspec.Raw
+
+
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A run as it is now: the columns of `workflow_runs`, without the lease."""
 
@@ -99,7 +139,10 @@ class NewRunUpdate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunUpdateRecord(msgspec.Struct, frozen=True, array_like=True):
-    """An item of the runs lane; travels in announcements. `started_at` is when the run was started."""
+    """An item of the runs lane; travels in announcements. `started_at` is when the run was started.
+
+    `step` is JSON: the step that began or ended, as it was then, or `null` where only the status changed.
+    """
 
     project_id: UUID
     seq: int
@@ -107,7 +150,7 @@ class RunUpdateRecord(msgspec.Struct, frozen=True, array_like=True):
     workflow_id: UUID
     user_id: str | None
     status: str
-    step: msgspec.Raw | None
+    step: msgspec.Raw
     at: datetime
     started_at: datetime
 

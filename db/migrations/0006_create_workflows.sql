@@ -2,15 +2,22 @@
 CREATE TABLE audiences (
     project_id uuid NOT NULL REFERENCES projects,
     audience_id uuid NOT NULL,
-    name text NOT NULL CHECK (name <> ''),
-    -- A list of conditions, as clients write them.
-    conditions jsonb NOT NULL CHECK (jsonb_typeof(conditions) = 'array'),
+    name text COLLATE "C" NOT NULL CHECK (name <> ''),
+    -- A list of conditions, as clients write them: text that stays as it is.
+    conditions json NOT NULL CHECK (json_typeof(conditions) = 'array'),
     created_at timestamptz NOT NULL,
     updated_at timestamptz NOT NULL,
+    -- Deleted: in no list, but what was said of it still has a name.
+    deleted_at timestamptz,
     PRIMARY KEY (project_id, audience_id)
 );
 
-CREATE UNIQUE INDEX audiences_by_name ON audiences (project_id, name);
+CREATE UNIQUE INDEX audiences_by_name ON audiences (project_id, name) WHERE deleted_at IS NULL;
+
+-- When a send to an audience that is in progress is to be gone on with, in business time. NULL of anything else.
+ALTER TABLE send_batches ADD COLUMN continue_at timestamptz;
+
+CREATE INDEX send_batches_continuing ON send_batches (continue_at, project_id, batch_id) WHERE continue_at IS NOT NULL;
 
 -- Raised by every change of what starts runs, so that whoever keeps the triggers in memory sees that they are old.
 CREATE TABLE workflow_generations (
@@ -52,7 +59,8 @@ CREATE TABLE workflow_versions (
     project_id uuid NOT NULL,
     workflow_id uuid NOT NULL,
     version integer NOT NULL CHECK (version > 0),
-    definition jsonb NOT NULL,
+    -- Text that stays as it is: the order of members and the digits of numbers are part of what was saved.
+    definition json NOT NULL,
     created_at timestamptz NOT NULL,
     PRIMARY KEY (project_id, workflow_id, version),
     FOREIGN KEY (project_id, workflow_id) REFERENCES workflows
@@ -66,6 +74,20 @@ CREATE TABLE workflow_failures (
     PRIMARY KEY (project_id, workflow_id),
     FOREIGN KEY (project_id, workflow_id) REFERENCES workflows
 );
+
+-- What the webhooks of a project's steps are signed with: one without an end, and the one that it took the place of.
+CREATE TABLE workflow_secrets (
+    project_id uuid NOT NULL REFERENCES projects,
+    secret_id uuid NOT NULL,
+    sealed_secret bytea NOT NULL,
+    created_at timestamptz NOT NULL,
+    -- Until when it signs, in business time. NULL: until another takes its place.
+    expires_at timestamptz,
+    PRIMARY KEY (project_id, secret_id)
+);
+
+-- However many make the first at once, there is one.
+CREATE UNIQUE INDEX workflow_secrets_newest ON workflow_secrets (project_id) WHERE expires_at IS NULL;
 
 CREATE TABLE workflow_runs (
     project_id uuid NOT NULL,

@@ -31,11 +31,14 @@ from db.statements import statements
 from db.suppressions import SuppressionRecord
 from db.templates import TemplateRecord
 from db.webhook_endpoints import WebhookEndpointRecord, WebhookSubscription, WebhookTarget
+from db.workflow_secrets import WorkflowSecretRecord
+from db.workflow_records import ActiveTrigger, WorkflowRecord, WorkflowStanding, WorkflowVersionRecord
 from tests.integration.log_support import open_database
 
 SQL = Path(db.statements.__file__).parent / "sql"
 RECORDS: dict[str, type[msgspec.Struct]] = {
     "sealed_values.list_sealed_values": SealedValue,
+    "workflow_secrets.read_workflow_secrets": WorkflowSecretRecord,
     "webhook_endpoints.list_webhook_endpoints": WebhookEndpointRecord,
     "webhook_endpoints.read_webhook_endpoints": WebhookEndpointRecord,
     "webhook_endpoints.read_webhook_subscriptions": WebhookSubscription,
@@ -100,8 +103,20 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "templates.update_template": TemplateRecord,
     "projects.read_projects": ProjectRecord,
     "projects.list_projects": ProjectRecord,
+    "workflows.list_workflows": WorkflowRecord,
+    "workflows.list_workflows_backwards": WorkflowRecord,
+    "workflows.lock_workflow": WorkflowStanding,
+    "workflows.read_active_triggers": ActiveTrigger,
+    "workflows.read_workflow_versions": WorkflowVersionRecord,
+    "workflows.read_workflows": WorkflowRecord,
+    "workflows.share_workflows": WorkflowStanding,
 }
 OTHER_COLUMNS = {
+    "sealed_values.reseal_workflow_secret": [],
+    "workflow_secrets.delete_expired_workflow_secrets": [],
+    "workflow_secrets.expire_workflow_secrets": [],
+    "workflow_secrets.insert_workflow_secret": ["secret_id"],
+    "workflow_secrets.lock_workflow_secrets": ["project_id"],
     "webhook_endpoints.count_webhook_endpoints": ["count"],
     "webhook_endpoints.delete_expired_webhook_secrets": [],
     "webhook_endpoints.delete_webhook_endpoint": ["endpoint_id"],
@@ -188,6 +203,16 @@ OTHER_COLUMNS = {
     "providers.delete_provider": ["provider_id"],
     "providers.insert_provider": [],
     "providers.set_provider_error": [],
+    "workflows.bump_generation": [],
+    "workflows.count_workflows": ["count"],
+    "workflows.delete_workflow": [],
+    "workflows.end_pending_change": ["workflow_id"],
+    "workflows.find_workflow_names": ["name", "workflow_id"],
+    "workflows.insert_workflow": [],
+    "workflows.insert_workflow_version": [],
+    "workflows.read_generation": ["generation"],
+    "workflows.set_workflow_paused": [],
+    "workflows.set_workflow_standing": [],
 }
 FAMILIES = sorted(path.stem for path in SQL.glob("*.sql"))
 EVERY_STATEMENT = [f"{family}.{name}" for family in FAMILIES for name in statements(family)]
