@@ -16,7 +16,10 @@ _SQL = statements("sealed_values")
 
 
 class SealedValue(msgspec.Struct, frozen=True):
-    """`place` is provider, webhook_secret, inbound_endpoint or sender_domain; `name` is what its purpose is made of."""
+    """`place` is provider, webhook_secret, workflow_secret, inbound_endpoint or sender_domain.
+
+    `name` is what its purpose is made of.
+    """
 
     place: str
     project_id: UUID

@@ -19,10 +19,12 @@ from engine.inbound.endpoints import PURPOSE as INBOUND_PURPOSE
 from engine.providers.credentials import provider_purpose
 from engine.vault import CannotOpen, Vault
 from engine.webhooks.secrets import endpoint_purpose
+from engine.workflows.signing import PURPOSE as WORKFLOW_PURPOSE
 
 _PURPOSES: Mapping[str, Callable[[SealedValue], str]] = {
     "provider": lambda value: provider_purpose(value.name),
     "webhook_secret": lambda value: endpoint_purpose(UUID(value.name)),
+    "workflow_secret": lambda _value: WORKFLOW_PURPOSE,
     "inbound_endpoint": lambda _value: INBOUND_PURPOSE,
     "sender_domain": lambda value: dkim_purpose(value.name),
 }

@@ -18,6 +18,7 @@ from schema.roots.providers import ProvidersMutation
 from schema.roots.push import PushMutation
 from schema.roots.sms import SmsMutation
 from schema.roots.webhooks import WebhooksMutation
+from schema.roots.workflow_secrets import WorkflowSecretsMutation
 from schema.roots.workflows import WorkflowsMutation
 from schema.track import (
     IdentifyInput,
@@ -41,6 +42,7 @@ class Mutation(
     WebhooksMutation,
     InboundMutation,
     WorkflowsMutation,
+    WorkflowSecretsMutation,
 ):
     @strawberry.mutation(description="Store one event; answered once it is on disk. Needs INGEST.")
     async def track(

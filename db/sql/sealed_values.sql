@@ -7,6 +7,9 @@ UNION ALL
 SELECT 'webhook_secret', project_id, secret_id, endpoint_id::text, sealed_secret
 FROM webhook_secrets
 UNION ALL
+SELECT 'workflow_secret', project_id, secret_id, '', sealed_secret
+FROM workflow_secrets
+UNION ALL
 SELECT 'inbound_endpoint', project_id, endpoint_id, '', sealed_secret
 FROM inbound_endpoints
 UNION ALL
@@ -22,6 +25,11 @@ WHERE project_id = $1 AND provider_id = $2 AND sealed_secrets = $3;
 -- name: reseal_webhook_secret
 -- Replaces what a webhook secret is sealed to, unless it has changed.
 UPDATE webhook_secrets SET sealed_secret = $4
+WHERE project_id = $1 AND secret_id = $2 AND sealed_secret = $3;
+
+-- name: reseal_workflow_secret
+-- Replaces what a secret for steps of workflows is sealed to, unless it has changed.
+UPDATE workflow_secrets SET sealed_secret = $4
 WHERE project_id = $1 AND secret_id = $2 AND sealed_secret = $3;
 
 -- name: reseal_inbound_endpoint

@@ -154,7 +154,8 @@ class WebhookContent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=
     """What a webhook carries. `body` is sent as it is, byte for byte, at every attempt; `event_id` stays.
 
     To an endpoint, `url` and `sealed_secret` are None: both are the endpoint's at the time of the attempt. To a bare
-    URL, `sealed_secret` is base64 of what `Vault.seal` gave.
+    URL, `sealed_secret` is base64 of what `Vault.seal` gave; of a workflow's step it is None, because that is signed
+    with the project's secrets for steps at the time of the attempt (`engine.workflows.signing`).
     """
 
     event_id: str

@@ -42,13 +42,23 @@ NOWHERE = "push"
 
 
 class PushRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A push to some people. `now` is business time; without `scheduled_for` it is due now."""
+    """A push to some people. `now` is business time; without `scheduled_for` it is due now.
+
+    What follows is what its deliveries carry when a step of a workflow asks for it: the run and the step, the event
+    that started the run, and how far that one is from what a client sent.
+    """
 
     project_id: UUID
     batch_id: UUID | None
     content: PushContent
     now: datetime
     scheduled_for: datetime | None = None
+    workflow_id: UUID | None = None
+    workflow_run_id: UUID | None = None
+    workflow_step_number: int | None = None
+    event_seq: int | None = None
+    event_type: str | None = None
+    depth: int = 0
 
 
 async def plan_for_people(
@@ -191,6 +201,12 @@ def _delivery(
         suppressed_reason=decision.reason if isinstance(decision, HoldBack) else None,
         batch_id=request.batch_id,
         user_id=user_id,
+        workflow_id=request.workflow_id,
+        workflow_run_id=request.workflow_run_id,
+        workflow_step_number=request.workflow_step_number,
+        event_seq=request.event_seq,
+        event_type=request.event_type,
+        depth=request.depth,
         push_token_id=None if token is None else token.push_token_id,
         owner_generation=None if token is None else token.owner_generation,
         variant=decision.variant if isinstance(decision, Send) else None,

@@ -33,6 +33,7 @@ from engine.node_ids import NodeKind, write_node_id
 from engine.vault import CannotOpen, Vault
 from engine.webhooks.secrets import open_delivery_secret, open_endpoint_secret
 from engine.webhooks.signing import SignatureScheme
+from engine.workflows.signing import active_step_secrets
 
 if TYPE_CHECKING:
     import asyncpg
@@ -75,6 +76,7 @@ class WebhookWork:
             else {}
         )
         opened = {endpoint_id: self._open(project_id, target) for endpoint_id, target in targets.items()}
+        of_steps = await self._step_secrets(connection, project_id, deliveries, now)
         lanes = {endpoint_id: host_key(target.url) for endpoint_id, target in targets.items()}
         moved = {each.delivery_id: each for each in deliveries if _is_elsewhere(each, lanes)}
         for endpoint_id, before in sorted(
@@ -89,7 +91,7 @@ class WebhookWork:
                 limit=MOVED_AT_ONCE,
             )
         return {
-            each.delivery_id: Moved() if each.delivery_id in moved else self._prepare(each, targets, opened)
+            each.delivery_id: Moved() if each.delivery_id in moved else self._prepare(each, targets, opened, of_steps)
             for each in deliveries
         }
 
@@ -136,10 +138,12 @@ class WebhookWork:
         delivery: DeliveryRecord,
         targets: Mapping[UUID, WebhookTarget],
         opened: Mapping[UUID, tuple[str, ...]],
+        of_steps: tuple[str, ...],
     ) -> Prepared:
         content = _read_content(delivery.content)
         if delivery.endpoint_id is None:
-            return _ready(self._to_url(delivery, content))
+            active = of_steps if _is_of_a_step(delivery) else self._open_delivery_secret(delivery, content)
+            return _ready(_to_url(content, active))
         target = targets.get(delivery.endpoint_id)
         if target is None:
             return _refuse("ENDPOINT_DELETED", "The endpoint was deleted.")
@@ -149,15 +153,16 @@ class WebhookWork:
             )
         return _ready(_to_endpoint(content, target, opened[delivery.endpoint_id]))
 
-    def _to_url(self, delivery: DeliveryRecord, content: WebhookContent) -> WebhookMessage:
-        return WebhookMessage(
-            url=content.url or "",
-            method=content.method,
-            headers=content.headers,
-            body=content.body.encode(),
-            event_id=content.event_id,
-            active=self._open_delivery_secret(delivery, content),
-        )
+    async def _step_secrets(
+        self, connection: asyncpg.Connection, project_id: UUID, deliveries: Sequence[DeliveryRecord], now: datetime
+    ) -> tuple[str, ...]:
+        """The project's for steps of workflows; none when there is no such delivery, or they cannot be opened."""
+        if not any(_is_of_a_step(each) for each in deliveries):
+            return ()
+        try:
+            return await active_step_secrets(connection, self._vault, project_id=project_id, now=now)
+        except CannotOpen:
+            return ()
 
     def _open_delivery_secret(self, delivery: DeliveryRecord, content: WebhookContent) -> tuple[str, ...]:
         if content.sealed_secret is None:
@@ -177,6 +182,21 @@ def _is_elsewhere(delivery: DeliveryRecord, lanes: Mapping[UUID, str]) -> bool:
     """It waits in another lane than its endpoint's."""
     lane = None if delivery.endpoint_id is None else lanes.get(delivery.endpoint_id)
     return lane is not None and lane != delivery.dispatch_key
+
+
+def _is_of_a_step(delivery: DeliveryRecord) -> bool:
+    return delivery.endpoint_id is None and delivery.workflow_run_id is not None
+
+
+def _to_url(content: WebhookContent, active: tuple[str, ...]) -> WebhookMessage:
+    return WebhookMessage(
+        url=content.url or "",
+        method=content.method,
+        headers=content.headers,
+        body=content.body.encode(),
+        event_id=content.event_id,
+        active=active,
+    )
 
 
 def _to_endpoint(content: WebhookContent, target: WebhookTarget, active: tuple[str, ...]) -> WebhookMessage:

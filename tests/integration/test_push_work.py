@@ -760,6 +760,31 @@ async def test_a_dead_activity_leaves_its_device_alone(desk: Desk) -> None:
 # ── the key pair for browsers ──
 
 
+async def test_the_deliveries_of_a_step_name_their_run_and_its_event(desk: Desk) -> None:
+    await desk.device()
+    workflow_id, run_id = uuid7(), uuid7()
+    request = PushRequest(
+        project_id=desk.project_id,
+        batch_id=None,
+        content=PushContent(message_id=uuid7(), push=HELLO),
+        now=NOW,
+        workflow_id=workflow_id,
+        workflow_run_id=run_id,
+        workflow_step_number=3,
+        event_seq=7,
+        event_type="order.placed",
+        depth=2,
+    )
+    async with desk.database.transaction() as connection:
+        made = await plan_for_people(connection, request, user_ids=("ada", "bob"))
+    of_run = [
+        (each.workflow_id, each.workflow_run_id, each.workflow_step_number, each.event_seq, each.event_type, each.depth)
+        for each in made
+    ]
+    assert of_run == [(workflow_id, run_id, 3, 7, "order.placed", 2)] * 2
+    assert [each.status for each in made] == ["QUEUED", "SUPPRESSED"]
+
+
 async def test_the_key_pair_for_browsers_is_made_once_however_many_need_it_first(module_database_url: str) -> None:
     async with opened(module_database_url, max_size=6) as desk:
 

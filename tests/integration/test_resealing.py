@@ -25,6 +25,7 @@ SET_UP = """mutation {
     input: {name: "shop", verifier: HMAC_SHA256, secret: "a shared secret", eventType: "shop.called"}
   ) { userErrors { message } }
   addSenderDomain(domain: "example.com") { userErrors { message } }
+  rotateWorkflowSecret { userErrors { message } }
 }"""
 
 
@@ -33,15 +34,15 @@ async def test_everything_that_is_sealed_is_sealed_anew(database_url: str) -> No
         gateway.services = replace(gateway.services, vault=Vault(OLD))
         tenant = await gateway.tenant()
         payloads: dict[str, Any] = {**await tenant.data(SET_UP), **await tenant.data(CONFIGURE, input=TWILIO)}
-        assert [payload["userErrors"] for payload in payloads.values()] == [[], [], [], []]
+        assert [payload["userErrors"] for payload in payloads.values()] == [[], [], [], [], []]
         database = gateway.services.database
 
-        assert await reseal_everything(database, Vault(NEW)) == Resealed(0, 0, 4)
-        assert await reseal_everything(database, Vault(NEW, [OLD])) == Resealed(4, 0, 0)
-        assert await reseal_everything(database, Vault(NEW)) == Resealed(0, 4, 0)
-        assert await reseal_everything(database, Vault(OLD)) == Resealed(0, 0, 4)
+        assert await reseal_everything(database, Vault(NEW)) == Resealed(0, 0, 5)
+        assert await reseal_everything(database, Vault(NEW, [OLD])) == Resealed(5, 0, 0)
+        assert await reseal_everything(database, Vault(NEW)) == Resealed(0, 5, 0)
+        assert await reseal_everything(database, Vault(OLD)) == Resealed(0, 0, 5)
 
-        assert await sealed_columns(database_url) == 4
+        assert await sealed_columns(database_url) == 5
 
 
 async def sealed_columns(url: str) -> int:

@@ -69,6 +69,7 @@ NEEDED = {
     "Mutation.deleteInboundEndpoint": Role.ADMIN,
     "Query.workflowBlueprints": Role.VIEWER,
     "Mutation.testRunWorkflow": Role.EDITOR,
+    "Mutation.rotateWorkflowSecret": Role.ADMIN,
     "Subscription.eventStream": Role.VIEWER,
     "Subscription.deliveryUpdates": Role.VIEWER,
 }

@@ -31,8 +31,8 @@ from db.statements import statements
 from db.suppressions import SuppressionRecord
 from db.templates import TemplateRecord
 from db.webhook_endpoints import WebhookEndpointRecord, WebhookSubscription, WebhookTarget
-from db.workflow_secrets import WorkflowSecretRecord
 from db.workflow_records import ActiveTrigger, WorkflowRecord, WorkflowStanding, WorkflowVersionRecord
+from db.workflow_secrets import WorkflowSecretRecord
 from tests.integration.log_support import open_database
 
 SQL = Path(db.statements.__file__).parent / "sql"

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from engine.errors import CursorInvalid
+from engine.workflows.signing import active_step_secrets
 from schema import build_schema
 from tests.integration.delivery_support import make_delivery
 from tests.integration.graphql_support import Gateway, Tenant, open_gateway
@@ -520,6 +521,16 @@ async def _retire_webhook_secret(victim: Tenant, attacker: Tenant) -> None:
         tried = await attacker.data(document, endpoint=endpoint_id, secret=rotated["secrets"][0]["id"])
         assert tried["retireWebhookSecret"] == {"endpoint": None, "userErrors": [{"code": "NOT_FOUND"}]}
     assert await victim.data(WEBHOOKS) == before
+
+
+@case("Mutation.rotateWorkflowSecret")
+async def _rotate_workflow_secret(victim: Tenant, attacker: Tenant) -> None:
+    document = "mutation { rotateWorkflowSecret(graceSeconds: 0) { secret userErrors { code } } }"
+    secrets = [(await each.data(document))["rotateWorkflowSecret"]["secret"] for each in (victim, attacker)]
+    async with victim.gateway.services.database.transaction() as connection:
+        now, vault = victim.gateway.services.clock.now(), victim.gateway.services.vault
+        held = await active_step_secrets(connection, vault, project_id=victim.project_id, now=now)
+    assert held == (secrets[0],)
 
 
 @case("Mutation.sendTestWebhook")
