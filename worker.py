@@ -19,6 +19,7 @@ from uuid import UUID
 
 from db.database import Database
 from db.dispatch import find_due_projects, find_expired
+from db.records import Lane
 from db.replays import find_replaying_projects
 from engine.channels.apns import ApnsSender
 from engine.channels.base import ChannelWork
@@ -34,6 +35,7 @@ from engine.dispatch.values import Channel
 from engine.email.unsubscribe import UnsubscribeTokens
 from engine.email.work import EmailWork
 from engine.garbage import settle_collector
+from engine.lanes import EVENTS
 from engine.live.broadcast import Broadcast
 from engine.push.work import PushWork
 from engine.sms.work import SmsWork
@@ -73,9 +75,10 @@ class WorkerProcess:
         self.clock = DatabaseClock(self.database)
         self.broadcast = Broadcast(required(settings.redis_url))
         self.relay = Relay(self.database, self.broadcast)
-        self._followed = Followed(webhooks.NAME)
+        self._followed = Followed(webhooks.NAME, Lane.EVENTS, WorkKind.EVENTS, bell=WorkKind.EVENTS)
         self._follower = Follower(
             webhooks.NAME,
+            EVENTS,
             webhooks.follow,
             database=self.database,
             clock=self.clock,
@@ -88,7 +91,7 @@ class WorkerProcess:
         async with self._open() as dispatcher:
             attendance = Attendance(Jobs(self.database), self._handlers(dispatcher))
             sweeper = Sweeper(self.database, self.clock, self._finders(), attendance.enqueue)
-            hints = Hints(self.broadcast, self._followed, attendance.hint)
+            hints = Hints(self.broadcast, [self._followed], attendance.hint)
             tasks = [
                 asyncio.create_task(self.relay.run(stop), name="relay"),
                 asyncio.create_task(sweeper.run(stop), name="sweeper"),

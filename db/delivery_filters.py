@@ -19,7 +19,7 @@ class DeliveryFilter(msgspec.Struct, frozen=True):
 
     `event_types` are canonical names (aliases already replaced) and wildcards; a delivery that no event caused matches
     none of them. `since` (inclusive) and `until` (exclusive) are about when the delivery was made. For an item of the
-    lane, `statuses` and `error_codes` are about what that step led to.
+    lane, `statuses` and `error_codes` are about what that step led to. `of_runs`: only what runs of workflows made.
     """
 
     ids: tuple[UUID, ...] | None = None
@@ -34,6 +34,7 @@ class DeliveryFilter(msgspec.Struct, frozen=True):
     error_codes: tuple[str, ...] | None = None
     since: datetime | None = None
     until: datetime | None = None
+    of_runs: bool = False
 
 
 EVERY_DELIVERY = DeliveryFilter()
@@ -69,5 +70,6 @@ def _sql(delivery_filter: DeliveryFilter, parameters: list[Any], *, alias: str, 
             equal_any(f"{alias}.error_code", delivery_filter.error_codes, parameters),
             compare(f"{alias}.created_at >=", delivery_filter.since, parameters),
             compare(f"{alias}.created_at <", delivery_filter.until, parameters),
+            f"{alias}.workflow_run_id IS NOT NULL" if delivery_filter.of_runs else "",
         ]
     )

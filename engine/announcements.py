@@ -7,13 +7,17 @@ from uuid import UUID
 
 import msgspec
 
+from db.delivery_records import TransitionRecord
 from db.records import Lane
+from engine.dispatch.filters import RUN_REPORTS, compile_delivery_filter
 from engine.lanes import LANE_KINDS, LaneRecord
+from engine.work import WorkKind
 
 MAX_ANNOUNCEMENT_BYTES = 256 * 1024
 """Over this only the range is announced and hubs read the log: Redis copies every message to every gateway."""
 
 T = TypeVar("T")
+_is_run_report = compile_delivery_filter(RUN_REPORTS)
 
 
 class Announcement(msgspec.Struct, frozen=True, array_like=True):
@@ -79,3 +83,12 @@ def decode(message: bytes) -> Announcement:
     if lane is None:
         raise msgspec.DecodeError("no announcement")
     return Announcement(*msgspec.structs.astuple(_decoders[lane].decode(message)))
+
+
+def bell_of(announcement: Announcement) -> WorkKind | None:
+    """What workers have to do because of an announcement; None where nobody follows such items."""
+    if announcement.lane is Lane.EVENTS:
+        return WorkKind.EVENTS
+    if any(isinstance(each, TransitionRecord) and _is_run_report(each) for each in announcement.items):
+        return WorkKind.RUN_REPORTS
+    return None

@@ -20,9 +20,17 @@ class WorkKind(StrEnum):
     DELIVERIES = "deliveries"
     """Deliveries are due: drain them."""
     EVENTS = "events"
-    """The log has grown: followers read on."""
+    """The log has grown: deliveries to webhook endpoints follow from it. Rings for all who follow the log."""
     REPLAYS = "replays"
     """A bulk replay is not finished: go on with it."""
+    TRIGGERS = "triggers"
+    """The log has grown: runs of workflows follow from it."""
+    RUN_REPORTS = "run_reports"
+    """Deliveries of runs have come to something: their runs go on."""
+    RUNS = "runs"
+    """Runs of workflows are due, or a workflow's runs are to be released or cancelled."""
+    SCHEDULES = "schedules"
+    """Workflows are due for the members of their audiences."""
 
 
 class Work(msgspec.Struct, frozen=True, array_like=True):

@@ -14,10 +14,15 @@ import msgspec
 
 from db.delivery_filters import DeliveryFilter
 from db.delivery_records import TransitionRecord
+from engine.dispatch.status import UNDER_WAY
+from engine.dispatch.values import DeliveryStatus
 from engine.filter_index import EVERYWHERE, Matching, Place, all_hold, place_of_name, places_of_name
 from engine.wildcards import fits, split_pattern
 
 TransitionMatcher: TypeAlias = Callable[[TransitionRecord], bool]
+
+RUN_REPORTS = DeliveryFilter(statuses=tuple(sorted(set(DeliveryStatus) - UNDER_WAY)), of_runs=True)
+"""What runs of workflows wait for: their deliveries have come to something."""
 
 _EXACT = {
     "batch_id": attrgetter("batch_id"),
@@ -82,6 +87,8 @@ def _tests(delivery_filter: DeliveryFilter) -> Iterable[TransitionMatcher]:
             yield _is(read, value)
     if delivery_filter.event_types is not None:
         yield _has_name(delivery_filter.event_types)
+    if delivery_filter.of_runs:
+        yield lambda transition: transition.workflow_run_id is not None
     if (since := delivery_filter.since) is not None:
         yield lambda transition: transition.created_at >= since
     if (until := delivery_filter.until) is not None:

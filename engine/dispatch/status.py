@@ -43,6 +43,8 @@ NEXT: Mapping[DeliveryStatus | None, frozenset[DeliveryStatus]] = MappingProxyTy
 
 PENDING = frozenset({S.QUEUED, S.SCHEDULED, S.RETRYING})
 """Something is still to be done, and it can be cancelled."""
+UNDER_WAY = PENDING | {S.SENDING}
+"""Nobody knows yet what comes of it."""
 
 _EVENT_TYPES: Mapping[tuple[Channel, DeliveryStatus], str] = MappingProxyType(
     {

@@ -19,13 +19,12 @@ from contextlib import asynccontextmanager
 import broadcaster
 from broadcaster import BroadcastBackend
 
-from db.records import Lane
-from engine.announcements import Announcement, channel_of, encode
+from engine.announcements import Announcement, bell_of, channel_of, encode
 from engine.live.publisher import Publisher
 from engine.live.redis_pubsub import PubSubConnection, parse_redis_url
 from engine.tasks import end_tasks
 from engine.work import CHANNEL as WORK_CHANNEL
-from engine.work import Work, WorkKind, encode_work
+from engine.work import Work, encode_work
 
 CONNECT_WAIT = 1.0
 """Seconds that `connect` waits for Redis. A gateway starts without it, and polls."""
@@ -209,11 +208,12 @@ class Broadcast(broadcaster.Broadcast):
             self._leave(channel, entry, mailbox)
 
     def announce(self, announcement: Announcement) -> None:
-        """Tell the hubs of a commit, and workers that the log has grown. Never blocks, never raises; may be lost, and
+        """Tell the hubs of a commit, and workers what follows from it. Never blocks, never raises; may be lost, and
         then the relay and the sweeper tell."""
         self._redis.publisher.announce(announcement)
-        if announcement.lane == Lane.EVENTS:
-            self.wake(Work(WorkKind.EVENTS, announcement.project_id))
+        bell = bell_of(announcement)
+        if bell is not None:
+            self.wake(Work(bell, announcement.project_id))
 
     def wake(self, work: Work) -> None:
         """Tell workers that there is something to do: never blocks, may get lost."""

@@ -4,7 +4,7 @@ Guarantees: every endpoint that is on gets one delivery for each event past the 
 made or switched on, and whose type one of its patterns matches, under either name of an alias; never one about a
 delivery that was given up, nor about an event so derived that it may start nothing more, which the log of the worker
 says. Costs what its matches cost.
-Leaves to others: exactly once, which comes from the follower's position (engine/workers/followers.py); inserting.
+Leaves to others: exactly once, which comes from the follower's position (engine/workers/followers.py).
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from db.filters import EventFilter
 from db.projects import read_project
 from db.records import EventRecord
 from db.webhook_endpoints import WebhookSubscription, read_webhook_subscriptions
-from engine.dispatch.ledger import MAX_DEPTH
+from engine.dispatch.ledger import MAX_DEPTH, create_deliveries
 from engine.dispatch.values import Channel, DeliveryStatus, WebhookContent, host_key
 from engine.filter_index import FilterIndex
 from engine.filters import EVENT_MATCHING
 from engine.taxonomy import expand_names
 from engine.webhooks.bodies import event_body
+from engine.work import Work, WorkKind
+from engine.workers.followers import NOTHING, Reacted
 
 if TYPE_CHECKING:
     import asyncpg
@@ -56,22 +58,14 @@ _logger = logging.getLogger(__name__)
 
 
 async def follow(
-    connection: asyncpg.Connection, *, project_id: UUID, events: Sequence[EventRecord], now: datetime
-) -> Sequence[NewDelivery]:
-    """The deliveries that follow from a page of events, in their order. `now` is business time."""
-    subscriptions = await read_webhook_subscriptions(connection, project_id=project_id)
-    matches = [match for match in match_events(subscriptions, events) if _may_start(match[0])]
-    if not matches:
-        return ()
-    project = await read_project(connection, project_id=project_id)
-    if project is None:
-        return ()
-    deliveries: list[NewDelivery] = []
-    for event, wanted in matches:
-        event_id, body = event_body(event, organization_id=project.organization_id)
-        content = msgspec.json.encode(WebhookContent(event_id=event_id, body=body)).decode()
-        deliveries += [_delivery(event, subscription, content, now) for subscription in wanted]
-    return deliveries
+    connection: asyncpg.Connection, *, project_id: UUID, items: Sequence[EventRecord], now: datetime
+) -> Reacted:
+    """Make the deliveries that follow from a page of events, in their order. `now` is business time."""
+    deliveries = await _deliveries(connection, project_id, items, now)
+    if not deliveries:
+        return NOTHING
+    announcements = await create_deliveries(connection, project_id=project_id, deliveries=deliveries, now=now)
+    return Reacted(announcements, (Work(WorkKind.DELIVERIES, project_id),))
 
 
 def match_events(
@@ -92,6 +86,24 @@ def depth_of(event: EventRecord) -> int:
         return 0
     depth = _read_depth(context).depth
     return depth if type(depth) is int and depth > 0 else 0
+
+
+async def _deliveries(
+    connection: asyncpg.Connection, project_id: UUID, events: Sequence[EventRecord], now: datetime
+) -> list[NewDelivery]:
+    subscriptions = await read_webhook_subscriptions(connection, project_id=project_id)
+    matches = [match for match in match_events(subscriptions, events) if _may_start(match[0])]
+    if not matches:
+        return []
+    project = await read_project(connection, project_id=project_id)
+    if project is None:
+        return []
+    deliveries: list[NewDelivery] = []
+    for event, wanted in matches:
+        event_id, body = event_body(event, organization_id=project.organization_id)
+        content = msgspec.json.encode(WebhookContent(event_id=event_id, body=body)).decode()
+        deliveries += [_delivery(event, subscription, content, now) for subscription in wanted]
+    return deliveries
 
 
 def _wanted(index: _Index, subscriptions: Subscriptions, event: EventRecord) -> list[WebhookSubscription]:

@@ -1,9 +1,9 @@
-"""Followers of the log: what follows from each event is written once, whatever crashes.
+"""Followers of a lane of the log: what follows from each item is written once, whatever crashes.
 
-Guarantees: an item takes effect exactly once in PostgreSQL, in the log's order: what a follower makes of a page and its
-new position are one transaction, fenced by the lease and by the old position (a lease alone fails when a process is
-stopped and goes on later). Leaves to others: what follows from an event (`Reaction`), waking who acts on it.
-Stops between pages.
+Guarantees: an item takes effect exactly once in PostgreSQL, in the lane's order: what a follower makes of a page and
+its new position are one transaction, fenced by the lease and by the old position (a lease alone fails when a process is
+stopped and goes on later). What is announced, and who is woken, is so after the commit.
+Leaves to others: what follows from an item (`Reaction`). Stops between pages.
 """
 
 from __future__ import annotations
@@ -12,27 +12,26 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from uuid import UUID, uuid4
 
+import msgspec
+
 from db.database import Database
-from db.delivery_records import NewDelivery
-from db.events import read_event_page
 from db.failures import is_passing
 from db.followers import advance_follower, lease_follower, release_follower
-from db.records import EventPage, EventRecord, Lane
 from engine.announcements import Announcement
 from engine.clock import Clock
-from engine.dispatch.ledger import create_deliveries
-from engine.work import Work, WorkKind
+from engine.lanes import LaneKind, LanePage
+from engine.work import Work
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     import asyncpg
 
-PAGE_EVENTS = 200
-"""Events that take effect together: bounds the transaction, and what a crash does over."""
+PAGE_ITEMS = 200
+"""Items that take effect together: bounds the transaction, and what a crash does over."""
 LEASE = timedelta(seconds=6)
 """Longer than a page takes; renewed before each. Real time. No longer than a job of a dead worker waits anyway."""
 RETRY_SECONDS = 0.05
@@ -40,29 +39,49 @@ RETRY_SECONDS = 0.05
 
 _logger = logging.getLogger(__name__)
 
+R = TypeVar("R")
+R_contra = TypeVar("R_contra", contravariant=True)
 
-class Reaction(Protocol):
-    """What follows from events. Called inside the transaction that moves the position; locks no heads."""
+
+class Reacted(msgspec.Struct, frozen=True):
+    """What a reaction has to say once its transaction has committed."""
+
+    announcements: tuple[Announcement, ...] = ()
+    works: tuple[Work, ...] = ()
+
+
+NOTHING = Reacted()
+
+
+class Reaction(Protocol[R_contra]):
+    """What follows from items: writes it, in the transaction that moves the position; locks heads last."""
 
     async def __call__(
-        self, connection: asyncpg.Connection, *, project_id: UUID, events: Sequence[EventRecord], now: datetime
-    ) -> Sequence[NewDelivery]: ...
+        self, connection: asyncpg.Connection, *, project_id: UUID, items: Sequence[R_contra], now: datetime
+    ) -> Reacted: ...
 
 
-class Follower:
-    """One reader of the events lane of every project, in one worker. `name` is what its positions are stored under."""
+class Follower(Generic[R]):
+    """One reader of a lane of every project, in one worker. `name` is what its positions are stored under.
+
+    `item_filter` leaves out what it takes no notice of, by default nothing.
+    """
 
     def __init__(
         self,
         name: str,
-        react: Reaction,
+        kind: LaneKind[R, Any],
+        react: Reaction[R],
         *,
         database: Database,
         clock: Clock,
         announce: Callable[[Announcement], None],
         wake: Callable[[Work], None],
+        item_filter: Any = None,
     ) -> None:
         self.name = name
+        self._kind = kind
+        self._item_filter = kind.everything if item_filter is None else item_filter
         self._react = react
         self._database = database
         self._clock = clock
@@ -86,16 +105,18 @@ class Follower:
                 connection,
                 project_id=project_id,
                 follower=self.name,
-                lane=Lane.EVENTS,
+                lane=self._kind.lane,
                 token=self._token,
                 lease=LEASE,
             )
 
-    async def _read_page(self, project_id: UUID, position: int) -> EventPage:
+    async def _read_page(self, project_id: UUID, position: int) -> LanePage[R]:
         async with self._database.connection() as connection:
-            return await read_event_page(connection, project_id=project_id, after=position, limit=PAGE_EVENTS)
+            return await self._kind.read_page(
+                connection, project_id=project_id, after=position, limit=PAGE_ITEMS, item_filter=self._item_filter
+            )
 
-    async def _take_effect(self, project_id: UUID, position: int, page: EventPage) -> bool:
+    async def _take_effect(self, project_id: UUID, position: int, page: LanePage[R]) -> bool:
         """One page, in one transaction. False when the lease was lost: another worker goes on from there."""
         while True:
             try:
@@ -106,30 +127,29 @@ class Follower:
                 _logger.info("follower.tried_again", extra={"follower": self.name, "reason": type(error).__name__})
             await asyncio.sleep(RETRY_SECONDS)
 
-    async def _try(self, project_id: UUID, position: int, page: EventPage) -> bool:
+    async def _try(self, project_id: UUID, position: int, page: LanePage[R]) -> bool:
         now = self._clock.now()
         async with self._database.transaction() as connection:
             moved = await advance_follower(
                 connection,
                 project_id=project_id,
                 follower=self.name,
-                lane=Lane.EVENTS,
+                lane=self._kind.lane,
                 token=self._token,
                 position=position,
                 reached=page.reached,
             )
             if not moved:
                 return False
-            deliveries = await self._react(connection, project_id=project_id, events=page.events, now=now)
-            announcements = await create_deliveries(connection, project_id=project_id, deliveries=deliveries, now=now)
-        for announcement in announcements:
+            reacted = await self._react(connection, project_id=project_id, items=page.items, now=now)
+        for announcement in reacted.announcements:
             self._announce(announcement)
-        if deliveries:
-            self._wake(Work(WorkKind.DELIVERIES, project_id))
+        for work in reacted.works:
+            self._wake(work)
         return True
 
     async def _release(self, project_id: UUID) -> None:
         async with self._database.connection() as connection:
             await release_follower(
-                connection, project_id=project_id, follower=self.name, lane=Lane.EVENTS, token=self._token
+                connection, project_id=project_id, follower=self.name, lane=self._kind.lane, token=self._token
             )

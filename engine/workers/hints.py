@@ -1,14 +1,14 @@
 """Hearing what there is to do: Redis's side of waking workers.
 
 Guarantees: a hint about a project that concerns this worker reaches `hint` once or not at all; nothing is remembered.
-Of a log that has grown only projects that some follower follows concern it. Leaves to others: what a lost hint would
-have said (the sweeper). Stops when its `run` is cancelled.
+That a lane has grown is heard once for each follower of that lane, of projects that it follows. Leaves to others: what
+a lost hint would have said (the sweeper). Stops when its `run` is cancelled.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -26,18 +26,24 @@ _logger = logging.getLogger(__name__)
 
 
 class Followed:
-    """The projects that one follower follows, as the last sweep found them."""
+    """The projects that one follower of a lane follows, as the last sweep found them.
 
-    def __init__(self, follower: str) -> None:
+    `kind` is the work of following on, `bell` what rings when the lane has grown.
+    """
+
+    def __init__(self, follower: str, lane: Lane, kind: WorkKind, *, bell: WorkKind) -> None:
+        self.kind = kind
+        self.bell = bell
         self._follower = follower
+        self._lane = lane
         self._project_ids: frozenset[UUID] = frozenset()
 
     def __contains__(self, project_id: UUID) -> bool:
         return project_id in self._project_ids
 
     async def find_behind(self, connection: asyncpg.Connection) -> list[UUID]:
-        """Look anew; the projects whose log holds more than was followed."""
-        projects = await read_followed_projects(connection, follower=self._follower, lane=Lane.EVENTS)
+        """Look anew; the projects whose lane holds more than was followed."""
+        projects = await read_followed_projects(connection, follower=self._follower, lane=self._lane)
         self._project_ids = frozenset(each.project_id for each in projects)
         return [each.project_id for each in projects if each.is_behind]
 
@@ -45,10 +51,12 @@ class Followed:
 class Hints:
     """Listens on the channel of all workers."""
 
-    def __init__(self, broadcast: Broadcast, followed: Followed, hint: Callable[[Work], None]) -> None:
+    def __init__(self, broadcast: Broadcast, followed: Sequence[Followed], hint: Callable[[Work], None]) -> None:
         self._broadcast = broadcast
-        self._followed = followed
         self._hint = hint
+        self._followed: dict[WorkKind, list[Followed]] = {}
+        for each in followed:
+            self._followed.setdefault(each.bell, []).append(each)
 
     async def run(self) -> None:
         """For ever; through restarts of Redis."""
@@ -64,5 +72,14 @@ class Hints:
         except msgspec.DecodeError:
             _logger.warning("work.unreadable_hint")
             return
-        if work.kind is not WorkKind.EVENTS or work.project_id in self._followed:
+        self.hear(work)
+
+    def hear(self, work: Work) -> None:
+        """Take notice of a hint. Never blocks."""
+        followers = self._followed.get(work.kind)
+        if followers is None:
             self._hint(work)
+            return
+        for followed in followers:
+            if work.project_id in followed:
+                self._hint(Work(followed.kind, work.project_id))

@@ -30,6 +30,7 @@ from engine.email.callbacks import EmailCallback, EmailReport, apply_email_callb
 from engine.email.domains import txt_look_up
 from engine.email.unsubscribe import UnsubscribeTokens, Unsubscription, unsubscribe
 from engine.email.work import EmailWork
+from engine.lanes import EVENTS
 from engine.push.work import PushWork
 from engine.sms.callbacks import apply_sms_callback, read_sms_callback
 from engine.sms.work import SmsWork
@@ -234,6 +235,7 @@ async def world(database_url: str) -> AsyncIterator[World]:
             workers.append(worker)
         follower = Follower(
             webhooks.NAME,
+            EVENTS,
             webhooks.follow,
             database=services.database,
             clock=services.clock,

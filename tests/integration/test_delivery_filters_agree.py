@@ -55,6 +55,7 @@ FILTERS = st.fixed_dictionaries(
         "error_codes": some(WORDS),
         "since": st.sampled_from(INSTANTS),
         "until": st.sampled_from(INSTANTS),
+        "of_runs": st.booleans(),
     },
 ).map(lambda given: DeliveryFilter(**given))
 

@@ -19,10 +19,12 @@ from db.heads import read_heads
 from db.records import EventRecord, Lane
 from engine.announcements import Announcement
 from engine.clock import DatabaseClock
+from engine.dispatch.ledger import create_deliveries
+from engine.lanes import EVENTS
 from engine.retention import trim_project
 from engine.work import Work, WorkKind
 from engine.workers import followers
-from engine.workers.followers import Follower, Reaction
+from engine.workers.followers import Follower, Reacted, Reaction
 from tests.integration.log_support import make_project, new_event, open_database
 
 NAME = "tests"
@@ -37,9 +39,11 @@ class Told:
 
 
 async def one_each(
-    connection: asyncpg.Connection, *, project_id: UUID, events: Sequence[EventRecord], now: datetime
-) -> Sequence[NewDelivery]:
-    return [delivery(event, now) for event in events]
+    connection: asyncpg.Connection, *, project_id: UUID, items: Sequence[EventRecord], now: datetime
+) -> Reacted:
+    deliveries = [delivery(event, now) for event in items]
+    announcements = await create_deliveries(connection, project_id=project_id, deliveries=deliveries, now=now)
+    return Reacted(announcements, (Work(WorkKind.DELIVERIES, project_id),))
 
 
 def delivery(event: EventRecord, now: datetime) -> NewDelivery:
@@ -57,10 +61,13 @@ def delivery(event: EventRecord, now: datetime) -> NewDelivery:
     )
 
 
-def make_follower(database: Database, react: Reaction = one_each, told: Told | None = None) -> Follower:
+def make_follower(
+    database: Database, react: Reaction[EventRecord] = one_each, told: Told | None = None
+) -> Follower[EventRecord]:
     heard = told or Told()
     return Follower(
         NAME,
+        EVENTS,
         react,
         database=database,
         clock=DatabaseClock(database),
@@ -103,14 +110,14 @@ async def test_each_event_takes_effect_once_from_where_following_began(module_da
         await append(database, project_id, 3)
         await begin(database, project_id)
         await begin(database, project_id)
-        await append(database, project_id, followers.PAGE_EVENTS + 50)
+        await append(database, project_id, followers.PAGE_ITEMS + 50)
         told = Told()
         follower = make_follower(database, told=told)
 
         await follower.follow(project_id)
         await follower.follow(project_id)
 
-        assert await followed(database, project_id) == list(range(4, followers.PAGE_EVENTS + 54))
+        assert await followed(database, project_id) == list(range(4, followers.PAGE_ITEMS + 54))
         lanes = {announcement.lane for announcement in told.announced}
         assert Lane.DELIVERIES in lanes
         assert told.woken[0] == Work(WorkKind.DELIVERIES, project_id)
@@ -144,7 +151,7 @@ async def test_a_crash_anywhere_neither_loses_nor_repeats(module_database_url: s
         assert await followed(database, project_id) == [1, 2, 3, 4, 5]
 
 
-async def _crash(follower: Follower, project_id: UUID, at: int) -> None:
+async def _crash(follower: Follower[EventRecord], project_id: UUID, at: int) -> None:
     """Run to the n-th wait of the whole coroutine, then cancel, which rolls back what is open as a lost worker does."""
     task = asyncio.create_task(follower.follow(project_id))
     for _ in range(at * 3):
@@ -195,8 +202,8 @@ async def test_two_workers_at_once_follow_once(module_database_url: str) -> None
 
 async def test_a_reaction_that_fails_moves_nothing(module_database_url: str) -> None:
     async def fail(
-        connection: asyncpg.Connection, *, project_id: UUID, events: Sequence[EventRecord], now: datetime
-    ) -> Sequence[NewDelivery]:
+        connection: asyncpg.Connection, *, project_id: UUID, items: Sequence[EventRecord], now: datetime
+    ) -> Reacted:
         raise KeyError("a fault of ours")
 
     async with open_database(module_database_url) as database:

@@ -28,6 +28,7 @@ from engine.dispatch.status import delivery_event
 from engine.dispatch.values import Channel, WebhookContent, host_key
 from engine.egress import Egress
 from engine.events import EventDraft
+from engine.lanes import EVENTS
 from engine.log import EventLog
 from engine.node_ids import NodeKind, write_event_id, write_node_id
 from engine.vault import Vault
@@ -92,6 +93,7 @@ class Shop:
         """What the follower makes of the log since the last time."""
         follower = Follower(
             NAME,
+            EVENTS,
             follow,
             database=self.desk.database,
             clock=self.desk.clock,

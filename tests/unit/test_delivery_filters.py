@@ -74,6 +74,7 @@ def make_transition(**fields: Any) -> TransitionRecord:
         (DeliveryFilter(since=NOON + timedelta(microseconds=1)), False),
         (DeliveryFilter(until=NOON), False),  # exclusive
         (DeliveryFilter(until=NOON + timedelta(microseconds=1)), True),
+        (DeliveryFilter(of_runs=True), False),
         (DeliveryFilter(user_id="ann", channels=("SMS",)), False),  # all of it must hold
     ],
 )
