@@ -8,7 +8,7 @@ from engine.workflows.signing import RotatedSecret
 from schema.errors import MutationPayload, user_errors
 
 
-@strawberry.type(description="What became of rotateWorkflowSecret.")
+@strawberry.type(description="What became of rotateWorkflowSecret. Needs ADMIN.")
 class RotateWorkflowSecretPayload(MutationPayload):
     secret: str | None = strawberry.field(
         description="whsec_… and base64, for the receivers. Shown once; null when nothing was changed."
