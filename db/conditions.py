@@ -120,7 +120,7 @@ class _Writer:
             case "event", field if self._table == "events":
                 return f"{self._alias}.{_EVENT_COLUMNS[field]}"
             case "profile", "consent":
-                return f"'{CONSENT_WITHOUT_RECORD}'::text"
+                return self._consent(path.keys[0])
             case "profile", "lastSeenAt":
                 return self._last_seen()
             case "profile", field if self._table == "profiles":
@@ -141,6 +141,13 @@ class _Writer:
             f"(SELECT latest.timestamp FROM events AS latest"
             f" WHERE latest.project_id = {self._alias}.project_id AND latest.user_id = {self._alias}.user_id"
             f" ORDER BY latest.seq DESC LIMIT 1)"
+        )
+
+    def _consent(self, purpose: str) -> str:
+        return (
+            f"COALESCE((SELECT said.state FROM consents AS said"
+            f" WHERE said.project_id = {self._alias}.project_id AND said.user_id = {self._alias}.user_id"
+            f" AND said.purpose = {self._bind(purpose.upper())}::text), '{CONSENT_WITHOUT_RECORD}')"
         )
 
     def _json(self, path: Path, column: str) -> str:

@@ -34,14 +34,14 @@ async def read_profiles_by_user(
     connection: asyncpg.Connection, *, project_id: UUID, user_ids: Sequence[str]
 ) -> list[ProfileRecord]:
     """The profiles of some users, in any order; unknown users are absent."""
-    return [_record(row) for row in await connection.fetch(_SQL["read_profiles_by_user"], project_id, user_ids)]
+    return [profile_of(row) for row in await connection.fetch(_SQL["read_profiles_by_user"], project_id, user_ids)]
 
 
 async def read_profiles(
     connection: asyncpg.Connection, *, project_id: UUID, profile_ids: Sequence[UUID]
 ) -> list[ProfileRecord]:
     """Profiles by id, in any order; unknown ones and other projects' are absent."""
-    return [_record(row) for row in await connection.fetch(_SQL["read_profiles"], project_id, profile_ids)]
+    return [profile_of(row) for row in await connection.fetch(_SQL["read_profiles"], project_id, profile_ids)]
 
 
 async def share_profiles(connection: asyncpg.Connection, *, project_id: UUID, user_ids: Sequence[str]) -> set[str]:
@@ -97,7 +97,7 @@ async def list_profiles(
             LIMIT 1
         ) AS seen ON true
         ORDER BY page.created_at {order}, page.profile_id {order}"""  # noqa: S608
-    found = [_record(row) for row in await connection.fetch(text, *parameters)]
+    found = [profile_of(row) for row in await connection.fetch(text, *parameters)]
     page = found[:limit]
     return ProfileList(tuple(reversed(page)) if from_end else tuple(page), has_more=len(found) > limit)
 
@@ -139,7 +139,8 @@ def _matching(where: Sequence[Condition], search: str | None, now: datetime, par
     return f"{conditions} AND ({searched})"
 
 
-def _record(row: Mapping[str, Any]) -> ProfileRecord:
+def profile_of(row: Mapping[str, Any]) -> ProfileRecord:
+    """A row of a statement that reads people."""
     return ProfileRecord(
         row["project_id"],
         row["profile_id"],

@@ -1,4 +1,4 @@
-"""Frozen rows of audiences, workflows, their versions, runs and steps, and of the runs lane of the log.
+"""Frozen rows of workflows, their versions, runs and steps, and of the runs lane of the log.
 
 JSON columns are the JSON text itself.
 """
@@ -11,17 +11,6 @@ from uuid import UUID
 import msgspec
 
 from db.records import HeadRecord
-
-
-class AudienceRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A group of people. `conditions` is a list of conditions, as clients write them."""
-
-    project_id: UUID
-    audience_id: UUID
-    name: str
-    conditions: msgspec.Raw
-    created_at: datetime
-    updated_at: datetime
 
 
 class WorkflowRecord(msgspec.Struct, frozen=True, kw_only=True):
