@@ -31,7 +31,15 @@ from db.statements import statements
 from db.suppressions import SuppressionRecord
 from db.templates import TemplateRecord
 from db.webhook_endpoints import WebhookEndpointRecord, WebhookSubscription, WebhookTarget
-from db.workflow_records import ActiveTrigger, WorkflowRecord, WorkflowStanding, WorkflowVersionRecord
+from db.workflow_records import (
+    ActiveTrigger,
+    RunRecord,
+    RunStepRecord,
+    WorkflowRecord,
+    WorkflowStanding,
+    WorkflowVersionRecord,
+)
+from db.workflow_runs import StepDelivery
 from db.workflow_secrets import WorkflowSecretRecord
 from tests.integration.log_support import open_database
 
@@ -110,6 +118,10 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "workflows.read_workflow_versions": WorkflowVersionRecord,
     "workflows.read_workflows": WorkflowRecord,
     "workflows.share_workflows": WorkflowStanding,
+    "workflow_runs.lock_changing_workflow": WorkflowStanding,
+    "workflow_runs.read_run_steps": RunStepRecord,
+    "workflow_runs.read_runs": RunRecord,
+    "workflow_runs.read_step_deliveries": StepDelivery,
 }
 OTHER_COLUMNS = {
     "sealed_values.reseal_workflow_secret": [],
@@ -203,6 +215,21 @@ OTHER_COLUMNS = {
     "providers.delete_provider": ["provider_id"],
     "providers.insert_provider": [],
     "providers.set_provider_error": [],
+    "workflow_failures.count_failures": ["workflow_id", "consecutive"],
+    "workflow_failures.forget_failures": [],
+    "workflow_runs.cancel_deliveries": [],
+    "workflow_runs.find_due_projects": ["project_id"],
+    "workflow_runs.find_due_runs": ["run_id", "workflow_id", "user_id"],
+    "workflow_runs.insert_runs": [],
+    "workflow_runs.lock_held_runs": [*RunRecord.__struct_fields__, "lease_token", "is_leased"],
+    "workflow_runs.lock_pending_deliveries": ["delivery_id"],
+    "workflow_runs.lock_runs": [*RunRecord.__struct_fields__, "lease_token", "is_leased"],
+    "workflow_runs.lock_unfinished_runs": [*RunRecord.__struct_fields__, "lease_token", "is_leased"],
+    "workflow_runs.return_leases": [],
+    "workflow_runs.save_runs": [],
+    "workflow_runs.set_claims": ["run_id"],
+    "workflow_runs.try_lock_runs": [*RunRecord.__struct_fields__, "lease_token", "is_leased"],
+    "workflow_runs.upsert_run_steps": [],
     "workflows.bump_generation": [],
     "workflows.count_workflows": ["count"],
     "workflows.delete_workflow": [],
