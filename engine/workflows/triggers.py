@@ -1,12 +1,11 @@
 """What starts a workflow: from the JSON that clients write, and back into it.
 
 Guarantees: what `read_trigger` gives can be matched against an event, or has a time table of five fields in a time zone
-that exists. Leaves to others: whether the audience exists, and when a schedule is due next.
+that exists, and is due some day. Leaves to others: whether the audience exists, and when a schedule is due next.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +17,7 @@ from engine.node_ids import NodeKind, parse_node_id, write_node_id
 from engine.push.quiet_hours import find_zone
 from engine.workflows.definition import ReentryPolicy, Schedule, Trigger
 from engine.workflows.fields import Fields
+from engine.workflows.schedules import InvalidCron, read_cron
 
 MAX_EVENT_TYPE_CHARACTERS = 200
 """Of a name or wildcard: no stored name is longer."""
@@ -26,16 +26,6 @@ MAX_CRON_CHARACTERS = 200
 _KEYS = ("eventType", "schedule", "filters", "audienceId", "reentry")
 _EVENT_FILTER_ROOTS = frozenset({"event", "profile", "events"})
 _SCHEDULE_FILTER_ROOTS = frozenset({"profile", "events"})
-
-_MONTHS = "JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC"
-_WEEKDAYS = "SUN|MON|TUE|WED|THU|FRI|SAT"
-_CRON_FIELDS = (
-    ("minute", 0, 59, ""),
-    ("hour", 0, 23, ""),
-    ("day of the month", 1, 31, ""),
-    ("month", 1, 12, _MONTHS),
-    ("day of the week", 0, 7, _WEEKDAYS),
-)
 
 
 def read_trigger(outer: Fields) -> Trigger | None:
@@ -76,25 +66,10 @@ def _read_schedule(outer: Fields) -> Schedule | None:
 
 
 def _check_cron(cron: str, fields: Fields) -> None:
-    parts = cron.split()
-    if len(parts) != len(_CRON_FIELDS):
-        message = "cron has five fields: minute, hour, day of the month, month, day of the week; e.g. 0 9 * * MON-FRI."
-        fields.problems.add(message, fields.at("cron"))
-        return
-    for part, (name, least, most, words) in zip(parts, _CRON_FIELDS, strict=True):
-        if not all(_is_cron_entry(entry, least, most, words) for entry in part.split(",")):
-            message = f"In cron, the {name} is made of *, numbers from {least} to {most}, ranges, lists and /steps."
-            fields.problems.add(message, fields.at("cron"))
-
-
-def _is_cron_entry(entry: str, least: int, most: int, words: str) -> bool:
-    value = rf"[0-9]{{1,2}}|{words}" if words else "[0-9]{1,2}"
-    match = re.fullmatch(rf"(?:\*|({value})(?:-({value}))?)(?:/([0-9]{{1,2}}))?", entry, re.IGNORECASE)
-    if match is None:
-        return False
-    first, last, step = match.groups()
-    numbers = [int(text) for text in (first, last) if text is not None and text.isdigit()]
-    return all(least <= number <= most for number in numbers) and (step is None or int(step) > 0)
+    try:
+        read_cron(cron)
+    except InvalidCron as error:
+        fields.problems.add(str(error), fields.at("cron"))
 
 
 def _read_audience(fields: Fields) -> UUID | None:

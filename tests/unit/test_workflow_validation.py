@@ -435,6 +435,7 @@ def test_a_trigger_is_an_event_or_a_schedule() -> None:
         ({"schedule": {"cron": "0 9 0 * *"}, "audienceId": AUDIENCE}, "trigger.schedule.cron"),
         ({"schedule": {"cron": "0 9 * FEBR *"}, "audienceId": AUDIENCE}, "trigger.schedule.cron"),
         ({"schedule": {"cron": "*/0 9 * * *"}, "audienceId": AUDIENCE}, "trigger.schedule.cron"),
+        ({"schedule": {"cron": "0 9 30 2 *"}, "audienceId": AUDIENCE}, "trigger.schedule.cron"),
         (
             {"schedule": {"cron": "0 9 * * *", "timezone": "Berlin"}, "audienceId": AUDIENCE},
             "trigger.schedule.timezone",
