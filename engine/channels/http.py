@@ -117,9 +117,14 @@ class HttpClient:
         body: bytes | None = None,
         plain_http: bool = False,
         max_body: int = MAX_BODY_BYTES,
+        within: timedelta | None = None,
     ) -> HttpAnswer | HttpFailure:
-        """One exchange. Never raises for what the network or the receiver does."""
-        ends_at = asyncio.get_running_loop().time() + SEND_TIMEOUT.total_seconds()
+        """One exchange. Never raises for what the network or the receiver does.
+
+        With `within` it may take that long, its body included, instead of `SEND_TIMEOUT` and `BODY_SECONDS`.
+        """
+        clock = asyncio.get_running_loop().time
+        ends_at = clock() + (within or SEND_TIMEOUT).total_seconds()
         try:
             to = self._destination_of(url, plain_http)
             request = request_bytes(method, to, _with_defaults(headers), body)
@@ -127,7 +132,7 @@ class HttpClient:
                 answered = await exchange(self._connector, to, request, self.session.timeout)
         except (aiohttp.ClientError, OSError) as error:
             return failure_of(error)
-        text = await _read_text(answered, max_body, ends_at)
+        text = await _read_text(answered, max_body, ends_at if within else min(ends_at, clock() + BODY_SECONDS))
         return HttpAnswer(status=answered.status, headers=answered.headers, body=text)
 
     @property
@@ -277,7 +282,7 @@ async def _read_text(answered: Exchange, limit: int, ends_at: float) -> str:
         return _storable(content.read_nowait(), limit)
     body = bytearray()
     try:
-        async with asyncio.timeout_at(min(ends_at, asyncio.get_running_loop().time() + BODY_SECONDS)):
+        async with asyncio.timeout_at(ends_at):
             while len(body) < limit:
                 chunk = await content.read(limit - len(body))
                 if not chunk:

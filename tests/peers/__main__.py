@@ -25,6 +25,7 @@ import orjson
 from tests.peers.apns import ApnsPeer
 from tests.peers.dns import dns_peer
 from tests.peers.fcm import FcmPeer
+from tests.peers.ollama import OllamaPeer
 from tests.peers.receiver import WebhookReceiver
 from tests.peers.smtp import smtp_peer
 from tests.peers.twilio import TwilioPeer
@@ -96,6 +97,7 @@ class Peers:
         self.web_push = await self._start_web_push()
         self.smtp = await enter(smtp_peer())
         self.twilio = await enter(TwilioPeer.running())
+        self.ollama = await enter(OllamaPeer.running())
         self.receiver = await enter(WebhookReceiver.running())
         self.dns = await enter(dns_peer(port=self._dns_port))
         return self
@@ -140,6 +142,7 @@ class Peers:
             },
         }
         yield {"kind": "TWILIO", "settings": self.twilio.settings(), "secrets": self.twilio.secrets()}
+        yield {"kind": "OLLAMA", "settings": self.ollama.settings()}
 
     def received(self) -> Iterator[tuple[str, Callable[[], Iterable[str]]]]:
         """For each, a line about everything that it has received so far."""
@@ -148,6 +151,7 @@ class Peers:
         yield "web push", lambda: [f"push, decrypted: {_short(push.payload)}" for push in self.web_push.accepted]
         yield "smtp", lambda: [f"mail: {mail.message['Subject']}" for mail in self.smtp.received]
         yield "twilio", lambda: [f"text message: {message.form.get('Body')}" for message in self.twilio.messages]
+        yield "ollama", lambda: [f"prompt: {_short(chat['messages'][-1]['content'])}" for chat in self.ollama.asked]
         yield "webhook", lambda: [_request_line(request) for request in self.receiver.requests]
 
 

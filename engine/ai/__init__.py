@@ -1,0 +1,1 @@
+"""Asking models: what a workflow's step wants written, decided or extracted."""
