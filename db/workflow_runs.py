@@ -168,7 +168,7 @@ async def return_leases(
 
 
 async def lock_changing_workflow(connection: asyncpg.Connection, *, project_id: UUID) -> WorkflowStanding | None:
-    """A workflow whose runs are to change (`pending_change`), locked; None where there is none, or others are at it."""
+    """A workflow whose runs are to change (`pending_change`), locked; waits for whoever reads it. None: look again."""
     row = await connection.fetchrow(_SQL["lock_changing_workflow"], project_id)
     return None if row is None else WorkflowStanding(**dict(row.items()))
 

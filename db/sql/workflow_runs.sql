@@ -231,7 +231,7 @@ FROM workflows
 WHERE project_id = $1 AND pending_change IS NOT NULL
 ORDER BY project_id, workflow_id
 LIMIT 1
-FOR NO KEY UPDATE SKIP LOCKED;
+FOR NO KEY UPDATE;
 
 -- name: lock_pending_deliveries
 -- The deliveries of some runs that can still be cancelled, locked, in the order of their ids.
