@@ -28,8 +28,13 @@ CANCEL = "CANCEL"
 _SQL = statements("workflows")
 
 
+async def hold_workflows(connection: asyncpg.Connection, *, project_id: UUID) -> None:
+    """Let nobody else make, change or delete a workflow until the transaction ends. Before any other lock."""
+    await connection.execute(_SQL["hold_workflows"], project_id)
+
+
 async def count_workflows(connection: asyncpg.Connection, *, project_id: UUID) -> int:
-    """How many a project has. Nobody else counts until the transaction ends: names cannot be taken meanwhile."""
+    """How many a project has."""
     return int(await connection.fetchval(_SQL["count_workflows"], project_id))
 
 

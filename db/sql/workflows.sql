@@ -1,11 +1,15 @@
--- name: count_workflows
--- How many a project has; locks the project's row, so that two do not count at once.
-SELECT (
-    SELECT count(*) FROM workflows AS w WHERE w.project_id = p.project_id AND w.deleted_at IS NULL
-) AS count
-FROM projects AS p
-WHERE p.project_id = $1
+-- name: hold_workflows
+-- Lets nobody else make or change a workflow of a project until the transaction ends.
+SELECT project_id
+FROM projects
+WHERE project_id = $1
 FOR NO KEY UPDATE;
+
+-- name: count_workflows
+-- How many workflows a project has.
+SELECT count(*) AS count
+FROM workflows
+WHERE project_id = $1 AND deleted_at IS NULL;
 
 -- name: insert_workflow
 -- Makes a workflow with its first version; switched on, what the log holds from now on starts it.

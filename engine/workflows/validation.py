@@ -1,20 +1,21 @@
 """From what an author writes to a workflow that can be run, and back.
 
-Guarantees: `read_definition` raises for no JSON, and says everything that is wrong at once, each with the path of the
-offending part; `unparse_definition` gives what reads as an equal definition. Pure, but it parses every template: half a
-second for the largest ones, so call it in a thread. Leaves to others: whether the templates and the audience that are
-named exist in the project (`named_nodes` says where they are named).
+Guarantees: `read_definition` and `read_changes` raise for no JSON, and say everything that is wrong at once, each with
+the path of the offending part; `unparse_definition` gives what reads as an equal definition. Pure, but they parse every
+template: half a second for the largest ones, so call them in a thread. Leaves to others: whether the templates and the
+audience that are named exist in the project (`named_nodes` says where they are named).
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from engine.egress import Egress
 from engine.errors import UserError
@@ -29,6 +30,7 @@ from engine.workflows.definition import (
     StepConfig,
     StepType,
     Target,
+    Trigger,
 )
 from engine.workflows.fields import Fields, Path, Problems, find_choice, nearest, quote
 from engine.workflows.graph import UnknownTarget, find_endless_circle, resolve_target
@@ -61,20 +63,51 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 Outcome = tuple[Definition | None, tuple[UserError, ...]]
 
 
+class Changes(msgspec.Struct, frozen=True):
+    """What was given of a workflow. What is UNSET stays as it is."""
+
+    name: str | UnsetType = UNSET
+    description: str | None | UnsetType = UNSET
+    trigger: Trigger | UnsetType = UNSET
+    steps: tuple[Step, ...] | UnsetType = UNSET
+
+    def over(self, stored: Definition) -> Definition:
+        """The workflow with the changes made."""
+        given = {name: value for name, value in msgspec.structs.asdict(self).items() if value is not UNSET}
+        return msgspec.structs.replace(stored, **given)
+
+
 def read_definition(given: Mapping[str, Any], *, egress: Egress, path: Path = ("input",)) -> Outcome:
     """A whole workflow, with the names of SaveWorkflowInput; or everything that is wrong with it.
 
     `id`, `isActive` and `expectedVersion` are allowed and not looked at: they say what to do with the workflow.
     """
     problems = Problems()
-    fields = Fields(given, path, problems, name="A workflow", known=_DEFINITION_KEYS)
-    name = fields.needed_text("name", most=MAX_NAME_CHARACTERS)
-    description = fields.remark("description", most=MAX_DESCRIPTION_CHARACTERS)
-    trigger = read_trigger(fields)
-    steps = _read_steps(fields, egress)
-    if problems.found or trigger is None:
+    changes = _read(given, _DEFINITION_KEYS, egress=egress, path=path, problems=problems)
+    if problems.found or changes.name is UNSET or changes.trigger is UNSET or changes.steps is UNSET:
         return None, tuple(problems.found)
-    return Definition(name=name, description=description, trigger=trigger, steps=steps), ()
+    description = None if changes.description is UNSET else changes.description
+    return Definition(changes.name, changes.trigger, changes.steps, description), ()
+
+
+def read_changes(
+    given: Mapping[str, Any], *, egress: Egress, path: Path = ("input",)
+) -> tuple[Changes | None, tuple[UserError, ...]]:
+    """What is given of a workflow that is there; or everything that is wrong with it. Null clears what may be empty."""
+    problems = Problems()
+    changes = _read(given, given.keys(), egress=egress, path=path, problems=problems)
+    return (None, tuple(problems.found)) if problems.found else (changes, ())
+
+
+def _read(
+    given: Mapping[str, Any], wanted: Collection[str], *, egress: Egress, path: Path, problems: Problems
+) -> Changes:
+    fields = Fields(given, path, problems, name="A workflow", known=_DEFINITION_KEYS)
+    name = fields.needed_text("name", most=MAX_NAME_CHARACTERS) if "name" in wanted else UNSET
+    description = fields.remark("description", most=MAX_DESCRIPTION_CHARACTERS) if "description" in wanted else UNSET
+    trigger = read_trigger(fields) if "trigger" in wanted else UNSET
+    steps = _read_steps(fields, egress) if "steps" in wanted else UNSET
+    return Changes(name, description, UNSET if trigger is None else trigger, steps)
 
 
 def unparse_definition(definition: Definition) -> dict[str, Any]:
@@ -99,11 +132,11 @@ def unparse_step(step: Step) -> dict[str, Any]:
     return {name: value for name, value in written.items() if value is not None}
 
 
-def named_nodes(definition: Definition, path: Path = ("input",)) -> Iterator[tuple[NodeKind, UUID, Path]]:
-    """Every template and audience that a workflow names, and where."""
-    if definition.trigger.audience_id is not None:
-        yield NodeKind.AUDIENCE, definition.trigger.audience_id, (*path, "trigger", "audienceId")
-    for index, step in enumerate(definition.steps):
+def named_nodes(written: Definition | Changes, path: Path = ("input",)) -> Iterator[tuple[NodeKind, UUID, Path]]:
+    """Every template and audience that a workflow names, or what was given of one, and where."""
+    if written.trigger is not UNSET and written.trigger.audience_id is not None:
+        yield NodeKind.AUDIENCE, written.trigger.audience_id, (*path, "trigger", "audienceId")
+    for index, step in enumerate(() if written.steps is UNSET else written.steps):
         if isinstance(step.config, SendEmail) and step.config.template_id is not None:
             yield NodeKind.TEMPLATE, step.config.template_id, (*path, "steps", str(index), "config", "templateId")
 

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 import db.statements
+from db.audiences import AudienceRecord
 from db.consents import ConsentRecord
 from db.delivery_lists import ReasonRecord
 from db.delivery_records import AttemptRecord, DeliveryRecord, NewTransition
@@ -104,6 +105,12 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "sender_domains.read_sender_domains": SenderDomainRecord,
     "sender_domains.update_sender_domain": SenderDomainRecord,
     "suppressions.share_suppressions": SuppressionRecord,
+    "audiences.insert_audience": AudienceRecord,
+    "audiences.list_audiences": AudienceRecord,
+    "audiences.lock_audience": AudienceRecord,
+    "audiences.read_all_audiences": AudienceRecord,
+    "audiences.read_audiences": AudienceRecord,
+    "audiences.update_audience": AudienceRecord,
     "templates.insert_template": TemplateRecord,
     "templates.list_templates": TemplateRecord,
     "templates.lock_template": TemplateRecord,
@@ -165,6 +172,12 @@ OTHER_COLUMNS = {
     "suppressions.insert_suppressions": ["address"],
     "standings.read_held": ["address", "reason"],
     "standings.read_said": ["purpose", "state"],
+    "audiences.count_audiences": ["count"],
+    "audiences.delete_audience": [],
+    "audiences.find_audience_names": ["name", "audience_id"],
+    "audiences.find_workflows_of_audience": ["name"],
+    "audiences.hold_audiences": ["project_id"],
+    "audiences.share_audiences": ["audience_id"],
     "templates.count_templates": ["count"],
     "templates.delete_template": ["template_id"],
     "templates.find_template_name": ["template_id"],
@@ -235,6 +248,7 @@ OTHER_COLUMNS = {
     "workflows.delete_workflow": [],
     "workflows.end_pending_change": ["workflow_id"],
     "workflows.find_workflow_names": ["name", "workflow_id"],
+    "workflows.hold_workflows": ["project_id"],
     "workflows.insert_workflow": [],
     "workflows.insert_workflow_version": [],
     "workflows.read_generation": ["generation"],
