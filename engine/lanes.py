@@ -19,10 +19,14 @@ from db.delivery_records import TransitionRecord
 from db.events import read_event_page
 from db.filters import EVERYTHING, EventFilter
 from db.records import EventRecord, HeadRecord, Lane
+from db.run_filters import EVERY_RUN, RunFilter
+from db.workflow_records import RunUpdateRecord
+from db.workflow_run_log import read_run_update_page
 from engine.cursors import CursorKind
 from engine.dispatch.filters import DELIVERY_MATCHING
 from engine.filter_index import Matching
 from engine.filters import EVENT_MATCHING
+from engine.workflows.run_filters import RUN_MATCHING
 
 if TYPE_CHECKING:
     import asyncpg
@@ -34,7 +38,10 @@ RENDERED_COPIES = 3
 TRANSITION_JSON_BYTES = 200
 """A transition as JSON, at least: two UUIDs and two instants."""
 UPDATE_BYTES = 4_096
-"""A rendered transition with its delivery, up to which it is kept: see `LaneKind.rendered_bytes`."""
+"""A rendered transition with its delivery, or an update with its run, up to which it is kept: see
+`LaneKind.rendered_bytes`."""
+RUN_UPDATE_JSON_BYTES = 200
+"""An update of a run as JSON, at least, besides its step: two UUIDs and two instants."""
 
 
 class LaneRecord(Protocol):
@@ -108,8 +115,21 @@ async def _read_transitions(
     return LanePage(page.transitions, page.reached, page.head)
 
 
+async def _read_run_updates(
+    connection: asyncpg.Connection, *, project_id: UUID, after: int, limit: int, item_filter: RunFilter
+) -> LanePage[RunUpdateRecord]:
+    page = await read_run_update_page(
+        connection, project_id=project_id, after=after, limit=limit, run_filter=item_filter
+    )
+    return LanePage(page.updates, page.reached, page.head)
+
+
 def _event_json_bytes(event: EventRecord) -> int:
     return len(event.properties) + len(event.context)
+
+
+def _run_update_json_bytes(update: RunUpdateRecord) -> int:
+    return RUN_UPDATE_JSON_BYTES + len(update.step)
 
 
 EVENTS: LaneKind[EventRecord, EventFilter] = LaneKind(
@@ -132,5 +152,17 @@ DELIVERIES: LaneKind[TransitionRecord, DeliveryFilter] = LaneKind(
     json_bytes=lambda _transition: TRANSITION_JSON_BYTES,
     rendered_bytes=lambda _transition: RECORD_OVERHEAD + TRANSITION_JSON_BYTES + UPDATE_BYTES,
 )
+RUNS: LaneKind[RunUpdateRecord, RunFilter] = LaneKind(
+    lane=Lane.RUNS,
+    cursor=CursorKind.RUNS,
+    item=RunUpdateRecord,
+    everything=EVERY_RUN,
+    matching=RUN_MATCHING,
+    read_page=_read_run_updates,
+    json_bytes=_run_update_json_bytes,
+    rendered_bytes=lambda update: RECORD_OVERHEAD + RENDERED_COPIES * _run_update_json_bytes(update) + UPDATE_BYTES,
+)
 
-LANE_KINDS: Mapping[Lane, LaneKind[Any, Any]] = MappingProxyType({kind.lane: kind for kind in (EVENTS, DELIVERIES)})
+LANE_KINDS: Mapping[Lane, LaneKind[Any, Any]] = MappingProxyType(
+    {kind.lane: kind for kind in (EVENTS, DELIVERIES, RUNS)}
+)

@@ -1,0 +1,101 @@
+"""What the tests of runs share: workflows and runs as rows, and updates for their lane."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import msgspec
+from uuid_utils.compat import uuid7
+
+from db.workflow_records import NewRunUpdate
+
+
+def new_run_update(now: datetime, **values: Any) -> NewRunUpdate:
+    """A status change of a run of its own, unless told otherwise."""
+    known: dict[str, Any] = {
+        "run_id": uuid7(),
+        "workflow_id": UUID(int=1),
+        "user_id": None,
+        "status": "RUNNING",
+        "started_at": now,
+    }
+    return NewRunUpdate(**{**known, **values})
+
+
+async def insert_workflow(
+    connection: asyncpg.Connection,
+    project_id: UUID,
+    workflow_id: UUID,
+    *,
+    now: datetime,
+    definitions: Iterable[str] = ("{}",),
+    **columns: Any,
+) -> None:
+    """A workflow with its versions 1, 2, …, each the JSON of a definition."""
+    versions = list(definitions)
+    row = {
+        "project_id": project_id,
+        "workflow_id": workflow_id,
+        "name": workflow_id.hex,
+        "is_active": True,
+        "is_paused": False,
+        "version": len(versions),
+        "after_seq": 0,
+        "created_at": now,
+        "updated_at": now,
+        **columns,
+    }
+    await _insert(connection, "workflows", [row])
+    await connection.executemany(
+        "INSERT INTO workflow_versions (project_id, workflow_id, version, definition, created_at)"
+        " VALUES ($1, $2, $3, $4::text::jsonb, $5)",
+        [(project_id, workflow_id, number, text, now) for number, text in enumerate(versions, 1)],
+    )
+
+
+async def insert_runs(
+    connection: asyncpg.Connection, project_id: UUID, runs: Iterable[dict[str, Any]], *, now: datetime
+) -> None:
+    """Rows as they are. RUNNING at their first step, due now, unless told otherwise."""
+    known: dict[str, Any] = {
+        "project_id": project_id,
+        "version": 1,
+        "status": "RUNNING",
+        "depth": 0,
+        "step": 0,
+        "is_held": False,
+        "vars": {},
+        "steps_made": 0,
+        "asked": 0,
+        "started_at": now,
+    }
+    await _insert(connection, "workflow_runs", [{**known, **run} for run in runs])
+
+
+async def insert_run_steps(
+    connection: asyncpg.Connection, project_id: UUID, steps: Iterable[dict[str, Any]], *, now: datetime
+) -> None:
+    """Steps of runs as they are. The first of their run, and over, unless told otherwise."""
+    known: dict[str, Any] = {
+        "project_id": project_id,
+        "number": 1,
+        "step": 0,
+        "label": "one",
+        "type": "UPDATE_PROFILE",
+        "outcome": "OK",
+        "input": {},
+        "started_at": now,
+        "finished_at": now,
+    }
+    await _insert(connection, "workflow_run_steps", [{**known, **step} for step in steps])
+
+
+async def _insert(connection: asyncpg.Connection, table: str, rows: list[dict[str, Any]]) -> None:
+    await connection.execute(
+        f"INSERT INTO {table} SELECT * FROM jsonb_populate_recordset(CAST(NULL AS {table}), $1::text::jsonb)",
+        msgspec.json.encode(rows).decode(),
+    )
