@@ -33,6 +33,7 @@ DELIVERED = frozenset(
     Query.webhookEndpoints Mutation.saveWebhookEndpoint Mutation.deleteWebhookEndpoint
     Mutation.rotateWebhookSecret Mutation.retireWebhookSecret Mutation.sendTestWebhook
     Query.workflowBlueprints Mutation.testRunWorkflow
+    Query.audiences Mutation.saveAudience Mutation.deleteAudience
     """.split()  # noqa: SIM905
 )
 """Root fields that are finished, with all types behind them but for what `OWED` names."""
@@ -49,14 +50,12 @@ OWED = {
         WorkflowRunUpdate WorkflowRunUpdateEdge WorkflowStats WorkflowStepStats WorkflowTrigger.audience
     """,
     "audiences and analytics": """
-        Audience AudienceChange AudienceChangeEdge AudienceConnection AudienceEdge Board FunnelGroup
-        FunnelInput FunnelOrder FunnelReport FunnelStepInput FunnelStepResult Insight InsightConnection
-        InsightEdge InsightKind Interval Measure Mutation.deleteAudience Mutation.deleteBoard
-        Mutation.deleteInsight Mutation.saveAudience Mutation.saveBoard Mutation.saveInsight Profile.audiences
-        Query.audiences Query.boards Query.funnel Query.insights Query.retention Query.trend RetentionCohort
-        RetentionInput RetentionReport SaveAudienceInput SaveAudiencePayload SaveBoardInput SaveBoardPayload
-        SaveInsightInput SaveInsightPayload Subscription.audienceChanges Subscription.funnelUpdates TrendInput
-        TrendPoint TrendReport TrendSeries
+        AudienceChange AudienceChangeEdge Board FunnelGroup FunnelInput FunnelOrder FunnelReport FunnelStepInput
+        FunnelStepResult Insight InsightConnection InsightEdge InsightKind Interval Measure Mutation.deleteBoard
+        Mutation.deleteInsight Mutation.saveBoard Mutation.saveInsight Query.boards Query.funnel Query.insights
+        Query.retention Query.trend RetentionCohort RetentionInput RetentionReport SaveBoardInput
+        SaveBoardPayload SaveInsightInput SaveInsightPayload Subscription.audienceChanges
+        Subscription.funnelUpdates TrendInput TrendPoint TrendReport TrendSeries
     """,
     "identity, consent and limits": """
         AuditEntry AuditEntryConnection AuditEntryEdge AuthPayload AuthSession Consent ConsentChange

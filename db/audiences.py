@@ -45,10 +45,11 @@ class AudienceRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 async def insert_audience(
     connection: asyncpg.Connection, *, project_id: UUID, audience_id: UUID, name: str, conditions: str, now: datetime
-) -> AudienceRecord | None:
-    """Make an audience. None when its name is taken."""
-    row = await connection.fetchrow(_SQL["insert_audience"], project_id, audience_id, name, conditions, now)
-    return None if row is None else _audience_of(row)
+) -> AudienceRecord:
+    """Make an audience. Raises `asyncpg.UniqueViolationError` for a taken name."""
+    return _audience_of(
+        await connection.fetchrow(_SQL["insert_audience"], project_id, audience_id, name, conditions, now)
+    )
 
 
 async def lock_audience(
@@ -110,6 +111,11 @@ async def list_audiences(
     """Up to `limit` audiences by name, byte by byte. `search` is any part of the name, in any case."""
     rows = await connection.fetch(_SQL["list_audiences"], project_id, after, search, limit)
     return [_audience_of(row) for row in rows]
+
+
+async def hold_audiences(connection: asyncpg.Connection, *, project_id: UUID) -> None:
+    """Let nobody else make or rename an audience of a project until the transaction ends."""
+    await connection.execute(_SQL["hold_audiences"], project_id)
 
 
 async def count_audiences(connection: asyncpg.Connection, *, project_id: UUID) -> int:

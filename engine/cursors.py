@@ -38,6 +38,8 @@ class CursorKind(IntEnum):
     WEBHOOK_ENDPOINTS = 8
     PUSH_TOKENS = 9
     TEMPLATES = 10
+    AUDIENCE_LIST = 13
+    AUDIENCE_MEMBERS = 14
 
 
 class Cursor(msgspec.Struct, frozen=True):

@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from uuid import UUID
 
 from db.api_keys import read_api_keys
+from db.audiences import AudienceRecord, read_audiences
 from db.database import Database
 from db.deliveries import read_attempts, read_deliveries
 from db.delivery_records import AttemptRecord, DeliveryRecord
@@ -29,6 +30,8 @@ from db.records import ApiKeyRecord, EventRecord, ProfileRecord
 from db.sender_domains import SenderDomainRecord, read_sender_domains
 from db.templates import TemplateRecord, read_templates
 from db.webhook_endpoints import WebhookEndpointRecord, read_webhook_endpoints
+from db.workflow_records import WorkflowRecord
+from db.workflows import read_workflows
 
 MAX_KEYS = 500
 """In one statement: its rows may be large, and others wait behind it."""
@@ -207,6 +210,16 @@ class Lookups:
             lambda connection, project_id, keys: read_templates(connection, project_id=project_id, template_ids=keys),
             lambda record: record.template_id,
         )
+        self.audiences: Lookup[UUID, AudienceRecord | None] = _rows(
+            database,
+            lambda connection, project_id, keys: read_audiences(connection, project_id=project_id, audience_ids=keys),
+            lambda record: record.audience_id,
+        )
+        self.workflows: Lookup[UUID, WorkflowRecord | None] = _rows(
+            database,
+            lambda connection, project_id, keys: read_workflows(connection, project_id=project_id, workflow_ids=keys),
+            lambda record: record.workflow_id,
+        )
         self.sender_domains: Lookup[UUID, SenderDomainRecord | None] = _rows(
             database,
             lambda connection, project_id, keys: read_sender_domains(
@@ -242,6 +255,8 @@ class Loaders:
         self.inbound_endpoints = Loader(lookups.inbound_endpoints)
         self.webhook_endpoints = Loader(lookups.webhook_endpoints)
         self.templates = Loader(lookups.templates)
+        self.audiences = Loader(lookups.audiences)
+        self.workflows = Loader(lookups.workflows)
         self.sender_domains = Loader(lookups.sender_domains)
         self.push_tokens = Loader(lookups.push_tokens)
         self.push_tokens_by_user = Loader(lookups.push_tokens_by_user)

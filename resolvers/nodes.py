@@ -9,6 +9,7 @@ from uuid import UUID
 
 import msgspec
 
+from db.audiences import AudienceRecord
 from db.delivery_records import DeliveryRecord
 from db.push_tokens import PushTokenRecord
 from db.records import ApiKeyRecord, EventRecord, ProfileRecord, ProjectRecord
@@ -54,6 +55,7 @@ Found: TypeAlias = (
     | WebhookEndpointRecord
     | PushTokenRecord
     | TemplateRecord
+    | AudienceRecord
     | SenderDomainRecord
 )
 
@@ -95,6 +97,8 @@ async def _find(ctx: Context, viewer: Viewer, node_id: NodeId) -> Found | None:
             return await ctx.loaders.push_tokens.load((viewer.project_id, node_id.uuid))
         case NodeKind.TEMPLATE:
             return await ctx.loaders.templates.load((viewer.project_id, node_id.uuid))
+        case NodeKind.AUDIENCE:
+            return await ctx.loaders.audiences.load((viewer.project_id, node_id.uuid))
         case NodeKind.SENDER_DOMAIN:
             return await ctx.loaders.sender_domains.load((viewer.project_id, node_id.uuid))
         case NodeKind.PROVIDER:

@@ -8,6 +8,7 @@ import strawberry
 from graphql import GraphQLObjectType, Undefined
 from strawberry.schema.config import StrawberryConfig
 
+from schema.audience import Audience
 from schema.delivery import Delivery
 from schema.event import Event
 from schema.inbound_endpoint import InboundEndpoint
@@ -38,6 +39,7 @@ def build_schema() -> strawberry.Schema:
             Project,
             Organization,
             ApiKey,
+            Audience,
             Delivery,
             InboundEndpoint,
             Provider,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from db.audiences import AudienceRecord
 from db.delivery_records import DeliveryRecord
 from db.push_tokens import PushTokenRecord
 from db.records import ApiKeyRecord, ProfileRecord, ProjectRecord
@@ -11,6 +12,7 @@ from db.webhook_endpoints import WebhookEndpointRecord
 from engine.providers.configuring import ShownProvider
 from resolvers.inbound import ShownEndpoint
 from resolvers.nodes import Found, FoundEvent, FoundOrganization
+from schema.audience import Audience
 from schema.delivery import Delivery
 from schema.event import Event
 from schema.inbound_endpoint import InboundEndpoint
@@ -47,6 +49,8 @@ def as_node(found: Found | None) -> Node | None:
             return PushToken.of(found)
         case TemplateRecord():
             return Template.of(found)
+        case AudienceRecord():
+            return Audience.of(found)
         case SenderDomainRecord():
             return SenderDomain.of(found)
         case ShownProvider():

@@ -7,9 +7,9 @@ from typing import Annotated, Any, TypeAlias
 
 import strawberry
 
-from engine.dispatch.values import Channel, DeliveryStatus
 from resolvers.delivery_filters import DeliveryFilterArguments
 from resolvers.filters import MAX_KEYS, MAX_NAMES
+from schema.delivery_terms import Channel, DeliveryStatus
 from schema.inputs import build_with
 
 

@@ -11,6 +11,7 @@ from resolvers import projects, tracking
 from resolvers.tracking import EventBatch, IdentifyArguments
 from schema.info import Info
 from schema.project import ApiKeyPayload, ProjectPayload
+from schema.roots.audiences import AudiencesMutation
 from schema.roots.deliveries import DeliveriesMutation
 from schema.roots.email import EmailMutation
 from schema.roots.inbound import InboundMutation
@@ -43,6 +44,7 @@ class Mutation(
     InboundMutation,
     WorkflowsMutation,
     WorkflowSecretsMutation,
+    AudiencesMutation,
 ):
     @strawberry.mutation(description="Store one event; answered once it is on disk. Needs INGEST.")
     async def track(

@@ -9,6 +9,7 @@ import strawberry
 
 from db.records import ProfileRecord
 from engine.node_ids import NodeKind, write_node_id
+from resolvers import audiences as resolve_audiences
 from resolvers import deliveries as resolve_deliveries
 from resolvers import events as resolve
 from resolvers.paging import Listed, PageArguments
@@ -23,6 +24,7 @@ from schema.scalars import JSON, Cursor
 from schema.withheld import WITHHELD
 
 if TYPE_CHECKING:
+    from schema.audience import Audience
     from schema.delivery_list import DeliveryConnection
     from schema.event_list import EventConnection
 
@@ -79,6 +81,11 @@ class Profile(Node):
         found = await tokens_of(info.context, project_id=self.record.project_id, user_id=self.record.user_id)
         return [PushToken.of(record) for record in found]
 
+    @strawberry.field(description="The audiences that the person belongs to now, by name; needs VIEWER.")
+    async def audiences(self, info: Info) -> list[Annotated[Audience, strawberry.lazy("schema.audience")]]:
+        found = await resolve_audiences.audiences_of(info.context, profile=self.record)
+        return [audiences.Audience.of(record) for record in found]
+
     @staticmethod
     def of(record: ProfileRecord, *, withheld: bool = False) -> Profile:
         """`withheld`: the viewer may see no more of the person than ids."""
@@ -121,5 +128,6 @@ class ProfileConnection(CountedConnection[ProfileEdge]):
 
 
 # Last, because an event or a delivery leads to its person and a person to theirs: each module names the other's types.
+import schema.audience as audiences  # noqa: E402
 import schema.delivery_list as delivery_lists  # noqa: E402
 import schema.event_list as event_lists  # noqa: E402

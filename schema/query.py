@@ -19,6 +19,7 @@ from schema.node import Node
 from schema.paging import After, Before, First, Last
 from schema.profile import Profile, ProfileConnection
 from schema.project import Viewer
+from schema.roots.audiences import AudiencesQuery
 from schema.roots.deliveries import DeliveriesQuery
 from schema.roots.email import EmailQuery
 from schema.roots.inbound import InboundQuery
@@ -37,7 +38,9 @@ WhereArgument = Annotated[
 
 
 @strawberry.type(description="Everything that can be read. Every field looks in the caller's project only.")
-class Query(DeliveriesQuery, PushQuery, EmailQuery, ProvidersQuery, WebhooksQuery, InboundQuery, WorkflowsQuery):
+class Query(
+    DeliveriesQuery, PushQuery, EmailQuery, ProvidersQuery, WebhooksQuery, InboundQuery, WorkflowsQuery, AudiencesQuery
+):
     @strawberry.field(description="Who asks. Needs INGEST.")
     async def viewer(self, info: Info) -> Viewer:
         ctx = await reading(info)

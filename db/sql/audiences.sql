@@ -1,8 +1,7 @@
 -- name: insert_audience
--- Makes an audience, unless its name is taken.
+-- Makes an audience.
 INSERT INTO audiences (project_id, audience_id, name, conditions, created_at, updated_at)
 VALUES ($1, $2, $3, CAST($4 AS text)::json, $5, $5)
-ON CONFLICT DO NOTHING
 RETURNING project_id, audience_id, name, conditions, created_at, updated_at;
 
 -- name: lock_audience
@@ -52,6 +51,13 @@ WHERE project_id = $1 AND deleted_at IS NULL
     AND (CAST($3 AS text) IS NULL OR strpos(lower(name), lower($3)) > 0)
 ORDER BY name
 LIMIT $4;
+
+-- name: hold_audiences
+-- Lets nobody else make or rename an audience of a project until the transaction ends.
+SELECT project_id
+FROM projects
+WHERE project_id = $1
+FOR NO KEY UPDATE;
 
 -- name: count_audiences
 -- How many audiences a project has.

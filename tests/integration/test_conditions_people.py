@@ -38,6 +38,17 @@ class People:
             created_at,
         )
 
+    async def says(self, user_id: str, purpose: str, state: str, *, project: UUID = PROJECT) -> None:
+        await self._connection.execute(
+            "INSERT INTO consents (project_id, user_id, purpose, state, source, updated_at)"
+            " VALUES ($1, $2, $3, $4, 'test', $5)",
+            project,
+            user_id,
+            purpose,
+            state,
+            NOW,
+        )
+
     async def did(
         self, user_id: str | None, event_type: str, *, ago: int = 0, project: UUID = PROJECT, **properties: Any
     ) -> None:
@@ -101,6 +112,21 @@ async def test_consent_nobody_gave_is_unknown(people: People) -> None:
     assert await people.who({"path": "profile.consent.email", "op": "EQ", "value": "UNKNOWN"}) == ["ada"]
     assert await people.who({"path": "profile.consent.email", "op": "IN", "value": ["GRANTED", "DENIED"]}) == []
     assert await people.who({"path": "profile.consent.push", "op": "EXISTS"}) == ["ada"]
+
+
+async def test_consent_is_what_the_person_said_last_about_that_purpose(people: People) -> None:
+    for user in ("ada", "bob", "cy"):
+        await people.add(user)
+    await people.says("ada", "EMAIL", "GRANTED")
+    await people.says("bob", "EMAIL", "REVOKED")
+    await people.says("bob", "PUSH", "GRANTED")
+    await people.says("cy", "EMAIL", "UNKNOWN")
+
+    assert await people.who({"path": "profile.consent.email", "op": "EQ", "value": "GRANTED"}) == ["ada"]
+    assert await people.who({"path": "profile.consent.push", "op": "EQ", "value": "GRANTED"}) == ["bob"]
+    assert await people.who({"path": "profile.consent.email", "op": "EQ", "value": "UNKNOWN"}) == ["cy"]
+    assert await people.who({"path": "profile.consent.email", "op": "NOT_IN", "value": ["GRANTED"]}) == ["bob", "cy"]
+    assert await people.who({"path": "profile.consent.sms", "op": "EQ", "value": "UNKNOWN"}) == ["ada", "bob", "cy"]
 
 
 async def test_instants_of_a_person_compare_as_instants(people: People) -> None:

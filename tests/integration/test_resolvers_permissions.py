@@ -52,6 +52,9 @@ NEEDED = {
     "Mutation.deleteProvider": Role.ADMIN,
     "Mutation.sendSms": Role.EDITOR,
     "Query.templates": Role.VIEWER,
+    "Query.audiences": Role.VIEWER,
+    "Mutation.saveAudience": Role.EDITOR,
+    "Mutation.deleteAudience": Role.EDITOR,
     "Query.senderDomains": Role.VIEWER,
     "Mutation.saveTemplate": Role.EDITOR,
     "Mutation.deleteTemplate": Role.EDITOR,
@@ -75,6 +78,8 @@ NEEDED = {
 }
 ARGUMENTS = {
     "testRunWorkflow": '(input: {eventType: "a"})',
+    "saveAudience": "(input: {})",
+    "deleteAudience": '(id: "aud_x")',
     "saveTemplate": "(input: {})",
     "deleteTemplate": '(id: "tpl_x")',
     "addSenderDomain": '(domain: "x")',

@@ -338,6 +338,49 @@ async def _delete_template(victim: Tenant, attacker: Tenant) -> None:
     assert len((await victim.data("{ templates { edges { cursor } } }"))["templates"]["edges"]) == 1
 
 
+SAVE_AUDIENCE = """mutation ($input: SaveAudienceInput!) {
+  saveAudience(input: $input) { audience { id name where size } userErrors { code } }
+}"""
+AUDIENCE = {"name": "Pros", "where": [{"path": "profile.traits.card", "op": "EQ", "value": SECRET}]}
+
+
+async def _audience(victim: Tenant) -> str:
+    saved = (await victim.data(SAVE_AUDIENCE, input=AUDIENCE))["saveAudience"]
+    node_id: str = saved["audience"]["id"]
+    return node_id
+
+
+@case("Query.audiences")
+async def _audiences(victim: Tenant, attacker: Tenant) -> None:
+    node_id = await _audience(victim)
+    cursor = (await victim.data("{ audiences { edges { cursor } } }"))["audiences"]["edges"][0]["cursor"]
+    document = "query ($after: Cursor) { audiences(after: $after) { edges { node { name where } } } }"
+    assert await _sees_nothing(attacker, document) == {"data": {"audiences": {"edges": []}}}
+    assert await attacker.codes(document, after=cursor) == ["CURSOR_INVALID"]
+    assert await attacker.data("query ($id: ID!) { node(id: $id) { id } }", id=node_id) == {"node": None}
+
+
+@case("Mutation.saveAudience")
+async def _save_audience(victim: Tenant, attacker: Tenant) -> None:
+    node_id = await _audience(victim)
+    refused = (await _sees_nothing(attacker, SAVE_AUDIENCE, input={"id": node_id, "where": []}))["data"]
+    assert refused["saveAudience"] == {"audience": None, "userErrors": [{"code": "NOT_FOUND"}]}
+    # The name is free here, and the same conditions find nobody.
+    made = (await attacker.data(SAVE_AUDIENCE, input=AUDIENCE))["saveAudience"]
+    assert (made["audience"]["size"], made["userErrors"]) == (0, [])
+    found = await victim.data("{ audiences { edges { node { where size } } } }")
+    assert found == {"audiences": {"edges": [{"node": {"where": AUDIENCE["where"], "size": 1}}]}}
+
+
+@case("Mutation.deleteAudience")
+async def _delete_audience(victim: Tenant, attacker: Tenant) -> None:
+    node_id = await _audience(victim)
+    document = "mutation ($id: ID!) { deleteAudience(id: $id) { deletedId userErrors { code } } }"
+    refused = (await attacker.data(document, id=node_id))["deleteAudience"]
+    assert refused == {"deletedId": None, "userErrors": [{"code": "NOT_FOUND"}]}
+    assert len((await victim.data("{ audiences { edges { cursor } } }"))["audiences"]["edges"]) == 1
+
+
 ADD_DOMAIN = """mutation { addSenderDomain(domain: "shop.example") {
   senderDomain { id dnsRecords { value } } userErrors { code }
 } }"""

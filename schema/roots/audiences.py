@@ -1,0 +1,62 @@
+"""Root fields of audiences."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import strawberry
+
+from resolvers import audiences
+from resolvers.paging import PageArguments
+from schema.audience import (
+    AudienceConnection,
+    SaveAudienceArguments,
+    SaveAudienceInput,
+    SaveAudiencePayload,
+)
+from schema.head_first import reading
+from schema.info import Info
+from schema.paging import After, First
+from schema.send_payloads import DeletePayload
+
+
+@strawberry.type
+class AudiencesQuery:
+    @strawberry.field(description="Groups of people, by name. Needs VIEWER.")
+    async def audiences(
+        self,
+        info: Info,
+        first: First = None,
+        after: After = None,
+        search: Annotated[str | None, strawberry.argument(description="Any part of the name, in any case.")] = None,
+    ) -> AudienceConnection | None:
+        ctx = await reading(info)
+        page = await audiences.list_audiences(ctx, arguments=PageArguments(first, after), search=search)
+        return AudienceConnection.of(page)
+
+
+@strawberry.type
+class AudiencesMutation:
+    @strawberry.mutation(description="Make or change an audience. A name that is taken is a CONFLICT. Needs EDITOR.")
+    async def save_audience(
+        self,
+        info: Info,
+        given: Annotated[
+            SaveAudienceArguments,
+            strawberry.argument(name="input", description="The audience.", graphql_type=SaveAudienceInput),
+        ],
+    ) -> SaveAudiencePayload | None:
+        return SaveAudiencePayload.of(*await audiences.save_audience(info.context, given=given))
+
+    @strawberry.mutation(
+        description=(
+            "Delete an audience; refused while a workflow that is on starts for its members. What was to be sent to it "
+            "later, or was not yet made of a send, is not sent. Needs EDITOR."
+        )
+    )
+    async def delete_audience(
+        self,
+        info: Info,
+        id: Annotated[strawberry.ID, strawberry.argument(description="Node id of the audience.")],  # noqa: A002
+    ) -> DeletePayload | None:
+        return DeletePayload.of(*await audiences.delete(info.context, node_id=id))
