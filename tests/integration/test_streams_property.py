@@ -3,8 +3,8 @@
 Several gateways, writers that delay, roll back and die between COMMIT and announcement, a Valkey that is restarted,
 paused, flushed and cut, PostgreSQL backends that are terminated, gateways that vanish, subscribers with random filters
 and slow sinks that drop and come back elsewhere with their last cursor; some follow events, some the transitions of
-deliveries. Afterwards what each of them received is compared with the table, filtered by SQL (not by the code under
-test): nothing lost, nothing twice, nothing disordered, nothing that was never committed.
+deliveries, some the updates of runs. Afterwards what each of them received is compared with the table, filtered by SQL
+(not by the code under test): nothing lost, nothing twice, nothing disordered, nothing that was never committed.
 
 SENDORA_PROPERTY_SECONDS (default 20) runs it longer, SENDORA_PROPERTY_SEED repeats a run's choices.
 """
@@ -34,17 +34,20 @@ from db.delivery_records import NewDelivery
 from db.events import append_events, read_events_by_seq
 from db.filters import EVERYTHING, Condition, EventFilter
 from db.records import Lane, NewEvent
+from db.run_filters import EVERY_RUN, RunFilter
+from db.workflow_records import NewRunUpdate
 from engine.announcements import Announcement
 from engine.cursors import Cursor
 from engine.dispatch.ledger import create_deliveries, record
 from engine.dispatch.status import transition_of
 from engine.errors import Unavailable
-from engine.lanes import DELIVERIES, EVENTS, LaneKind
+from engine.lanes import DELIVERIES, EVENTS, RUNS, LaneKind
 from engine.live.broadcast import Broadcast
 from engine.workers.relay import Relay
 from launch.embedded import EmbeddedValkey
 from tests.integration.delivery_support import new_delivery
 from tests.integration.log_support import make_project, new_event
+from tests.integration.run_support import new_run_update
 from tests.integration.stream_support import CODEC, Gateway, RecordingSink, Rendering
 
 SECONDS = float(os.environ.get("SENDORA_PROPERTY_SECONDS", "20"))
@@ -89,6 +92,14 @@ DELIVERY_FILTERS = (
     DeliveryFilter(endpoint_id=UUID(int=1)),
     DeliveryFilter(user_id="nobody"),
 )
+RUN_FILTERS = (
+    EVERY_RUN,
+    RunFilter(statuses=("COMPLETED", "FAILED")),
+    RunFilter(workflow_id=UUID(int=1)),
+    RunFilter(user_id="ann", statuses=("RUNNING",)),
+    RunFilter(user_id="nobody"),
+)
+LANE_FILTERS = {EVENTS: FILTERS, DELIVERIES: DELIVERY_FILTERS, RUNS: RUN_FILTERS}
 
 
 class World:
@@ -134,8 +145,8 @@ class Subscriber:
     def __init__(self, world: World, number: int) -> None:
         self.world = world
         self.project_id = world.random.choice(world.projects)
-        self.kind: LaneKind[Any, Any] = world.random.choice([EVENTS, EVENTS, DELIVERIES])
-        self.item_filter = world.random.choice(FILTERS if self.kind is EVENTS else DELIVERY_FILTERS)
+        self.kind: LaneKind[Any, Any] = world.random.choice([EVENTS, EVENTS, DELIVERIES, RUNS])
+        self.item_filter = world.random.choice(LANE_FILTERS[self.kind])
         self.rendering = Rendering(delay=world.random.choice([None, None, 0.0, 0.002]))
         self.rendering.key = (number % 3, self.rendering._delay)
         self.received: list[int] = []
@@ -206,7 +217,9 @@ async def write(world: World) -> None:
     """Append in transactions that take their time, are rolled back, and are announced late, out of order or never."""
     while await world.sleep(0, 0.02):
         gateway, project_id = world.random.choice(world.gateways), world.random.choice(world.projects)
-        append = world.random.choice([_append_events, _append_events, _make_deliveries, _cancel_deliveries])
+        append = world.random.choice(
+            [_append_events, _append_events, _make_deliveries, _cancel_deliveries, _change_runs]
+        )
         try:
             announcements = await _commit_or_roll_back(world, gateway, project_id, append)
         except DATABASE_ERRORS:
@@ -265,6 +278,22 @@ async def _cancel_deliveries(
     made = world.made.get(project_id, [])
     transitions = [transition_of(each, before="QUEUED", after="CANCELLED") for each in made[-count:]]
     return await record(connection, project_id=project_id, transitions=transitions, events=[], now=datetime.now(UTC))
+
+
+async def _change_runs(
+    world: World, connection: asyncpg.Connection, project_id: UUID, count: int
+) -> Sequence[Announcement]:
+    """Updates of runs, with steps and without; sometimes an event in the same transaction, as a runner has it."""
+    updates = [_random_run_update(world) for _ in range(count)]
+    events = [_random_event(world)] if world.random.random() < 0.3 else []
+    return await record(
+        connection,
+        project_id=project_id,
+        transitions=[],
+        events=events,
+        run_updates=updates,
+        now=datetime.now(UTC),
+    )
 
 
 def _announce(world: World, gateway: Gateway, announcement: Announcement) -> None:
@@ -365,10 +394,11 @@ async def test_what_a_resuming_client_received_equals_the_table(
     print(f"received {received}; {dict(world.did)}")
     assert world.violations == []
     assert faults == []
-    assert min(received[Lane.EVENTS], received[Lane.DELIVERIES]) > 100
+    assert min(received[kind.lane] for kind in LANE_FILTERS) > 100
     for what in (
         "items of EVENTS",
         "items of DELIVERIES",
+        "items of RUNS",
         "rolled back",
         "never announced",
         "backends terminated",
@@ -432,6 +462,16 @@ def _random_delivery(world: World) -> NewDelivery:
         user_id=world.random.choice(USERS),
         event_type=world.random.choice([None, *TYPES]),
         endpoint_id=world.random.choice([None, UUID(int=1), UUID(int=2)]),
+    )
+
+
+def _random_run_update(world: World) -> NewRunUpdate:
+    return new_run_update(
+        datetime.now(UTC),
+        workflow_id=UUID(int=world.random.choice([1, 2])),
+        user_id=world.random.choice(USERS),
+        status=world.random.choice(["RUNNING", "RUNNING", "COMPLETED", "FAILED"]),
+        step=world.random.choice([None, '{"label":"one","number":1}']),
     )
 
 
