@@ -13,7 +13,7 @@ import logging
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
@@ -35,7 +35,7 @@ from engine.dispatch.values import Channel
 from engine.email.unsubscribe import UnsubscribeTokens
 from engine.email.work import EmailWork
 from engine.garbage import settle_collector
-from engine.lanes import EVENTS
+from engine.lanes import EVENTS, LaneKind, LaneRecord
 from engine.live.broadcast import Broadcast
 from engine.push.work import PushWork
 from engine.sms.work import SmsWork
@@ -44,11 +44,15 @@ from engine.webhooks import follower as webhooks
 from engine.webhooks.work import WebhookWork
 from engine.work import WorkKind
 from engine.workers.attendance import Attendance, Handler
-from engine.workers.followers import Follower
+from engine.workers.followers import Follower, Reaction
 from engine.workers.hints import Followed, Hints
 from engine.workers.jobs import Jobs
 from engine.workers.relay import Relay
 from engine.workers.sweeper import Finder, Sweeper
+from engine.workflows.follower import Triggers
+from engine.workflows.matching import TriggerCache
+from engine.workflows.names import TRIGGERS_FOLLOWER
+from engine.workflows.versions import VersionCache
 from settings import Settings, egress_of, public_url_of, required, secrets_of, vault_of
 from telemetry import serve_worker_metrics
 
@@ -59,6 +63,8 @@ STOP_GRACE = timedelta(seconds=18)
 """For sends under way, whose time-out is 15 s, and for writing down what became of them."""
 
 _logger = logging.getLogger(__name__)
+
+R = TypeVar("R", bound=LaneRecord)
 
 
 class WorkerProcess:
@@ -75,15 +81,11 @@ class WorkerProcess:
         self.clock = DatabaseClock(self.database)
         self.broadcast = Broadcast(required(settings.redis_url))
         self.relay = Relay(self.database, self.broadcast)
-        self._followed = Followed(webhooks.NAME, Lane.EVENTS, WorkKind.EVENTS, bell=WorkKind.EVENTS)
-        self._follower = Follower(
-            webhooks.NAME,
-            EVENTS,
-            webhooks.follow,
-            database=self.database,
-            clock=self.clock,
-            announce=self.broadcast.announce,
-            wake=self.broadcast.wake,
+        self._webhooks = self._follower(webhooks.NAME, EVENTS, webhooks.follow)
+        self._triggers = self._follower(TRIGGERS_FOLLOWER, EVENTS, Triggers(TriggerCache(), VersionCache()).follow)
+        self._followed = (
+            Followed(webhooks.NAME, Lane.EVENTS, WorkKind.EVENTS, bell=WorkKind.EVENTS),
+            Followed(TRIGGERS_FOLLOWER, Lane.EVENTS, WorkKind.TRIGGERS, bell=WorkKind.EVENTS),
         )
 
     async def run(self, stop: asyncio.Event, *, grace: timedelta = STOP_GRACE) -> None:
@@ -91,7 +93,7 @@ class WorkerProcess:
         async with self._open() as dispatcher:
             attendance = Attendance(Jobs(self.database), self._handlers(dispatcher))
             sweeper = Sweeper(self.database, self.clock, self._finders(), attendance.enqueue)
-            hints = Hints(self.broadcast, [self._followed], attendance.hint)
+            hints = Hints(self.broadcast, self._followed, attendance.hint)
             tasks = [
                 asyncio.create_task(self.relay.run(stop), name="relay"),
                 asyncio.create_task(sweeper.run(stop), name="sweeper"),
@@ -121,6 +123,17 @@ class WorkerProcess:
             works = await stack.enter_async_context(_channels(self._settings))
             yield Dispatcher(self.database, works, self.clock, self.broadcast.announce, lease=self._lease)
 
+    def _follower(self, name: str, kind: LaneKind[R, Any], react: Reaction[R]) -> Follower[R]:
+        return Follower(
+            name,
+            kind,
+            react,
+            database=self.database,
+            clock=self.clock,
+            announce=self.broadcast.announce,
+            wake=self.broadcast.wake,
+        )
+
     def _handlers(self, dispatcher: Dispatcher) -> Mapping[WorkKind, Handler]:
         async def dispatch(project_id: UUID) -> bool:
             await dispatcher.drain(project_id)
@@ -128,16 +141,24 @@ class WorkerProcess:
                 pass
             return False
 
-        async def follow(project_id: UUID) -> bool:
-            await self._follower.follow(project_id)
-            return False
+        def follow(follower: Follower[Any]) -> Handler:
+            async def handle(project_id: UUID) -> bool:
+                await follower.follow(project_id)
+                return False
+
+            return handle
 
         async def replay(project_id: UUID) -> bool:
             return await continue_replays(
                 self.database, self.clock, self.broadcast.announce, self.broadcast.wake, project_id
             )
 
-        return {WorkKind.DELIVERIES: dispatch, WorkKind.EVENTS: follow, WorkKind.REPLAYS: replay}
+        return {
+            WorkKind.DELIVERIES: dispatch,
+            WorkKind.EVENTS: follow(self._webhooks),
+            WorkKind.REPLAYS: replay,
+            WorkKind.TRIGGERS: follow(self._triggers),
+        }
 
     def _finders(self) -> Sequence[tuple[WorkKind, Finder]]:
         async def find_due(connection: asyncpg.Connection) -> list[UUID]:
@@ -146,8 +167,8 @@ class WorkerProcess:
 
         return (
             (WorkKind.DELIVERIES, find_due),
-            (WorkKind.EVENTS, self._followed.find_behind),
             (WorkKind.REPLAYS, find_replaying_projects),
+            *((followed.kind, followed.find_behind) for followed in self._followed),
         )
 
 

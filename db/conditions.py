@@ -73,10 +73,21 @@ def condition_sql(
     return _Writer(parameters, table, alias, now).write_all(conditions)
 
 
-class _Writer:
-    """Writes tests for the rows of one table."""
+def count_test_sql(test: Condition, parameters: list[Any], *, alias: str) -> str:
+    """Whether a test of a count holds for a row that the statement calls `alias`, of a person as of a moment.
 
-    def __init__(self, parameters: list[Any], table: Literal["events", "profiles"], alias: str, now: datetime) -> None:
+    The row has a project_id and a user_id, the `seq` up to which events count, and `at`, from which `withinSeconds`
+    looks back. `test` is one of `events`. Appends to `parameters` as `condition_sql` does.
+    """
+    return _Writer(parameters, "profiles", alias, None).write_all([test])
+
+
+class _Writer:
+    """Writes tests for the rows of one table. Without a `now` each row has a moment of its own: `at`, and a `seq`."""
+
+    def __init__(
+        self, parameters: list[Any], table: Literal["events", "profiles"], alias: str, now: datetime | None
+    ) -> None:
         self._parameters = parameters
         self._table = table
         self._alias = alias
@@ -285,11 +296,17 @@ class _Writer:
     def _counted_rows(self, count: EventCount) -> str:
         owner = f"counted.project_id = {self._alias}.project_id AND counted.user_id = {self._alias}.user_id"
         tests = [owner, self._event_types_test(count.event_types)]
+        if self._now is None:
+            tests.append(f"counted.seq <= {self._alias}.seq")
         if count.within_seconds is not None:
-            since = self._now - timedelta(seconds=count.within_seconds)
-            tests.append(f"counted.timestamp >= {self._bind(since)}::timestamptz")
+            tests.append(f"counted.timestamp >= {self._since(timedelta(seconds=count.within_seconds))}")
         tests.append(_Writer(self._parameters, "events", "counted", self._now).write_all(count.where))
         return f"events AS counted WHERE {' AND '.join(tests)}"
+
+    def _since(self, span: timedelta) -> str:
+        if self._now is None:
+            return f"{self._alias}.at - {self._bind(span)}::interval"
+        return f"{self._bind(self._now - span)}::timestamptz"
 
     def _event_types_test(self, names: Sequence[str]) -> str:
         exact = [name for name in names if "*" not in name]

@@ -22,7 +22,7 @@ from db.failures import is_passing
 from db.followers import advance_follower, lease_follower, release_follower
 from engine.announcements import Announcement
 from engine.clock import Clock
-from engine.lanes import LaneKind, LanePage
+from engine.lanes import LaneKind, LanePage, LaneRecord
 from engine.work import Work
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ RETRY_SECONDS = 0.05
 
 _logger = logging.getLogger(__name__)
 
-R = TypeVar("R")
+R = TypeVar("R", bound=LaneRecord)
 R_contra = TypeVar("R_contra", contravariant=True)
 
 
@@ -53,8 +53,19 @@ class Reacted(msgspec.Struct, frozen=True):
 NOTHING = Reacted()
 
 
+class TakeLess(Exception):
+    """Raised by a reaction from which too much would follow at once: only the first `count` items, at least one."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.count = count
+
+
 class Reaction(Protocol[R_contra]):
-    """What follows from items: writes it, in the transaction that moves the position; locks heads last."""
+    """What follows from items: writes it, in the transaction that moves the position; locks heads last.
+
+    May raise `TakeLess`: it is called again with as many, in a transaction of their own.
+    """
 
     async def __call__(
         self, connection: asyncpg.Connection, *, project_id: UUID, items: Sequence[R_contra], now: datetime
@@ -95,8 +106,7 @@ class Follower(Generic[R]):
             page = await self._read_page(project_id, position)
             if page.reached <= position:
                 break
-            if not await self._take_effect(project_id, position, page):
-                return
+            await self._take_effect(project_id, position, page)
         await self._release(project_id)
 
     async def _lease(self, project_id: UUID) -> int | None:
@@ -116,18 +126,25 @@ class Follower(Generic[R]):
                 connection, project_id=project_id, after=position, limit=PAGE_ITEMS, item_filter=self._item_filter
             )
 
-    async def _take_effect(self, project_id: UUID, position: int, page: LanePage[R]) -> bool:
-        """One page, in one transaction. False when the lease was lost: another worker goes on from there."""
+    async def _take_effect(self, project_id: UUID, position: int, page: LanePage[R]) -> None:
+        """One page, in one transaction; tried again after whatever passes by itself.
+
+        Where the position has moved nothing is written: the lease was lost, or only the answer to the COMMIT was. Who
+        waits for what was announced or woken then is told by the relay and the sweeper.
+        """
         while True:
             try:
                 return await self._try(project_id, position, page)
+            except TakeLess as less:
+                page = _first_of(page, less.count)
+                continue
             except Exception as error:
                 if not is_passing(error):
                     raise
                 _logger.info("follower.tried_again", extra={"follower": self.name, "reason": type(error).__name__})
             await asyncio.sleep(RETRY_SECONDS)
 
-    async def _try(self, project_id: UUID, position: int, page: LanePage[R]) -> bool:
+    async def _try(self, project_id: UUID, position: int, page: LanePage[R]) -> None:
         now = self._clock.now()
         async with self._database.transaction() as connection:
             moved = await advance_follower(
@@ -140,16 +157,20 @@ class Follower(Generic[R]):
                 reached=page.reached,
             )
             if not moved:
-                return False
+                return
             reacted = await self._react(connection, project_id=project_id, items=page.items, now=now)
         for announcement in reacted.announcements:
             self._announce(announcement)
         for work in reacted.works:
             self._wake(work)
-        return True
 
     async def _release(self, project_id: UUID) -> None:
         async with self._database.connection() as connection:
             await release_follower(
                 connection, project_id=project_id, follower=self.name, lane=self._kind.lane, token=self._token
             )
+
+
+def _first_of(page: LanePage[R], count: int) -> LanePage[R]:
+    items = page.items[:count]
+    return msgspec.structs.replace(page, items=items, reached=items[-1].seq)

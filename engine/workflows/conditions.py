@@ -23,6 +23,7 @@ from db.filters import Condition, ConditionOperator
 from db.records import EventRecord, ProfileRecord
 from engine.conditions import EventView, compile_conditions
 from engine.consent import ConsentState
+from engine.filter_index import EVERYWHERE, place_of_name
 from engine.push.quiet_hours import find_zone
 from engine.taxonomy import expand_names
 from engine.wildcards import fits, split_pattern
@@ -30,6 +31,7 @@ from engine.workflows.configs import condition_path
 from engine.workflows.definition import BranchCondition, ConditionSource, Trigger
 
 _ZONE_TRAIT = "timezone"
+_OF_RUNS = "automation."
 _IN_ORDER = frozenset({ConditionOperator.GT, ConditionOperator.GTE, ConditionOperator.LT, ConditionOperator.LTE})
 _ON_LISTS = frozenset({ConditionOperator.IN, ConditionOperator.NOT_IN})
 _ON_STRINGS = frozenset({ConditionOperator.STARTS_WITH, ConditionOperator.ENDS_WITH})
@@ -60,9 +62,20 @@ def trigger_matches(trigger: Trigger, subject: Subject) -> bool:
     event = subject.event
     if event is None or trigger.event_type is None:
         return False
-    if not any(fits(event.event_type, split_pattern(name)) for name in expand_names((trigger.event_type,))):
+    if not any(fits_trigger(event.event_type, name) for name in expand_names((trigger.event_type,))):
         return False
     return holds(trigger.filters, subject)
+
+
+def fits_trigger(event_type: str, name: str) -> bool:
+    """Whether an event's type is what a trigger names: the same name, or one that its wildcard stands for.
+
+    What runs say of themselves (`automation.*`) starts nothing by a wildcard that spells neither the first part of a
+    name nor the last: each run would start several, and each of those as many again, down to the bound on depth.
+    """
+    if place_of_name(name) is EVERYWHERE and event_type.startswith(_OF_RUNS):
+        return False
+    return fits(event_type, split_pattern(name))
 
 
 def holds(conditions: Sequence[Condition], subject: Subject) -> bool:

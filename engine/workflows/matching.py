@@ -1,0 +1,144 @@
+"""Which workflows an event may start: an index by event type, over the triggers of a project's active workflows.
+
+Guarantees: whatever `conditions.trigger_matches` says of an event is among its candidates; what is not asked of the
+person is decided here, so that an event costs a look-up and its candidates, however many workflows are active. The
+index is of one generation of the project's triggers, and is read anew when that has changed. Bounded in memory.
+Leaves to others: whether a candidate is still active, and everything about the person (`engine.workflows.starting`).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import msgspec
+
+from db.filters import Condition, ConditionOperator
+from db.records import EventRecord
+from db.workflow_records import ActiveTrigger
+from db.workflows import read_active_triggers, read_generation
+from engine.conditions import EventView, Matcher, compile_conditions
+from engine.filter_index import EVERYWHERE, Place, place_of_name, places_of_name
+from engine.taxonomy import expand_names
+from engine.workflows.conditions import fits_trigger
+from engine.workflows.definition import Trigger
+from engine.workflows.stored import decode_trigger
+
+if TYPE_CHECKING:
+    import asyncpg
+
+MAX_REMEMBERED = 100_000
+"""Workflows that one index remembers for the event types it has met: projects have few types, attackers many."""
+MAX_CACHED_BYTES = 32 * 1024 * 1024
+"""Of the triggers of all projects that one process keeps, as JSON; values take several times as much."""
+TRIGGER_BYTES = 1_000
+"""What a trigger takes besides its text, about."""
+
+
+class EventTrigger(msgspec.Struct, frozen=True, eq=False):
+    """An active workflow that events start. `passes` is what its filters ask of the event alone, `tests` the rest."""
+
+    workflow_id: UUID
+    version: int
+    trigger: Trigger
+    passes: Matcher
+    tests: tuple[Condition, ...]
+    size: int
+
+
+class TriggerIndex:
+    """The event triggers of one project. Only read, but for what it remembers of the types it has met."""
+
+    def __init__(self, generation: int, triggers: Iterable[EventTrigger]) -> None:
+        self.generation = generation
+        self.by_version = {(each.workflow_id, each.version): each for each in triggers}
+        self.size = sum(each.size for each in self.by_version.values())
+        self._places: dict[Place, dict[str, list[EventTrigger]]] = {}
+        self._remembered: dict[str, tuple[EventTrigger, ...]] = {}
+        self._remembered_size = 0
+        for each in sorted(self.by_version.values(), key=lambda each: each.workflow_id):
+            for name in expand_names((each.trigger.event_type or "",)):
+                self._places.setdefault(place_of_name(name), {}).setdefault(name, []).append(each)
+
+    def candidates(self, event: EventRecord) -> list[EventTrigger]:
+        """What an event may start, the oldest workflow first."""
+        triggers = self._of_type(event.event_type)
+        if not triggers:
+            return []
+        view = EventView(event)
+        return [each for each in triggers if each.passes(view)]
+
+    def _of_type(self, event_type: str) -> tuple[EventTrigger, ...]:
+        known = self._remembered.get(event_type)
+        if known is None:
+            known = self._find(event_type)
+            self._remembered_size += 1 + len(known)
+            if self._remembered_size > MAX_REMEMBERED:
+                self._remembered, self._remembered_size = {}, 1 + len(known)
+            self._remembered[event_type] = known
+        return known
+
+    def _find(self, event_type: str) -> tuple[EventTrigger, ...]:
+        found: dict[UUID, EventTrigger] = {}
+        for place in (EVERYWHERE, *places_of_name(event_type)):
+            for name, triggers in self._places.get(place, {}).items():
+                if fits_trigger(event_type, name):
+                    found |= {each.workflow_id: each for each in triggers}
+        return tuple(found[workflow_id] for workflow_id in sorted(found))
+
+
+class TriggerCache:
+    """The indexes of the projects that one process follows, those used last."""
+
+    def __init__(self, *, max_bytes: int = MAX_CACHED_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._indexes: OrderedDict[UUID, TriggerIndex] = OrderedDict()
+
+    async def read(self, connection: asyncpg.Connection, *, project_id: UUID) -> TriggerIndex:
+        """The index as the caller's transaction finds it; reads one row while nothing has changed."""
+        # Before the triggers: if they change in between, the index is older than it says and is read again.
+        generation = await read_generation(connection, project_id=project_id)
+        held = self._indexes.get(project_id)
+        if held is None or held.generation != generation:
+            known = {} if held is None else held.by_version
+            rows = await read_active_triggers(connection, project_id=project_id)
+            held = self._indexes[project_id] = build_index(generation, rows, known)
+        self._indexes.move_to_end(project_id)
+        self._forget()
+        return held
+
+    def _forget(self) -> None:
+        """All but the newest, whose page is being matched."""
+        size = sum(index.size for index in self._indexes.values())
+        while size > self._max_bytes and len(self._indexes) > 1:
+            size -= self._indexes.popitem(last=False)[1].size
+
+
+def build_index(
+    generation: int, rows: Sequence[ActiveTrigger], known: Mapping[tuple[UUID, int], EventTrigger]
+) -> TriggerIndex:
+    """An index of what is active. `known` are triggers that were read before: a version never changes."""
+    found = (known.get((row.workflow_id, row.version)) or read_event_trigger(row) for row in rows)
+    return TriggerIndex(generation, (each for each in found if each is not None))
+
+
+def read_event_trigger(row: ActiveTrigger) -> EventTrigger | None:
+    """A trigger ready to be matched; None where a schedule starts the workflow."""
+    trigger = decode_trigger(bytes(row.trigger))
+    if trigger.event_type is None:
+        return None
+    alone = [each for each in trigger.filters if _is_of_event_alone(each)]
+    rest = tuple(each for each in trigger.filters if not _is_of_event_alone(each))
+    passes = compile_conditions(alone)
+    return EventTrigger(row.workflow_id, row.version, trigger, passes, rest, TRIGGER_BYTES + len(row.trigger))
+
+
+def _is_of_event_alone(condition: Condition) -> bool:
+    """Whether nothing but the event decides it. An anniversary is one in the person's time zone."""
+    inner = condition.any or condition.all or (() if condition.negate is None else (condition.negate,))
+    if inner:
+        return all(map(_is_of_event_alone, inner))
+    is_of_event = condition.path is not None and condition.path.startswith("event.")
+    return is_of_event and condition.op != ConditionOperator.IS_ANNIVERSARY
