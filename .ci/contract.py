@@ -32,7 +32,8 @@ DELIVERED = frozenset(
     Subscription.eventStream Subscription.deliveryUpdates
     Query.webhookEndpoints Mutation.saveWebhookEndpoint Mutation.deleteWebhookEndpoint
     Mutation.rotateWebhookSecret Mutation.retireWebhookSecret Mutation.sendTestWebhook
-    Query.workflowBlueprints Mutation.testRunWorkflow
+    Query.workflowBlueprints Mutation.testRunWorkflow Query.workflows Mutation.saveWorkflow Mutation.setWorkflowActive
+    Mutation.deleteWorkflow Mutation.pauseWorkflow Mutation.resumeWorkflow Mutation.cloneBlueprint
     Query.audiences Mutation.saveAudience Mutation.deleteAudience
     """.split()  # noqa: SIM905
 )
@@ -40,14 +41,11 @@ DELIVERED = frozenset(
 
 OWED = {
     "workflows": """
-        Delivery.workflowRun
-        ImportWorkflowsPayload Mutation.cancelWorkflowRun Mutation.cloneBlueprint Mutation.deleteWorkflow
-        Mutation.importWorkflows Mutation.pauseWorkflow Mutation.pauseWorkflowRun Mutation.resumeWorkflow
-        Mutation.resumeWorkflowRun Mutation.saveWorkflow Mutation.setWorkflowActive
-        Profile.workflowRuns Query.exportWorkflows Query.workflowRuns Query.workflows
-        SaveWorkflowPayload Schedule.nextAt Subscription.workflowRunUpdates Workflow WorkflowConnection
-        WorkflowEdge WorkflowRun WorkflowRunConnection WorkflowRunEdge WorkflowRunFilter WorkflowRunPayload
-        WorkflowRunUpdate WorkflowRunUpdateEdge WorkflowStats WorkflowStepStats WorkflowTrigger.audience
+        Delivery.workflowRun ImportWorkflowsPayload Mutation.cancelWorkflowRun Mutation.importWorkflows
+        Mutation.pauseWorkflowRun Mutation.resumeWorkflowRun Profile.workflowRuns Query.exportWorkflows
+        Query.workflowRuns Subscription.workflowRunUpdates Workflow.runs Workflow.stats WorkflowRun
+        WorkflowRunConnection WorkflowRunEdge WorkflowRunFilter WorkflowRunPayload WorkflowRunUpdate
+        WorkflowRunUpdateEdge WorkflowStats WorkflowStepStats
     """,
     "audiences and analytics": """
         AudienceChange AudienceChangeEdge Board FunnelGroup FunnelInput FunnelOrder FunnelReport FunnelStepInput

@@ -38,6 +38,7 @@ class CursorKind(IntEnum):
     WEBHOOK_ENDPOINTS = 8
     PUSH_TOKENS = 9
     TEMPLATES = 10
+    WORKFLOWS = 11
     AUDIENCE_LIST = 13
     AUDIENCE_MEMBERS = 14
 

@@ -16,6 +16,7 @@ from db.records import ApiKeyRecord, EventRecord, ProfileRecord, ProjectRecord
 from db.sender_domains import SenderDomainRecord
 from db.templates import TemplateRecord
 from db.webhook_endpoints import WebhookEndpointRecord
+from db.workflow_records import WorkflowRecord
 from engine.errors import BadUserInput
 from engine.identity import Role, Viewer
 from engine.node_ids import NodeId, NodeKind, parse_node_id
@@ -25,6 +26,7 @@ from resolvers.inbound import ShownEndpoint
 from resolvers.inbound import show as show_endpoint
 from resolvers.permissions import require
 from resolvers.providers import show as show_provider
+from resolvers.workflows import find_workflow
 
 MAX_NODES = 100
 """Ids in one `nodes`: as many as a page has items."""
@@ -57,6 +59,7 @@ Found: TypeAlias = (
     | TemplateRecord
     | AudienceRecord
     | SenderDomainRecord
+    | WorkflowRecord
 )
 
 
@@ -99,6 +102,8 @@ async def _find(ctx: Context, viewer: Viewer, node_id: NodeId) -> Found | None:
             return await ctx.loaders.templates.load((viewer.project_id, node_id.uuid))
         case NodeKind.AUDIENCE:
             return await ctx.loaders.audiences.load((viewer.project_id, node_id.uuid))
+        case NodeKind.WORKFLOW:
+            return await find_workflow(ctx, workflow_id=node_id.uuid)
         case NodeKind.SENDER_DOMAIN:
             return await ctx.loaders.sender_domains.load((viewer.project_id, node_id.uuid))
         case NodeKind.PROVIDER:

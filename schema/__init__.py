@@ -24,6 +24,7 @@ from schema.subscription import Subscription
 from schema.template import Template
 from schema.webhook_endpoint import WebhookEndpoint
 from schema.withheld import read_attribute
+from schema.workflow import Workflow
 
 
 @cache
@@ -47,6 +48,7 @@ def build_schema() -> strawberry.Schema:
             SenderDomain,
             Template,
             WebhookEndpoint,
+            Workflow,
         ],
         config=StrawberryConfig(scalar_map=SCALARS, default_resolver=read_attribute),
     )

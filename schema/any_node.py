@@ -9,6 +9,7 @@ from db.records import ApiKeyRecord, ProfileRecord, ProjectRecord
 from db.sender_domains import SenderDomainRecord
 from db.templates import TemplateRecord
 from db.webhook_endpoints import WebhookEndpointRecord
+from db.workflow_records import WorkflowRecord
 from engine.providers.configuring import ShownProvider
 from resolvers.inbound import ShownEndpoint
 from resolvers.nodes import Found, FoundEvent, FoundOrganization
@@ -24,6 +25,7 @@ from schema.push_token import PushToken
 from schema.sender_domain import SenderDomain
 from schema.template import Template
 from schema.webhook_endpoint import WebhookEndpoint
+from schema.workflow import Workflow
 
 
 def as_node(found: Found | None) -> Node | None:
@@ -51,6 +53,8 @@ def as_node(found: Found | None) -> Node | None:
             return Template.of(found)
         case AudienceRecord():
             return Audience.of(found)
+        case WorkflowRecord():
+            return Workflow.of(found)
         case SenderDomainRecord():
             return SenderDomain.of(found)
         case ShownProvider():

@@ -4,21 +4,34 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
 
 import strawberry
 
+from db.workflow_records import WorkflowRecord
+from engine.conditions import unparse_conditions
+from engine.node_ids import NodeKind, write_node_id
 from engine.workflows.blueprints import Blueprint
+from engine.workflows.blueprints import BlueprintAudience as AudienceValue
 from engine.workflows.definition import ReentryPolicy, RunStatus, Step, StepOutcome, StepType, Trigger
 from engine.workflows.definition import Schedule as ScheduleValue
 from engine.workflows.dry_run import DryRun
+from engine.workflows.saving import WorkflowChange
 from engine.workflows.state import StepTrace as TraceValue
+from engine.workflows.stored import decode_definition
 from engine.workflows.triggers import unparse_filters
 from engine.workflows.validation import unparse_step
+from resolvers import workflows as resolve
+from resolvers.paging import Page
 from schema.descriptions import described_enum
 from schema.errors import MutationPayload, user_errors
-from schema.scalars import JSON
+from schema.info import Info
+from schema.node import Node
+from schema.paging import PageInfo, edges_of
+from schema.scalars import JSON, Cursor
 
 if TYPE_CHECKING:
+    from schema.audience import Audience
     from schema.delivery import Delivery
 
 described_enum(
@@ -78,10 +91,20 @@ described_enum(
 class Schedule:
     cron: str = strawberry.field(description="Minute, hour, day of the month, month, day of the week.")
     timezone: str = strawberry.field(description="The IANA time zone that cron is read in.")
+    value: strawberry.Private[ScheduleValue]
+    due_at: strawberry.Private[datetime | None]
+
+    @strawberry.field(
+        description="When it is due next; of a workflow that is off, and of a blueprint: if it were on. Needs VIEWER."
+    )
+    def next_at(self, info: Info) -> datetime:
+        return resolve.next_at(info.context, schedule=self.value, due_at=self.due_at)
 
     @staticmethod
-    def of(value: ScheduleValue | None) -> Schedule | None:
-        return None if value is None else Schedule(cron=value.cron, timezone=value.timezone)
+    def of(value: ScheduleValue | None, *, due_at: datetime | None = None) -> Schedule | None:
+        if value is None:
+            return None
+        return Schedule(cron=value.cron, timezone=value.timezone, value=value, due_at=due_at)
 
 
 @strawberry.type(description="What starts a workflow: an event, or a schedule for an audience. Needs VIEWER.")
@@ -92,14 +115,23 @@ class WorkflowTrigger:
     schedule: Schedule | None = strawberry.field(
         description="Instead of an event: every member of the audience, each time it is due."
     )
+    audience_id: strawberry.Private[UUID | None]
+
+    @strawberry.field(
+        description=("Only its members. Null without one; also when it was deleted: then nobody starts. Needs VIEWER.")
+    )
+    async def audience(self, info: Info) -> Annotated[Audience, strawberry.lazy("schema.audience")] | None:
+        record = await resolve.audience_of(info.context, audience_id=self.audience_id)
+        return audiences.Audience.of_optional(record)
 
     @staticmethod
-    def of(trigger: Trigger) -> WorkflowTrigger:
+    def of(trigger: Trigger, *, due_at: datetime | None = None) -> WorkflowTrigger:
         return WorkflowTrigger(
             event_type=trigger.event_type,
             filters=JSON(unparse_filters(trigger)),
             reentry=trigger.reentry,
-            schedule=Schedule.of(trigger.schedule),
+            schedule=Schedule.of(trigger.schedule, due_at=due_at),
+            audience_id=trigger.audience_id,
         )
 
 
@@ -125,6 +157,89 @@ class WorkflowStep:
         )
 
 
+@strawberry.type(description="A journey that people are taken through: what starts it, and its steps. Needs VIEWER.")
+class Workflow(Node):
+    name: str = strawberry.field(description="Once per project.")
+    description: str | None = strawberry.field(description="For people.")
+    is_active: bool = strawberry.field(description="Whether it starts runs. Those that it has go on either way.")
+    is_paused: bool = strawberry.field(description="Paused: triggers queue, runs hold still.")
+    version: int = strawberry.field(
+        description="1, 2, 3 …: one more with each save that changes it. Runs stay on the one they started with."
+    )
+    trigger: WorkflowTrigger = strawberry.field(description="What starts it.")
+    steps: list[WorkflowStep] = strawberry.field(description="What it does, in order.")
+    created_at: datetime = strawberry.field(description="When it was made.")
+    updated_at: datetime = strawberry.field(description="When it was last saved, switched, paused or resumed.")
+    record: strawberry.Private[WorkflowRecord]
+
+    @staticmethod
+    def of(record: WorkflowRecord) -> Workflow:
+        definition = decode_definition(record.definition)
+        return Workflow(
+            id=strawberry.ID(write_node_id(NodeKind.WORKFLOW, record.workflow_id)),
+            name=record.name,
+            description=definition.description,
+            is_active=record.is_active,
+            is_paused=record.is_paused,
+            version=record.version,
+            trigger=WorkflowTrigger.of(definition.trigger, due_at=record.next_due_at),
+            steps=[WorkflowStep.of(step) for step in definition.steps],
+            created_at=record.created_at,
+            updated_at=record.updated_at,
+            record=record,
+        )
+
+    @staticmethod
+    def of_optional(record: WorkflowRecord | None) -> Workflow | None:
+        return None if record is None else Workflow.of(record)
+
+
+@strawberry.type(description="A workflow and its position in a list. Needs VIEWER.")
+class WorkflowEdge:
+    cursor: Cursor = strawberry.field(description="Position in lists of workflows.")
+    node: Workflow = strawberry.field(description="The workflow.")
+
+
+@strawberry.type(description="A page of workflows, newest first. Needs VIEWER.")
+class WorkflowConnection:
+    edges: list[WorkflowEdge] = strawberry.field(description="Up to 100 workflows.")
+    page_info: PageInfo = strawberry.field(description="Where this page stands in the list.")
+
+    @staticmethod
+    def of(page: Page[WorkflowRecord]) -> WorkflowConnection:
+        return WorkflowConnection(
+            edges=edges_of(page, WorkflowEdge, Workflow.of),
+            page_info=PageInfo.of(page),
+        )
+
+
+@strawberry.type(
+    description=(
+        "Outcome of saveWorkflow, setWorkflowActive, pauseWorkflow, resumeWorkflow and cloneBlueprint. Needs EDITOR."
+    )
+)
+class SaveWorkflowPayload(MutationPayload):
+    workflow: Workflow | None = strawberry.field(description="As it is now; null when nothing was changed.")
+
+    @staticmethod
+    def of(change: WorkflowChange) -> SaveWorkflowPayload:
+        return SaveWorkflowPayload(
+            workflow=Workflow.of_optional(change.workflow), user_errors=user_errors(change.errors)
+        )
+
+
+@strawberry.type(description="The people for whom a blueprint with a schedule starts. Needs VIEWER.")
+class BlueprintAudience:
+    name: str = strawberry.field(description="What the clone's audience is called, with a number if that is taken.")
+    where: JSON = strawberry.field(description="All of these hold, as in SaveAudienceInput.where.")
+
+    @staticmethod
+    def of_optional(value: AudienceValue | None) -> BlueprintAudience | None:
+        if value is None:
+            return None
+        return BlueprintAudience(name=value.name, where=JSON(unparse_conditions(value.where)))
+
+
 @strawberry.type(description="A workflow to begin with: clone it, then change what you like. Needs VIEWER.")
 class WorkflowBlueprint:
     key: str = strawberry.field(description="For cloneBlueprint.")
@@ -132,6 +247,9 @@ class WorkflowBlueprint:
     description: str = strawberry.field(description="What it does, and which events and traits it reads.")
     trigger: WorkflowTrigger = strawberry.field(description="What starts it.")
     steps: list[WorkflowStep] = strawberry.field(description="What it does, in order.")
+    audience: BlueprintAudience | None = strawberry.field(
+        description="What a clone's trigger.audience is made of: cloneBlueprint makes it. Null without a schedule."
+    )
 
     @staticmethod
     def of(blueprint: Blueprint) -> WorkflowBlueprint:
@@ -142,6 +260,7 @@ class WorkflowBlueprint:
             description=definition.description or "",
             trigger=WorkflowTrigger.of(definition.trigger),
             steps=[WorkflowStep.of(step) for step in definition.steps],
+            audience=BlueprintAudience.of_optional(blueprint.audience),
         )
 
 
@@ -196,3 +315,7 @@ class TestRunWorkflowPayload(MutationPayload):
             error=run.error,
             user_errors=user_errors(run.errors),
         )
+
+
+# Last, because a workflow leads to an audience, and an audience to people and what they went through.
+import schema.audience as audiences  # noqa: E402

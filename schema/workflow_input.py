@@ -67,7 +67,12 @@ class WorkflowStepInput:
     )
 
 
-@strawberry.input(description="With id, what is absent stays as it is and null clears it. Without, a workflow is made.")
+@strawberry.input(
+    description=(
+        "With id, what is absent stays as it is and null clears it; trigger and steps are given as a whole. Without, a "
+        "workflow is made."
+    )
+)
 class SaveWorkflowInput:
     id: strawberry.ID | None = strawberry.field(default=strawberry.UNSET, description="Which to change.")
     name: str | None = strawberry.field(
@@ -83,7 +88,7 @@ class SaveWorkflowInput:
         default=strawberry.UNSET, description=f"What it does: 1 to {MAX_STEPS}. Needed when it is made."
     )
     expected_version: int | None = strawberry.field(
-        default=strawberry.UNSET, description="Refuse the save if the stored version is another."
+        default=strawberry.UNSET, description="Refuse the save if the stored version is another. Only with id."
     )
 
 
@@ -99,7 +104,11 @@ class TestRunWorkflowInput:
     context: JSON | None = strawberry.field(default_factory=dict, description="Of the sample event: a JSON object.")
 
 
+keep_mapping(SaveWorkflowInput)
 keep_mapping(TestRunWorkflowInput)
+
+SaveWorkflowArguments: TypeAlias = Mapping[str, Any]
+"""The input as it was coerced: what is absent is not in it."""
 
 TestRunWorkflowArguments: TypeAlias = Mapping[str, Any]
 """The input as it was coerced."""

@@ -23,7 +23,7 @@ import msgspec
 from msgspec import UNSET
 from uuid_utils.compat import uuid7
 
-from db.audiences import share_audiences
+from db.audiences import read_audiences, share_audiences
 from db.followers import ensure_follower
 from db.records import Lane
 from db.templates import read_templates
@@ -282,7 +282,8 @@ def _next_due(trigger: Trigger, now: datetime) -> datetime | None:
 
 async def _check(connection: asyncpg.Connection, project_id: UUID, draft: Draft, name: str) -> None:
     """What cannot be known without the project: whose the name is, and whether there is what the draft names."""
-    errors = list(await missing_nodes(connection, project_id=project_id, written=draft.changes, path=draft.path))
+    missing = await missing_nodes(connection, project_id=project_id, written=draft.changes, path=draft.path, hold=True)
+    errors = list(missing)
     if draft.changes.name is not UNSET:
         holders = await find_workflow_names(connection, project_id=project_id, names=[name])
         if holders.get(name, draft.workflow_id) != draft.workflow_id:
@@ -302,9 +303,12 @@ async def _check_audience(connection: asyncpg.Connection, project_id: UUID, draf
 
 
 async def missing_nodes(
-    connection: asyncpg.Connection, *, project_id: UUID, written: Definition | Changes, path: Path
+    connection: asyncpg.Connection, *, project_id: UUID, written: Definition | Changes, path: Path, hold: bool = False
 ) -> tuple[UserError, ...]:
-    """What a workflow names and the project does not have. Audiences that are there stay until the transaction ends."""
+    """What a workflow names and the project does not have.
+
+    `hold`: the audiences that are there cannot be deleted until the transaction ends.
+    """
     named = list(named_nodes(written, path))
     templates = [uuid for kind, uuid, _ in named if kind is NodeKind.TEMPLATE]
     audiences = [uuid for kind, uuid, _ in named if kind is NodeKind.AUDIENCE]
@@ -312,8 +316,11 @@ async def missing_nodes(
     if templates:
         found = await read_templates(connection, project_id=project_id, template_ids=templates)
         there |= {each.template_id for each in found if each.channel == Channel.EMAIL}
-    if audiences:
+    if audiences and hold:
         there |= await share_audiences(connection, project_id=project_id, audience_ids=audiences)
+    elif audiences:
+        known = await read_audiences(connection, project_id=project_id, audience_ids=audiences)
+        there |= {each.audience_id for each in known}
     return tuple(
         UserError(f"This project has no such {_WORDS[kind]}.", "NOT_FOUND", where)
         for kind, uuid, where in named

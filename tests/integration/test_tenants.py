@@ -405,6 +405,98 @@ async def _workflow_blueprints(victim: Tenant, attacker: Tenant) -> None:
     assert await attacker.data(document) == await victim.data(document)
 
 
+SAVE_WORKFLOW = """mutation ($input: SaveWorkflowInput!) { saveWorkflow(input: $input) {
+  workflow { id version steps { config } } userErrors { code path }
+} }"""
+SHOW_WORKFLOW = "{ name isActive isPaused version trigger { audience { name } } steps { config } }"
+LIST_WORKFLOWS = f"query ($after: Cursor) {{ workflows(after: $after) {{ edges {{ cursor node {SHOW_WORKFLOW} }} }} }}"
+
+
+async def _workflow(victim: Tenant, **changes: Any) -> str:
+    """One that is named after what its project has; gives its node id."""
+    steps = [{"type": "UPDATE_PROFILE", "config": {"traits": {"card": SECRET}}}]
+    written = {"name": "Journey", "trigger": {"eventType": "a.b"}, "steps": steps, **changes}
+    saved = (await victim.data(SAVE_WORKFLOW, input=written))["saveWorkflow"]
+    assert saved["userErrors"] == []
+    node_id: str = saved["workflow"]["id"]
+    return node_id
+
+
+@case("Query.workflows")
+async def _workflows(victim: Tenant, attacker: Tenant) -> None:
+    node_id = await _workflow(victim)
+    [edge] = (await victim.data(LIST_WORKFLOWS))["workflows"]["edges"]
+    assert await _sees_nothing(attacker, LIST_WORKFLOWS) == {"data": {"workflows": {"edges": []}}}
+    assert await attacker.codes(LIST_WORKFLOWS, after=edge["cursor"]) == ["CURSOR_INVALID"]
+    assert await attacker.data("query ($id: ID!) { node(id: $id) { id } }", id=node_id) == {"node": None}
+
+
+@case("Mutation.saveWorkflow")
+async def _save_workflow(victim: Tenant, attacker: Tenant) -> None:
+    """Neither a workflow, nor the template or the audience of another project are of any use; its names are free."""
+    template_id = await _template(victim)
+    audience_id = (await victim.data(SAVE_AUDIENCE, input=AUDIENCE))["saveAudience"]["audience"]["id"]
+    trigger = {"eventType": "a.b", "audienceId": audience_id}
+    steps = [{"type": "SEND_EMAIL", "config": {"to": "a@example.com", "templateId": template_id}}]
+    node_id = await _workflow(victim, trigger=trigger, steps=steps)
+    before = await victim.data(LIST_WORKFLOWS)
+
+    taken = await _sees_nothing(attacker, SAVE_WORKFLOW, input={"id": node_id, "name": "Stolen"})
+    assert taken["data"]["saveWorkflow"] == {
+        "workflow": None,
+        "userErrors": [{"code": "NOT_FOUND", "path": ["input", "id"]}],
+    }
+    copied = await _sees_nothing(attacker, SAVE_WORKFLOW, input={"name": "Journey", "trigger": trigger, "steps": steps})
+    assert copied["data"]["saveWorkflow"]["userErrors"] == [
+        {"code": "NOT_FOUND", "path": ["input", "trigger", "audienceId"]},
+        {"code": "NOT_FOUND", "path": ["input", "steps", "0", "config", "templateId"]},
+    ]
+    await _workflow(attacker)
+    assert await victim.data(LIST_WORKFLOWS) == before
+
+
+@case("Mutation.setWorkflowActive")
+async def _set_workflow_active(victim: Tenant, attacker: Tenant) -> None:
+    await _refuses_workflow(
+        victim, attacker, "setWorkflowActive(id: $id, isActive: true) { workflow { id } userErrors { code } }"
+    )
+
+
+@case("Mutation.pauseWorkflow")
+async def _pause_workflow(victim: Tenant, attacker: Tenant) -> None:
+    await _refuses_workflow(victim, attacker, "pauseWorkflow(id: $id) { workflow { id } userErrors { code } }")
+
+
+@case("Mutation.resumeWorkflow")
+async def _resume_workflow(victim: Tenant, attacker: Tenant) -> None:
+    await _refuses_workflow(victim, attacker, "resumeWorkflow(id: $id) { workflow { id } userErrors { code } }")
+
+
+@case("Mutation.deleteWorkflow")
+async def _delete_workflow(victim: Tenant, attacker: Tenant) -> None:
+    await _refuses_workflow(victim, attacker, "deleteWorkflow(id: $id) { deletedId userErrors { code } }")
+
+
+async def _refuses_workflow(victim: Tenant, attacker: Tenant, field: str) -> None:
+    node_id = await _workflow(victim)
+    before = await victim.data(LIST_WORKFLOWS)
+    [refused] = (await _sees_nothing(attacker, f"mutation ($id: ID!) {{ {field} }}", id=node_id))["data"].values()
+    assert refused["userErrors"] == [{"code": "NOT_FOUND"}]
+    assert await victim.data(LIST_WORKFLOWS) == before
+
+
+@case("Mutation.cloneBlueprint")
+async def _clone_blueprint(victim: Tenant, attacker: Tenant) -> None:
+    """Each gets a workflow and an audience of its own, under names that only its own project can have taken."""
+    document = """mutation { cloneBlueprint(key: "birthday") {
+      workflow { id name trigger { audience { id name } } } userErrors { code } } }"""
+    theirs, own = [(await each.data(document))["cloneBlueprint"]["workflow"] for each in (victim, attacker)]
+    assert (own["name"], own["trigger"]["audience"]["name"]) == ("Birthday", "Birthday today")
+    assert (theirs["name"], theirs["trigger"]["audience"]["name"]) == ("Birthday", "Birthday today")
+    ids = [theirs["id"], theirs["trigger"]["audience"]["id"]]
+    assert await attacker.data("query ($ids: [ID!]!) { nodes(ids: $ids) { id } }", ids=ids) == {"nodes": [None, None]}
+
+
 @case("Mutation.testRunWorkflow")
 async def _test_run_workflow(victim: Tenant, attacker: Tenant) -> None:
     """Neither another project's template nor what it knows of a person gets into a trace."""
@@ -425,6 +517,9 @@ async def _test_run_workflow(victim: Tenant, attacker: Tenant) -> None:
     assert (seen["matched"], seen["trace"][0]["input"]) == (True, {"traits": {"copy": ""}})
     own = (await victim.data(document, input=copy))["testRunWorkflow"]
     assert own["trace"][0]["input"] == {"traits": {"copy": SECRET}}
+    saved = {"workflowId": await _workflow(victim), "eventType": "a.b"}
+    refused = (await _sees_nothing(attacker, document, input=saved))["data"]["testRunWorkflow"]
+    assert refused["userErrors"] == [{"code": "NOT_FOUND", "path": ["input", "workflowId"]}]
 
 
 @case("Mutation.addSenderDomain")
