@@ -200,6 +200,10 @@ OTHER_COLUMNS = {
     "dispatch.move_deliveries": [],
     "dispatch.write_claims": ["delivery_id"],
     "dispatch.write_settlements": ["delivery_id", "lease_token"],
+    "enrolment.find_due_schedules": ["project_id"],
+    "enrolment.find_due_workflows": ["workflow_id"],
+    "enrolment.find_met": ["workflow_id", "user_id"],
+    "enrolment.save_enrolment": [],
     # What is not held follows from previous_head.
     "events.append_events": ["epoch", "received_at", "previous_head", "held_keys", "held_seqs", "held_mine"],
     "events.delete_events_before": [],
