@@ -130,7 +130,7 @@ async def upsert_run_steps(connection: asyncpg.Connection, *, project_id: UUID, 
 
 async def read_runs(connection: asyncpg.Connection, *, project_id: UUID, run_ids: Sequence[UUID]) -> list[RunRecord]:
     """Runs by their ids, in no order; unknown ones are absent."""
-    return [_run(dict(row.items())) for row in await connection.fetch(_SQL["read_runs"], project_id, run_ids)]
+    return [run_of(row) for row in await connection.fetch(_SQL["read_runs"], project_id, run_ids)]
 
 
 async def read_run_steps(
@@ -193,11 +193,13 @@ def _locked(rows: Iterable[Mapping[str, Any]]) -> list[LockedRun]:
     for row in rows:
         values = dict(row.items())
         lease_token, is_leased = values.pop("lease_token"), values.pop("is_leased")
-        locked.append(LockedRun(_run(values), lease_token, is_leased))
+        locked.append(LockedRun(run_of(values), lease_token, is_leased))
     return locked
 
 
-def _run(values: dict[str, Any]) -> RunRecord:
+def run_of(row: Mapping[str, Any]) -> RunRecord:
+    """A row with the columns of `RunRecord`."""
+    values = dict(row.items())
     values["vars"] = msgspec.Raw(values["vars"].encode())
     if values["open_trace"] is not None:
         values["open_trace"] = msgspec.Raw(values["open_trace"].encode())

@@ -39,6 +39,7 @@ class CursorKind(IntEnum):
     PUSH_TOKENS = 9
     TEMPLATES = 10
     WORKFLOWS = 11
+    RUN_LIST = 12
     AUDIENCE_LIST = 13
     AUDIENCE_MEMBERS = 14
 

@@ -191,6 +191,8 @@ OTHER_COLUMNS = {
     "api_keys.touch_api_keys": [],
     "deliveries.append_transitions": ["epoch", "previous_head"],
     "workflow_run_log.append_run_updates": ["epoch", "previous_head"],
+    "workflow_run_lists.read_first_deliveries": ["run_id", "number", "delivery_id"],
+    "workflow_run_lists.read_run_deliveries": ["run_id", "number", "delivery_id"],
     "deliveries.insert_deliveries": [],
     "dispatch.find_due_projects": ["project_id"],
     "dispatch.find_expired": ["project_id"],
