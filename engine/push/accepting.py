@@ -140,15 +140,17 @@ async def _plan(
     deliveries = [
         delivery
         for user_id, tokens in tokens_of.items()
-        for delivery in _deliveries(request, standings, text, user_id, tokens)
+        for delivery in deliveries_of(request, standings, text, user_id, tokens)
     ]
     await reserve_sends(connection, project_id=request.project_id, reservations=standings.reservations, now=request.now)
     return deliveries
 
 
-def _deliveries(
+def deliveries_of(
     request: PushRequest, standings: Standings, text: str, user_id: str | None, tokens: Sequence[PushTokenRecord]
 ) -> list[NewDelivery]:
+    """One person's, or those of devices nobody is known to use. `text` is the content as JSON. What is sent counts in
+    `standings` from then on, and is to be reserved (`Standings.reservations`)."""
     if request.scheduled_for is not None and tokens:
         later = PutOff(request.scheduled_for)
         return [_delivery(request, text, user_id, token, later) for token in tokens]

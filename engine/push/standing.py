@@ -41,11 +41,15 @@ class Standings:
     ) -> None:
         self.present = frozenset(present)
         self.reservations: list[Reservation] = []
-        self._rules = rules
+        self.rules = rules
         self._unknown_allowed = unknown_allowed
         self._consents = consents
         self._sent = dict(sent)
         self._now = now
+
+    def sent(self, user_id: str) -> SendCount:
+        """What counts against a person's caps; of a project without any, nothing."""
+        return self._sent.get(user_id, SendCount())
 
     def decide(
         self,
@@ -68,7 +72,7 @@ class Standings:
                 consent=self._consents.get(user_id or "", ConsentState.UNKNOWN),
                 unknown_allowed=self._unknown_allowed,
                 tokens=tokens,
-                rules=self._rules,
+                rules=self.rules,
                 now=self._now,
                 sent_in_hour=sent.in_hour,
                 sent_in_day=sent.in_day,
