@@ -149,10 +149,11 @@ class Process:
         self.cursors = CursorCodec(required(settings.secret_key).encode())
         self.streams = Streams(self.hub, self.database, self.cursors)
         self.clock = DatabaseClock(self.database)
+        readers = Readers(self.reading_database)
         self.services = Services(
             database=self.database,
-            lookups=Lookups(self.database),
-            readers=Readers(self.reading_database),
+            lookups=Lookups(self.database, readers),
+            readers=readers,
             log=self.log,
             streams=self.streams,
             cursors=self.cursors,

@@ -12,6 +12,8 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from itertools import islice
 from typing import Any, Generic, TypeAlias, TypeVar
 from uuid import UUID
@@ -30,11 +32,23 @@ from db.records import ApiKeyRecord, EventRecord, ProfileRecord
 from db.sender_domains import SenderDomainRecord, read_sender_domains
 from db.templates import TemplateRecord, read_templates
 from db.webhook_endpoints import WebhookEndpointRecord, read_webhook_endpoints
-from db.workflow_records import WorkflowRecord
-from db.workflows import read_workflows
+from db.workflow_records import RunRecord, RunStepRecord, WorkflowRecord
+from db.workflow_run_lists import RunDelivery, read_first_deliveries, read_run_deliveries
+from db.workflow_runs import read_run_steps, read_runs
+from db.workflow_stats import OutcomeCount, RunCount, count_outcomes, count_runs_by_status
+from db.workflows import read_workflow_versions, read_workflows
+from engine.reading import Readers
+from engine.workflows.definition import Definition
+from engine.workflows.stored import decode_definition
 
 MAX_KEYS = 500
 """In one statement: its rows may be large, and others wait behind it."""
+MAX_TRACES = 50
+"""In one statement: each may have a thousand steps."""
+RUN_DELIVERIES = 100
+"""Of one run, shown with it."""
+MAX_COUNTED = 20
+"""Workflows whose runs one statement counts."""
 
 K = TypeVar("K")
 R = TypeVar("R")
@@ -50,11 +64,18 @@ class Lookup(Generic[K, V]):
     """
 
     def __init__(
-        self, database: Database, read: Callable[[Any, UUID, list[K]], Awaitable[Mapping[K, V]]], *, missing: V
+        self,
+        connect: Callable[[UUID], AbstractAsyncContextManager[Any]],
+        read: Callable[[Any, UUID, list[K]], Awaitable[Mapping[K, V]]],
+        *,
+        missing: V,
+        most: int = MAX_KEYS,
     ) -> None:
-        self._database = database
+        """`connect` gives a connection for a project, `most` is how many keys one statement takes."""
+        self._connect = connect
         self._read = read
         self._missing = missing
+        self._most = most
         self._waiting: dict[UUID, _Askers[K, V]] = {}
         self._reading: dict[UUID, asyncio.Task[None]] = {}
 
@@ -70,8 +91,8 @@ class Lookup(Generic[K, V]):
     async def _read_on(self, project_id: UUID) -> None:
         try:
             while waiting := self._waiting.pop(project_id, None):
-                taken = dict(islice(waiting.items(), MAX_KEYS))
-                rest = dict(islice(waiting.items(), MAX_KEYS, None))
+                taken = dict(islice(waiting.items(), self._most))
+                rest = dict(islice(waiting.items(), self._most, None))
                 if rest:
                     self._waiting[project_id] = rest
                 await self._answer(project_id, taken)
@@ -83,7 +104,7 @@ class Lookup(Generic[K, V]):
         if not wanted:
             return
         try:
-            async with self._database.connection() as connection:
+            async with self._connect(project_id) as connection:
                 found = await self._read(connection, project_id, list(wanted))
         except Exception as error:
             for answer in _open(wanted):
@@ -133,11 +154,15 @@ def _rows(
     async def by_key(connection: Any, project_id: UUID, keys: list[K]) -> dict[K, R | None]:
         return {key_of(record): record for record in await read(connection, project_id, keys)}
 
-    return Lookup(database, by_key, missing=None)
+    return Lookup(lambda _project: database.connection(), by_key, missing=None)
 
 
 def _groups(
-    database: Database, read: Callable[[Any, UUID, list[K]], Awaitable[list[R]]], key_of: Callable[[R], K]
+    database: Database,
+    read: Callable[[Any, UUID, list[K]], Awaitable[list[R]]],
+    key_of: Callable[[R], K],
+    *,
+    most: int = MAX_KEYS,
 ) -> Lookup[K, tuple[R, ...]]:
     """Any number of rows per key, in the order in which they are read."""
 
@@ -147,13 +172,50 @@ def _groups(
             found[key_of(record)].append(record)
         return {key: tuple(records) for key, records in found.items()}
 
-    return Lookup(database, by_key, missing=())
+    return Lookup(lambda _project: database.connection(), by_key, missing=(), most=most)
+
+
+def _definitions(database: Database) -> Lookup[tuple[UUID, int], Definition | None]:
+    """Versions of workflows, decoded once for all who ask at the same time."""
+
+    async def by_version(
+        connection: Any, project_id: UUID, keys: list[tuple[UUID, int]]
+    ) -> dict[tuple[UUID, int], Definition | None]:
+        found = await read_workflow_versions(connection, project_id=project_id, versions=keys)
+        return {(each.workflow_id, each.version): decode_definition(bytes(each.definition)) for each in found}
+
+    return Lookup(lambda _project: database.connection(), by_version, missing=None)
+
+
+WorkflowCounts: TypeAlias = tuple[tuple[RunCount, ...], tuple[OutcomeCount, ...]]
+"""A workflow's runs by status, and its steps by label and outcome."""
+
+
+def _counts(readers: Readers) -> Lookup[tuple[UUID, datetime | None], WorkflowCounts]:
+    """How workflows fare since an instant: whoever asks of the same one is in the same two statements."""
+
+    async def by_workflow(
+        connection: Any, project_id: UUID, keys: list[tuple[UUID, datetime | None]]
+    ) -> dict[tuple[UUID, datetime | None], WorkflowCounts]:
+        found: dict[tuple[UUID, datetime | None], WorkflowCounts] = {}
+        for since in {since for _, since in keys}:
+            wanted = [workflow_id for workflow_id, each in keys if each == since]
+            runs = await count_runs_by_status(connection, project_id=project_id, workflow_ids=wanted, since=since)
+            steps = await count_outcomes(connection, project_id=project_id, workflow_ids=wanted, since=since)
+            for workflow_id in wanted:
+                found[workflow_id, since] = (
+                    tuple(each for each in runs if each.workflow_id == workflow_id),
+                    tuple(each for each in steps if each.workflow_id == workflow_id),
+                )
+        return found
+
+    return Lookup(readers.connection, by_workflow, missing=((), ()), most=MAX_COUNTED)
 
 
 class Lookups:
-    """One per process. Belongs to one event loop."""
+    """One per process. Belongs to one event loop. `readers` are for what takes longer than a look-up by key."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, readers: Readers) -> None:
         self.profiles_by_user: Lookup[str, ProfileRecord | None] = _rows(
             database,
             lambda connection, project_id, keys: read_profiles_by_user(
@@ -220,6 +282,31 @@ class Lookups:
             lambda connection, project_id, keys: read_workflows(connection, project_id=project_id, workflow_ids=keys),
             lambda record: record.workflow_id,
         )
+        self.definitions = _definitions(database)
+        self.workflow_counts = _counts(readers)
+        self.runs: Lookup[UUID, RunRecord | None] = _rows(
+            database,
+            lambda connection, project_id, keys: read_runs(connection, project_id=project_id, run_ids=keys),
+            lambda record: record.run_id,
+        )
+        self.run_steps: Lookup[UUID, tuple[RunStepRecord, ...]] = _groups(
+            database,
+            lambda connection, project_id, keys: read_run_steps(connection, project_id=project_id, run_ids=keys),
+            lambda record: record.run_id,
+            most=MAX_TRACES,
+        )
+        self.first_deliveries: Lookup[UUID, tuple[RunDelivery, ...]] = _groups(
+            database,
+            lambda connection, project_id, keys: read_first_deliveries(connection, project_id=project_id, run_ids=keys),
+            lambda record: record.run_id,
+        )
+        self.run_deliveries: Lookup[UUID, tuple[RunDelivery, ...]] = _groups(
+            database,
+            lambda connection, project_id, keys: read_run_deliveries(
+                connection, project_id=project_id, run_ids=keys, per_run=RUN_DELIVERIES
+            ),
+            lambda record: record.run_id,
+        )
         self.sender_domains: Lookup[UUID, SenderDomainRecord | None] = _rows(
             database,
             lambda connection, project_id, keys: read_sender_domains(
@@ -257,6 +344,12 @@ class Loaders:
         self.templates = Loader(lookups.templates)
         self.audiences = Loader(lookups.audiences)
         self.workflows = Loader(lookups.workflows)
+        self.definitions = Loader(lookups.definitions)
+        self.workflow_counts = Loader(lookups.workflow_counts)
+        self.runs = Loader(lookups.runs)
+        self.run_steps = Loader(lookups.run_steps)
+        self.first_deliveries = Loader(lookups.first_deliveries)
+        self.run_deliveries = Loader(lookups.run_deliveries)
         self.sender_domains = Loader(lookups.sender_domains)
         self.push_tokens = Loader(lookups.push_tokens)
         self.push_tokens_by_user = Loader(lookups.push_tokens_by_user)

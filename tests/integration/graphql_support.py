@@ -213,10 +213,11 @@ async def open_gateway(
         clock = DatabaseClock(database)
         await stack.enter_async_context(clock.running())
         woken: list[Work] = []
+        readers = Readers(database)
         services = Services(
             database=database,
-            lookups=Lookups(database),
-            readers=Readers(database),
+            lookups=Lookups(database, readers),
+            readers=readers,
             log=log,
             streams=streams,
             cursors=cursors,

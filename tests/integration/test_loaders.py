@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 
 from db.database import Database
+from engine.reading import Readers
 from resolvers.loaders import MAX_KEYS, Loader, Loaders, Lookup, Lookups
 from tests.integration.log_support import make_project, open_database
 
@@ -28,7 +29,7 @@ class Table:
         self.let.set()
         self.error: Exception | None = None
         self.version = 0
-        self.lookup: Lookup[int, str | None] = Lookup(database, self._read, missing=None)
+        self.lookup: Lookup[int, str | None] = Lookup(lambda _project: database.connection(), self._read, missing=None)
 
     async def _read(self, connection: asyncpg.Connection, project_id: UUID, keys: list[int]) -> dict[int, str | None]:
         self.read.append((project_id, keys))
@@ -129,7 +130,7 @@ async def test_a_burst_takes_one_connection_of_the_pool(module_database_url: str
                 yield found
 
         database.connection = counting  # type: ignore[method-assign]
-        lookups = Lookups(database)
+        lookups = Lookups(database, Readers(database))
         found = await asyncio.gather(
             *(Loaders(lookups).attempts.load((project_id, uuid4())) for _ in range(200)),
             *(Loaders(lookups).deliveries.load((project_id, uuid4())) for _ in range(200)),
