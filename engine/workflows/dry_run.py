@@ -19,6 +19,7 @@ from uuid import UUID
 import msgspec
 
 from db.records import EventRecord, NewEvent, ProfileRecord, ProjectRecord
+from engine.audiences.membership import members_among
 from engine.consent import ConsentPurpose, allows
 from engine.egress import Egress
 from engine.errors import UserError
@@ -92,12 +93,29 @@ async def dry_run(
         around = await lookup.begin(
             event=None if is_scheduled else event, user_id=checked.user_id, profile=profile, refuse_url=egress.refusal
         )
-        if not await _matches(lookup, definition.trigger, around, now):
+        is_member = await _is_member(connection, project, definition.trigger, around.user_id, now)
+        if not is_member or not await _matches(lookup, definition.trigger, around, now):
             return DryRun()
         consent = around.consent(ConsentPurpose.WORKFLOWS)
         if around.user_id is not None and not allows(consent, unknown_allowed=around.unknown_allowed):
             return DryRun(matched=True, errors=(_NO_CONSENT,))
         return await _Walk(lookup, definition, around, now).walk()
+
+
+async def _is_member(
+    connection: asyncpg.Connection, project: ProjectRecord, trigger: Trigger, user_id: str | None, now: datetime
+) -> bool:
+    """Whether a workflow starts for somebody at all, as things stand before the sample."""
+    if trigger.audience_id is None:
+        return True
+    members = await members_among(
+        connection,
+        project_id=project.project_id,
+        audience_id=trigger.audience_id,
+        user_ids=[] if user_id is None else [user_id],
+        now=now,
+    )
+    return user_id in members
 
 
 async def _matches(lookup: Lookup, trigger: Trigger, around: Surroundings, now: datetime) -> bool:

@@ -273,7 +273,12 @@ async def _change(
 
 def is_equal(one: Definition, other: Definition) -> bool:
     """Whether two definitions do the same: 1 is not true, as it is to Python; the order of members does not matter."""
-    return msgspec.json.encode(one, order="sorted") == msgspec.json.encode(other, order="sorted")
+    return _canonical(one) == _canonical(other)
+
+
+def _canonical(definition: Definition) -> bytes:
+    """As it is once it was stored: a delay of 0 is one of 0.0."""
+    return msgspec.json.encode(decode_definition(encode_definition(definition)), order="sorted")
 
 
 def _next_due(trigger: Trigger, now: datetime) -> datetime | None:
