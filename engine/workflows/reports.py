@@ -2,7 +2,7 @@
 
 Guarantees: a run whose open step waits is looked at once more after each of its deliveries has come to something,
 whichever worker dies; nothing is decided here. Leaves to others: reading how the deliveries stand and going on
-(`engine.workflows.rounds`); following (`engine.workers.followers`).
+(`engine.workflows.rounds`); following (`engine.workers.followers`), under `names.REPORTS_FOLLOWER`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,6 @@ from engine.workers.followers import NOTHING, Reacted
 
 if TYPE_CHECKING:
     import asyncpg
-
-NAME = "workflow_runs"
-"""Its position in the deliveries lane is stored under this."""
 
 
 async def report(
