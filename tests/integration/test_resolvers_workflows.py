@@ -451,9 +451,12 @@ async def test_each_blueprint_is_cloned_off_with_its_audience_as_often_as_one_li
 
 
 async def test_the_audience_of_a_clone_is_what_the_blueprint_shows(shop: Tenant) -> None:
-    listed = (await shop.data("{ workflowBlueprints { key audience { name where } } }"))["workflowBlueprints"]
+    document = "{ workflowBlueprints { key audience { name where } trigger { schedule { nextAt } } } }"
+    listed = (await shop.data(document))["workflowBlueprints"]
     shown = {each["key"]: each["audience"] for each in listed if each["audience"] is not None}
     assert shown.keys() == {"re_engagement", "birthday"}
+    times = [each["trigger"]["schedule"]["nextAt"] for each in listed if each["audience"] is not None]
+    assert [time[10:] for time in times] == ["T10:00:00Z", "T09:00:00Z"]
     for key, expected in shown.items():
         held = (await clone(shop, key=key))["workflow"]["trigger"]["audience"]
         found = await shop.data("query ($id: ID!) { node(id: $id) { ... on Audience { name where } } }", id=held["id"])

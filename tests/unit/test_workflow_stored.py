@@ -24,8 +24,9 @@ from engine.workflows.definition import (
     Webhook,
 )
 from engine.workflows.stored import decode_definition, decode_trigger, encode_definition
+from engine.workflows.validation import Changes, read_changes, read_definition
 from tests.integration.condition_strategies import JSON
-from tests.unit.test_workflow_validation import CONFIGS, good_workflows, read, step, workflow
+from tests.unit.test_workflow_validation import CONFIGS, EGRESS, WORKFLOW, good_workflows, read, step, workflow
 
 
 def test_every_type_of_step_is_kept() -> None:
@@ -44,6 +45,31 @@ def test_what_validation_makes_is_kept(written: dict[str, Any]) -> None:
     assert decode_definition(stored) == definition
     assert decode_definition(stored.encode()) == definition
     assert decode_trigger(json.dumps(json.loads(stored)["trigger"])) == definition.trigger
+
+
+@settings(max_examples=200, deadline=None)
+@given(WORKFLOW)
+def test_whatever_is_accepted_can_be_kept(written: dict[str, Any]) -> None:
+    definition, _ = read_definition(written, egress=EGRESS)
+    if definition is not None:
+        assert decode_definition(encode_definition(definition)) == definition
+    changes, errors = read_changes(written, egress=EGRESS)
+    assert (changes is None) == bool(errors)
+    assert msgspec.json.encode(errors)
+    if changes is not None:
+        changed = changes.over(BLUEPRINTS["birthday"].definition)
+        assert decode_definition(encode_definition(changed)) == changed
+
+
+def test_changes_are_what_was_given_and_no_more() -> None:
+    stored = BLUEPRINTS["birthday"].definition
+    assert read_changes({}, egress=EGRESS) == (Changes(), ())
+    assert Changes().over(stored) == stored
+    changes, _ = read_changes({"description": "", "isActive": True, "expectedVersion": 3}, egress=EGRESS)
+    assert changes == Changes(description=None)
+    assert changes.over(stored) == msgspec.structs.replace(stored, description=None)
+    _, errors = read_changes({"nmae": "x", "trigger": None}, egress=EGRESS)
+    assert [error.path for error in errors] == [("input", "nmae"), ("input", "trigger")]
 
 
 @settings(max_examples=100, deadline=None)
