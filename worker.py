@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
+from db.audience_sends import find_audience_sends
 from db.database import Database
 from db.dispatch import find_due_projects, find_expired
 from db.records import Lane
 from db.replays import find_replaying_projects
+from engine.audiences.sending import member_pages
 from engine.channels.apns import ApnsSender
 from engine.channels.base import ChannelWork
 from engine.channels.fcm import FcmSender
@@ -28,6 +30,7 @@ from engine.channels.http import HttpClient
 from engine.channels.smtp import SmtpAccount, SmtpSender
 from engine.channels.web_push import WebPushSender
 from engine.clock import DatabaseClock
+from engine.dispatch.audience_sends import continue_audience_sends
 from engine.dispatch.dispatcher import LEASE, Dispatcher
 from engine.dispatch.replaying import continue_replays
 from engine.dispatch.takeover import TAKE_OVER_LIMIT
@@ -153,8 +156,16 @@ class WorkerProcess:
                 self.database, self.clock, self.broadcast.announce, self.broadcast.wake, project_id
             )
 
+        pages = member_pages(vault_of(self._settings))
+
+        async def send_to_audiences(project_id: UUID) -> bool:
+            return await continue_audience_sends(
+                self.database, self.clock, self.broadcast.announce, self.broadcast.wake, pages, project_id
+            )
+
         return {
             WorkKind.DELIVERIES: dispatch,
+            WorkKind.AUDIENCE_SENDS: send_to_audiences,
             WorkKind.EVENTS: follow(self._webhooks),
             WorkKind.REPLAYS: replay,
             WorkKind.TRIGGERS: follow(self._triggers),
@@ -165,8 +176,12 @@ class WorkerProcess:
             due = await find_due_projects(connection, now=self.clock.now())
             return [*due, *await find_expired(connection)]
 
+        async def find_sends(connection: asyncpg.Connection) -> list[UUID]:
+            return await find_audience_sends(connection, now=self.clock.now())
+
         return (
             (WorkKind.DELIVERIES, find_due),
+            (WorkKind.AUDIENCE_SENDS, find_sends),
             (WorkKind.REPLAYS, find_replaying_projects),
             *((followed.kind, followed.find_behind) for followed in self._followed),
         )

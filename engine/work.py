@@ -23,6 +23,8 @@ class WorkKind(StrEnum):
     """The log has grown: deliveries to webhook endpoints follow from it. Rings for all who follow the log."""
     REPLAYS = "replays"
     """A bulk replay is not finished: go on with it."""
+    AUDIENCE_SENDS = "audience_sends"
+    """A send to an audience is not finished: make its next page."""
     TRIGGERS = "triggers"
     """The log has grown: runs of workflows follow from it."""
     RUN_REPORTS = "run_reports"

@@ -11,15 +11,16 @@ from uuid import UUID
 import msgspec
 
 from db.delivery_records import NewDelivery
+from engine.dispatch.audience_sends import MemberPage
 from engine.dispatch.sending import check_idempotency_key
 from engine.dispatch.values import Channel
-from engine.email.accepting import EmailRequest, check_request, make_deliveries
+from engine.email.accepting import EmailRequest, check_request, content_of, make_deliveries, make_for_members
 from engine.errors import UserError
 from engine.identity import Role
 from engine.node_ids import NodeKind, parse_node_id
 from resolvers.context import Context
 from resolvers.permissions import require
-from resolvers.sends import SendOutcome, accept_send, check_audience
+from resolvers.sends import SendOutcome, accept_send, as_asked, check_audience, to_audience
 
 if TYPE_CHECKING:
     import asyncpg
@@ -62,8 +63,25 @@ async def send_email(ctx: Context, *, arguments: EmailArguments) -> SendOutcome:
             connection, services.vault, request, project_id=viewer.project_id, batch_id=batch_id, now=now
         )
 
-    key = arguments.idempotency_key
-    return await accept_send(ctx, viewer, channel=Channel.EMAIL, idempotency_key=key, request=request, make=make)
+    async def make_page(connection: asyncpg.Connection, page: MemberPage) -> Sequence[NewDelivery]:
+        return await make_for_members(connection, services.vault, page)
+
+    return await accept_send(
+        ctx,
+        viewer,
+        channel=Channel.EMAIL,
+        idempotency_key=arguments.idempotency_key,
+        request=as_asked(request, arguments.audience_id),
+        make=to_audience(
+            make,
+            make_page,
+            lambda _batch_id: content_of(request),
+            project_id=viewer.project_id,
+            audience_id=arguments.audience_id,
+            scheduled_for=request.scheduled_for,
+        ),
+        has_audience=arguments.audience_id is not None,
+    )
 
 
 def _request(arguments: EmailArguments) -> EmailRequest:

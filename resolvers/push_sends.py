@@ -30,12 +30,13 @@ from engine.push.interactions import (
     not_found,
     track_interaction,
 )
+from engine.push.member_pages import DEVICES_PER_PERSON, make_for_members
 from engine.push.registration import ActivityRegistration, Platform, check_activity_registration, stored_form
 from engine.push.texts import check_text
 from engine.transactions import run_transaction
 from resolvers.context import Context
 from resolvers.permissions import require
-from resolvers.sends import SendOutcome, accept_send, check_audience
+from resolvers.sends import SendOutcome, accept_send, check_audience, to_audience
 from resolvers.tracking import Tracked
 
 if TYPE_CHECKING:
@@ -74,20 +75,40 @@ async def send_push(ctx: Context, *, arguments: SendPushArguments) -> SendOutcom
     if errors:
         return None, errors
 
-    async def make(connection: asyncpg.Connection, batch_id: UUID, now: datetime) -> Sequence[NewDelivery]:
-        content = PushContent(
+    def content_of(batch_id: UUID) -> PushContent:
+        return PushContent(
             message_id=batch_id,
             push=arguments.push,
             variants=arguments.variants,
             localized=arguments.localized,
             ignore_quiet_hours=arguments.ignore_quiet_hours,
         )
-        is_later = arguments.scheduled_for is not None and arguments.scheduled_for > now
-        request = _request(viewer, batch_id, content, now, arguments.scheduled_for if is_later else None)
-        return await plan_for_people(connection, request, user_ids=arguments.user_ids or ())
 
-    key = arguments.idempotency_key
-    return await accept_send(ctx, viewer, channel=Channel.PUSH, idempotency_key=key, request=arguments, make=make)
+    async def make(connection: asyncpg.Connection, batch_id: UUID, now: datetime) -> Sequence[NewDelivery]:
+        if arguments.user_ids is None:
+            return ()
+        is_later = arguments.scheduled_for is not None and arguments.scheduled_for > now
+        scheduled_for = arguments.scheduled_for if is_later else None
+        request = _request(viewer, batch_id, content_of(batch_id), now, scheduled_for)
+        return await plan_for_people(connection, request, user_ids=arguments.user_ids)
+
+    return await accept_send(
+        ctx,
+        viewer,
+        channel=Channel.PUSH,
+        idempotency_key=arguments.idempotency_key,
+        request=arguments,
+        make=to_audience(
+            make,
+            make_for_members,
+            content_of,
+            project_id=viewer.project_id,
+            audience_id=arguments.audience_id,
+            scheduled_for=arguments.scheduled_for,
+            per_person=DEVICES_PER_PERSON,
+        ),
+        has_audience=arguments.audience_id is not None,
+    )
 
 
 async def send_test_push(ctx: Context, *, push_token_id: str) -> tuple[DeliveryRecord | None, tuple[UserError, ...]]:

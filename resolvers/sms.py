@@ -11,13 +11,14 @@ from uuid import UUID
 import msgspec
 
 from db.delivery_records import NewDelivery
+from engine.dispatch.audience_sends import MemberPage
 from engine.dispatch.sending import check_idempotency_key
-from engine.dispatch.values import Channel
+from engine.dispatch.values import Channel, SmsContent
 from engine.identity import Role
-from engine.sms.accepting import SmsRequest, check_request, make_deliveries
+from engine.sms.accepting import SmsRequest, check_request, make_deliveries, make_for_members
 from resolvers.context import Context
 from resolvers.permissions import require
-from resolvers.sends import SendOutcome, accept_send, check_audience
+from resolvers.sends import SendOutcome, accept_send, as_asked, check_audience, to_audience
 
 if TYPE_CHECKING:
     import asyncpg
@@ -53,8 +54,25 @@ async def send_sms(ctx: Context, *, arguments: SmsArguments) -> SendOutcome:
             connection, services.vault, request, project_id=viewer.project_id, batch_id=batch_id, now=now
         )
 
-    key = arguments.idempotency_key
-    return await accept_send(ctx, viewer, channel=Channel.SMS, idempotency_key=key, request=request, make=make)
+    async def make_page(connection: asyncpg.Connection, page: MemberPage) -> Sequence[NewDelivery]:
+        return await make_for_members(connection, services.vault, page)
+
+    return await accept_send(
+        ctx,
+        viewer,
+        channel=Channel.SMS,
+        idempotency_key=arguments.idempotency_key,
+        request=as_asked(request, arguments.audience_id),
+        make=to_audience(
+            make,
+            make_page,
+            lambda _batch_id: SmsContent(body=request.body),
+            project_id=viewer.project_id,
+            audience_id=arguments.audience_id,
+            scheduled_for=request.scheduled_for,
+        ),
+        has_audience=arguments.audience_id is not None,
+    )
 
 
 def _request(arguments: SmsArguments) -> SmsRequest:

@@ -6,6 +6,12 @@ from enum import Enum
 
 import strawberry
 
+TO_AUDIENCE = (
+    "Everybody who belongs to an audience when this is due, once each. A large one is gone through by and by: follow "
+    "the batch. Whoever is named besides gets no second one."
+)
+"""Of audienceId, wherever something is sent."""
+
 
 def described_enum(enum: type[Enum], description: str, *, name: str | None = None, **values: str) -> None:
     """Make an enum a type of the schema. `values` describes each of its members, by name; none may be left out."""

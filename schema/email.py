@@ -9,6 +9,7 @@ import strawberry
 
 from engine.dispatch.sending import MAX_RECIPIENTS
 from resolvers.email import EmailArguments
+from schema.descriptions import TO_AUDIENCE
 from schema.inputs import build_with
 from schema.scalars import JSON
 from schema.template import LIQUID
@@ -28,9 +29,7 @@ class SendEmailInput:
     user_ids: list[str] | None = strawberry.field(
         default=strawberry.UNSET, description="People; the address is their trait email."
     )
-    audience_id: strawberry.ID | None = strawberry.field(
-        default=strawberry.UNSET, description="Everybody in an audience."
-    )
+    audience_id: strawberry.ID | None = strawberry.field(default=strawberry.UNSET, description=TO_AUDIENCE)
     to: list[str] | None = strawberry.field(default=strawberry.UNSET, description="Addresses, without names.")
     template_id: strawberry.ID | None = strawberry.field(
         default=strawberry.UNSET, description="A template for the channel EMAIL."

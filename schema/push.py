@@ -16,7 +16,7 @@ from engine.push.interactions import PushInteraction
 from engine.push.live_activities import ActivityAction, ActivityState
 from engine.push.registration import ActivityRegistration
 from resolvers.push_sends import SendActivityArguments, SendPushArguments
-from schema.descriptions import described_enum
+from schema.descriptions import TO_AUDIENCE, described_enum
 from schema.errors import MutationPayload, user_errors
 from schema.inputs import build_with, keep_mapping
 from schema.scalars import JSON
@@ -132,7 +132,7 @@ class SendPushInput:
     idempotency_key: str | None = strawberry.field(default=strawberry.UNSET, description=IDEMPOTENCY_KEY)
     user_ids: list[str] | None = strawberry.field(default=strawberry.UNSET, description=USER_IDS)
     audience_id: strawberry.ID | None = strawberry.field(
-        default=strawberry.UNSET, description="Instead of userIds: its members."
+        default=strawberry.UNSET, description=f"Instead of userIds. {TO_AUDIENCE}"
     )
     push: PushContentInput | None = strawberry.field(
         default=strawberry.UNSET,

@@ -21,8 +21,12 @@ class SendPayload(MutationPayload):
         description="Names the send: a filter for deliveries and deliveryUpdates."
     )
     deliveries: list[Delivery] = strawberry.field(description="The first 100; follow the rest by batchId.")
-    queued: int = strawberry.field(description="Deliveries to be sent now, as of acceptance.")
-    scheduled: int = strawberry.field(description="Deliveries to be sent later, as of acceptance.")
+    queued: int = strawberry.field(
+        description="Deliveries to be sent now, as of acceptance; of an audience, those made by then."
+    )
+    scheduled: int = strawberry.field(
+        description="Deliveries to be sent later, as of acceptance; members of an audience are found when it is due."
+    )
     suppressed: int = strawberry.field(description="Deliveries held back, as of acceptance.")
 
     @staticmethod

@@ -9,6 +9,7 @@ import strawberry
 
 from engine.dispatch.sending import MAX_RECIPIENTS
 from resolvers.sms import SmsArguments
+from schema.descriptions import TO_AUDIENCE
 from schema.inputs import build_with
 
 
@@ -21,9 +22,7 @@ class SendSmsInput:
     user_ids: list[str] | None = strawberry.field(
         default=strawberry.UNSET, description="People; the number is their trait phone."
     )
-    audience_id: strawberry.ID | None = strawberry.field(
-        default=strawberry.UNSET, description="Everybody in an audience."
-    )
+    audience_id: strawberry.ID | None = strawberry.field(default=strawberry.UNSET, description=TO_AUDIENCE)
     to: list[str] | None = strawberry.field(
         default=strawberry.UNSET, description="Numbers with + and country code, in any punctuation."
     )

@@ -9,7 +9,7 @@ RETURNING batch_id;
 -- The oldest replay of a project that is not finished, locked, past those that others have locked.
 SELECT batch_id, progress
 FROM send_batches
-WHERE project_id = $1 AND progress IS NOT NULL
+WHERE project_id = $1 AND kind = 'REPLAY' AND progress IS NOT NULL
 ORDER BY batch_id
 LIMIT 1
 FOR UPDATE SKIP LOCKED;
@@ -23,10 +23,10 @@ WHERE project_id = $1 AND batch_id = $2;
 -- How many replays of a project are not finished.
 SELECT count(*) AS replays
 FROM send_batches
-WHERE project_id = $1 AND progress IS NOT NULL;
+WHERE project_id = $1 AND kind = 'REPLAY' AND progress IS NOT NULL;
 
 -- name: find_replaying_projects
 -- The projects that have a replay to carry on.
 SELECT DISTINCT project_id
 FROM send_batches
-WHERE progress IS NOT NULL;
+WHERE kind = 'REPLAY' AND progress IS NOT NULL;

@@ -30,11 +30,12 @@ def encode_conditions(conditions: Sequence[Condition]) -> str:
     return msgspec.json.encode(unparse_conditions(conditions)).decode()
 
 
-def conditions_of(audience: AudienceRecord) -> tuple[Condition, ...]:
-    """What belongs to an audience."""
-    return _decode(bytes(audience.conditions))
-
-
 @lru_cache(maxsize=1024)
-def _decode(text: bytes) -> tuple[Condition, ...]:
+def decode_conditions(text: str) -> tuple[Condition, ...]:
+    """What was encoded."""
     return parse_conditions(msgspec.json.decode(text), roots=ROOTS, path=("where",))
+
+
+def conditions_of(audience: AudienceRecord) -> tuple[Condition, ...]:
+    """What an audience asks of its members."""
+    return decode_conditions(bytes(audience.conditions).decode())

@@ -125,6 +125,21 @@ async def find_recipients(
     return [each for each in found if each.address is None or first[each.address.lower()] is each]
 
 
+async def find_people(
+    connection: asyncpg.Connection,
+    addresses: Addresses,
+    *,
+    project_id: UUID,
+    user_ids: Sequence[str],
+    taken: frozenset[str],
+) -> list[Recipient]:
+    """People, each for themselves: two with one address are two. Whose address is in `taken` (lower case) is absent."""
+    profiles = await read_profiles_by_user(connection, project_id=project_id, user_ids=user_ids)
+    stored = {each.user_id: _address_in(addresses, msgspec.json.decode(each.traits)) for each in profiles}
+    found = [Recipient(user_id, stored.get(user_id)) for user_id in user_ids]
+    return [each for each in found if each.address is None or each.address.lower() not in taken]
+
+
 async def lock_standings(
     connection: asyncpg.Connection,
     channel: Channel,

@@ -19,7 +19,15 @@ from db.sender_domains import find_sender_domains
 from db.templates import read_templates
 from engine.contacts import Malformed
 from engine.dispatch.addressed import AddressedSend, make_addressed
-from engine.dispatch.recipients import EMAIL_ADDRESSES, check_recipients, find_recipients, lock_standings
+from engine.dispatch.audience_sends import MemberPage
+from engine.dispatch.recipients import (
+    EMAIL_ADDRESSES,
+    Recipient,
+    check_recipients,
+    find_people,
+    find_recipients,
+    lock_standings,
+)
 from engine.dispatch.sending import SendRefused, check_schedule
 from engine.dispatch.values import Channel, DeliveryError, EmailContent
 from engine.email.accounts import read_mail_account
@@ -36,6 +44,8 @@ if TYPE_CHECKING:
 MAX_VARS_BYTES = 64 * 1024
 """As much as an event may hold."""
 
+_content = msgspec.json.Decoder(EmailContent)
+
 
 class EmailRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What was asked for. `to` are addresses, `user_ids` people, whose trait `email` is taken."""
@@ -50,6 +60,22 @@ class EmailRequest(msgspec.Struct, frozen=True, kw_only=True):
     reply_to: str | None = None
     variables: Mapping[str, Any] | None = None
     scheduled_for: datetime | None = None
+
+
+class _Batch(msgspec.Struct, frozen=True):
+    """What the deliveries made at once share."""
+
+    batch_id: UUID
+    content: EmailContent
+    scheduled_for: datetime | None
+    refusal: DeliveryError | None
+
+
+class _Sender(msgspec.Struct, frozen=True):
+    """Why mail of a sender cannot leave, if so; and whether there is an account that it could ever leave by."""
+
+    refusal: DeliveryError | None
+    is_set_up: bool = True
 
 
 def check_request(request: EmailRequest, *, now: datetime, has_audience: bool = False) -> tuple[UserError, ...]:
@@ -76,10 +102,34 @@ async def make_deliveries(
     """What a checked request consists of. Raises `SendRefused` for a template that is not there, and where nothing
     is set up to send with."""
     await _check_template_is_there(connection, project_id, request)
-    refusal = await _check_sender(connection, vault, project_id, request)
+    sender = await _look_at_sender(connection, vault, project_id, request.sender)
+    if not sender.is_set_up:
+        raise SendRefused(UserError(f"{NO_SENDER.message} {NO_SENDER.hint}", NO_SENDER.code, ("input",)))
     recipients = await find_recipients(
         connection, EMAIL_ADDRESSES, project_id=project_id, user_ids=request.user_ids, to=request.to
     )
+    batch = _Batch(batch_id, content_of(request), request.scheduled_for, sender.refusal)
+    return await _make(connection, batch, recipients, project_id=project_id, now=now)
+
+
+async def make_for_members(connection: asyncpg.Connection, vault: Vault, page: MemberPage) -> list[NewDelivery]:
+    """The mails of a page of an audience's members. What cannot leave as things are by now is FAILED."""
+    content = _content.decode(page.content)
+    recipients = await find_people(
+        connection,
+        EMAIL_ADDRESSES,
+        project_id=page.project_id,
+        user_ids=page.user_ids,
+        taken=page.taken_addresses,
+    )
+    sender = await _look_at_sender(connection, vault, page.project_id, content.from_address)
+    batch = _Batch(page.batch_id, content, None, sender.refusal)
+    return await _make(connection, batch, recipients, project_id=page.project_id, now=page.now)
+
+
+async def _make(
+    connection: asyncpg.Connection, batch: _Batch, recipients: list[Recipient], *, project_id: UUID, now: datetime
+) -> list[NewDelivery]:
     standings = await lock_standings(
         connection,
         Channel.EMAIL,
@@ -90,18 +140,19 @@ async def make_deliveries(
     send = AddressedSend(
         channel=Channel.EMAIL,
         dispatch_key=DISPATCH_KEY,
-        content=_content_of(request),
-        batch_id=batch_id,
+        content=batch.content,
+        batch_id=batch.batch_id,
         now=now,
-        scheduled_for=request.scheduled_for,
+        scheduled_for=batch.scheduled_for,
         standings=standings,
         no_address=NO_ADDRESS,
-        refusal=refusal,
+        refusal=batch.refusal,
     )
     return make_addressed(send, recipients)
 
 
-def _content_of(request: EmailRequest) -> EmailContent:
+def content_of(request: EmailRequest) -> EmailContent:
+    """What each delivery of a request asks for."""
     return EmailContent(
         template_id=request.template_id,
         subject=request.subject,
@@ -124,20 +175,20 @@ async def _check_template_is_there(connection: asyncpg.Connection, project_id: U
         raise SendRefused(UserError(f"This is a template for {found[0].channel}.", "INVALID", path))
 
 
-async def _check_sender(
-    connection: asyncpg.Connection, vault: Vault, project_id: UUID, request: EmailRequest
-) -> DeliveryError | None:
-    """Why mail of this sender cannot leave as things are. Looked at again when it is due."""
+async def _look_at_sender(
+    connection: asyncpg.Connection, vault: Vault, project_id: UUID, sender: str | None
+) -> _Sender:
+    """Whether mail of this sender can leave as things are. Looked at again when it is due."""
     account = await read_mail_account(connection, vault, project_id=project_id)
     default = None if account is None else account.default_from
-    written = request.sender or default
+    written = sender or default
     mailbox = None if written is None else read_mailbox(written)
     names = [mailbox.domain] if isinstance(mailbox, Mailbox) else []
     domains = await find_sender_domains(connection, project_id=project_id, domains=names)
-    decided = decide_sender(request.sender, default, {each.domain: each for each in domains})
+    decided = decide_sender(sender, default, {each.domain: each for each in domains})
     if account is None and (decided is NO_SENDER or not isinstance(decided, DeliveryError)):
-        raise SendRefused(UserError(f"{NO_SENDER.message} {NO_SENDER.hint}", NO_SENDER.code, ("input",)))
-    return decided if isinstance(decided, DeliveryError) else None
+        return _Sender(NO_SENDER, is_set_up=False)
+    return _Sender(decided if isinstance(decided, DeliveryError) else None)
 
 
 def _check_texts(request: EmailRequest) -> list[UserError]:

@@ -14,9 +14,17 @@ import msgspec
 
 from db.delivery_records import NewDelivery
 from engine.dispatch.addressed import AddressedSend, make_addressed
-from engine.dispatch.recipients import PHONE_NUMBERS, check_recipients, find_recipients, lock_standings
+from engine.dispatch.audience_sends import MemberPage
+from engine.dispatch.recipients import (
+    PHONE_NUMBERS,
+    Recipient,
+    check_recipients,
+    find_people,
+    find_recipients,
+    lock_standings,
+)
 from engine.dispatch.sending import SendRefused, check_schedule
-from engine.dispatch.values import Channel, SmsContent
+from engine.dispatch.values import Channel, DeliveryError, SmsContent
 from engine.errors import UserError
 from engine.sms.policy import MAX_TEXT_CHARACTERS, NO_PHONE, NOT_CONFIGURED
 from engine.sms.work import DISPATCH_KEY, read_account
@@ -29,6 +37,8 @@ if TYPE_CHECKING:
 MAX_TEMPLATE_CHARACTERS = 16_000
 """Of a text with Liquid in it; what it gives has at most `MAX_TEXT_CHARACTERS`."""
 
+_content = msgspec.json.Decoder(SmsContent)
+
 
 class SmsRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What was asked for. `to` are numbers, `user_ids` people, whose trait `phone` is taken."""
@@ -37,6 +47,15 @@ class SmsRequest(msgspec.Struct, frozen=True, kw_only=True):
     user_ids: tuple[str, ...] = ()
     to: tuple[str, ...] = ()
     scheduled_for: datetime | None = None
+
+
+class _Batch(msgspec.Struct, frozen=True):
+    """What the deliveries made at once share."""
+
+    batch_id: UUID
+    content: SmsContent
+    scheduled_for: datetime | None
+    refusal: DeliveryError | None
 
 
 def check_request(request: SmsRequest, *, now: datetime, has_audience: bool = False) -> tuple[UserError, ...]:
@@ -64,6 +83,23 @@ async def make_deliveries(
     recipients = await find_recipients(
         connection, PHONE_NUMBERS, project_id=project_id, user_ids=request.user_ids, to=request.to
     )
+    batch = _Batch(batch_id, SmsContent(body=request.body), request.scheduled_for, None)
+    return await _make(connection, batch, recipients, project_id=project_id, now=now)
+
+
+async def make_for_members(connection: asyncpg.Connection, vault: Vault, page: MemberPage) -> list[NewDelivery]:
+    """The messages of a page of an audience's members. What cannot leave as things are by now is FAILED."""
+    recipients = await find_people(
+        connection, PHONE_NUMBERS, project_id=page.project_id, user_ids=page.user_ids, taken=page.taken_addresses
+    )
+    account = await read_account(connection, vault, project_id=page.project_id)
+    batch = _Batch(page.batch_id, _content.decode(page.content), None, NOT_CONFIGURED if account is None else None)
+    return await _make(connection, batch, recipients, project_id=page.project_id, now=page.now)
+
+
+async def _make(
+    connection: asyncpg.Connection, batch: _Batch, recipients: list[Recipient], *, project_id: UUID, now: datetime
+) -> list[NewDelivery]:
     standings = await lock_standings(
         connection,
         Channel.SMS,
@@ -74,12 +110,13 @@ async def make_deliveries(
     send = AddressedSend(
         channel=Channel.SMS,
         dispatch_key=DISPATCH_KEY,
-        content=SmsContent(body=request.body),
-        batch_id=batch_id,
+        content=batch.content,
+        batch_id=batch.batch_id,
         now=now,
-        scheduled_for=request.scheduled_for,
+        scheduled_for=batch.scheduled_for,
         standings=standings,
         no_address=NO_PHONE,
+        refusal=batch.refusal,
     )
     return make_addressed(send, recipients)
 

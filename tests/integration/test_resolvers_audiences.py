@@ -224,7 +224,7 @@ async def test_one_that_starts_a_workflow_stays_for_as_long_as_that_is_on(shop: 
                  VALUES ($1, $2, 'Welcome', true, 1, now(), now()) RETURNING project_id, workflow_id
                )
                INSERT INTO workflow_versions (project_id, workflow_id, version, definition, created_at)
-               SELECT project_id, workflow_id, 1, json_build_object('trigger', json_build_object('audience_id', $3)),
+               SELECT project_id, workflow_id, 1, json_build_object('trigger', json_build_object('audience_id', $3::text)),
                  now()
                FROM made""",
             shop.project_id,

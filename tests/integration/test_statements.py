@@ -172,6 +172,10 @@ OTHER_COLUMNS = {
     "suppressions.insert_suppressions": ["address"],
     "standings.read_held": ["address", "reason"],
     "standings.read_said": ["purpose", "state"],
+    "audience_sends.count_unfinished_audience_sends": ["sends"],
+    "audience_sends.find_audience_sends": ["project_id"],
+    "audience_sends.lock_audience_send": ["batch_id", "kind", "progress"],
+    "audience_sends.move_audience_send": [],
     "audiences.count_audiences": ["count"],
     "audiences.delete_audience": [],
     "audiences.find_audience_names": ["name", "audience_id"],
@@ -206,7 +210,6 @@ OTHER_COLUMNS = {
     "dispatch.write_claims": ["delivery_id"],
     "dispatch.write_settlements": ["delivery_id", "lease_token"],
     "enrolment.find_due_schedules": ["project_id"],
-    "enrolment.find_due_workflows": ["workflow_id"],
     "enrolment.find_met": ["workflow_id", "user_id"],
     "enrolment.save_enrolment": [],
     # What is not held follows from previous_head.
