@@ -1,8 +1,9 @@
 """The worker process: settings → database → channels → dispatcher and followers, opened and closed in one place.
 
 Any number of them run, on any machine that reaches PostgreSQL and Redis. What each does: announces again what a dead
-gateway did not (relay), follows the log and makes what follows from it (followers), sends what is due (dispatcher),
-and looks once a second for what nobody was told of (sweeper).
+gateway did not (relay), follows the lanes of the log and makes what follows from them (followers), starts workflows
+whose schedules are due (enrolment), sends what is due (dispatcher), and looks once a second for what nobody was told of
+(sweeper).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from uuid import UUID
 from db.audience_sends import find_audience_sends
 from db.database import Database
 from db.dispatch import find_due_projects, find_expired
+from db.enrolment import find_due_schedules
 from db.records import Lane
 from db.replays import find_replaying_projects
 from engine.audiences.sending import member_pages
@@ -32,13 +34,14 @@ from engine.channels.web_push import WebPushSender
 from engine.clock import DatabaseClock
 from engine.dispatch.audience_sends import continue_audience_sends
 from engine.dispatch.dispatcher import LEASE, Dispatcher
+from engine.dispatch.filters import RUN_REPORTS
 from engine.dispatch.replaying import continue_replays
 from engine.dispatch.takeover import TAKE_OVER_LIMIT
 from engine.dispatch.values import Channel
 from engine.email.unsubscribe import UnsubscribeTokens
 from engine.email.work import EmailWork
 from engine.garbage import settle_collector
-from engine.lanes import EVENTS, LaneKind, LaneRecord
+from engine.lanes import DELIVERIES, EVENTS, LaneKind, LaneRecord
 from engine.live.broadcast import Broadcast
 from engine.push.work import PushWork
 from engine.sms.work import SmsWork
@@ -52,10 +55,12 @@ from engine.workers.hints import Followed, Hints
 from engine.workers.jobs import Jobs
 from engine.workers.relay import Relay
 from engine.workers.sweeper import Finder, Sweeper
+from engine.workflows.definitions import Definitions
+from engine.workflows.enrolment import Enrolment
 from engine.workflows.follower import Triggers
 from engine.workflows.matching import TriggerCache
-from engine.workflows.names import TRIGGERS_FOLLOWER
-from engine.workflows.versions import VersionCache
+from engine.workflows.names import REPORTS_FOLLOWER, TRIGGERS_FOLLOWER
+from engine.workflows.reports import report
 from settings import Settings, egress_of, public_url_of, required, secrets_of, vault_of
 from telemetry import serve_worker_metrics
 
@@ -68,6 +73,7 @@ STOP_GRACE = timedelta(seconds=18)
 _logger = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=LaneRecord)
+F = TypeVar("F")
 
 
 class WorkerProcess:
@@ -85,10 +91,16 @@ class WorkerProcess:
         self.broadcast = Broadcast(required(settings.redis_url))
         self.relay = Relay(self.database, self.broadcast)
         self._webhooks = self._follower(webhooks.NAME, EVENTS, webhooks.follow)
-        self._triggers = self._follower(TRIGGERS_FOLLOWER, EVENTS, Triggers(TriggerCache(), VersionCache()).follow)
+        definitions = Definitions()
+        self._triggers = self._follower(TRIGGERS_FOLLOWER, EVENTS, Triggers(TriggerCache(), definitions).follow)
+        self._reports = self._follower(REPORTS_FOLLOWER, DELIVERIES, report, item_filter=RUN_REPORTS)
+        self._enrolment = Enrolment(
+            self.database, self.clock, definitions, self.broadcast.announce, self.broadcast.wake
+        )
         self._followed = (
             Followed(webhooks.NAME, Lane.EVENTS, WorkKind.EVENTS, bell=WorkKind.EVENTS),
             Followed(TRIGGERS_FOLLOWER, Lane.EVENTS, WorkKind.TRIGGERS, bell=WorkKind.EVENTS),
+            Followed(REPORTS_FOLLOWER, Lane.DELIVERIES, WorkKind.RUN_REPORTS, bell=WorkKind.RUN_REPORTS),
         )
 
     async def run(self, stop: asyncio.Event, *, grace: timedelta = STOP_GRACE) -> None:
@@ -126,7 +138,9 @@ class WorkerProcess:
             works = await stack.enter_async_context(_channels(self._settings))
             yield Dispatcher(self.database, works, self.clock, self.broadcast.announce, lease=self._lease)
 
-    def _follower(self, name: str, kind: LaneKind[R, Any], react: Reaction[R]) -> Follower[R]:
+    def _follower(
+        self, name: str, kind: LaneKind[R, F], react: Reaction[R], *, item_filter: F | None = None
+    ) -> Follower[R]:
         return Follower(
             name,
             kind,
@@ -135,6 +149,7 @@ class WorkerProcess:
             clock=self.clock,
             announce=self.broadcast.announce,
             wake=self.broadcast.wake,
+            item_filter=item_filter,
         )
 
     def _handlers(self, dispatcher: Dispatcher) -> Mapping[WorkKind, Handler]:
@@ -169,12 +184,17 @@ class WorkerProcess:
             WorkKind.EVENTS: follow(self._webhooks),
             WorkKind.REPLAYS: replay,
             WorkKind.TRIGGERS: follow(self._triggers),
+            WorkKind.RUN_REPORTS: follow(self._reports),
+            WorkKind.SCHEDULES: self._enrolment.carry_out,
         }
 
     def _finders(self) -> Sequence[tuple[WorkKind, Finder]]:
         async def find_due(connection: asyncpg.Connection) -> list[UUID]:
             due = await find_due_projects(connection, now=self.clock.now())
             return [*due, *await find_expired(connection)]
+
+        async def find_schedules(connection: asyncpg.Connection) -> list[UUID]:
+            return await find_due_schedules(connection, now=self.clock.now())
 
         async def find_sends(connection: asyncpg.Connection) -> list[UUID]:
             return await find_audience_sends(connection, now=self.clock.now())
@@ -183,6 +203,7 @@ class WorkerProcess:
             (WorkKind.DELIVERIES, find_due),
             (WorkKind.AUDIENCE_SENDS, find_sends),
             (WorkKind.REPLAYS, find_replaying_projects),
+            (WorkKind.SCHEDULES, find_schedules),
             *((followed.kind, followed.find_behind) for followed in self._followed),
         )
 

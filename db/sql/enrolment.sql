@@ -23,7 +23,9 @@ FROM (
 
 -- name: find_due_workflows
 -- The workflows of a project whose schedules are due, those that wait longest first.
-SELECT workflow_id
+SELECT
+    project_id, workflow_id, name, is_active, is_paused, version, after_seq, pending_change, next_due_at,
+    enrolling_due_at, enrolled_up_to, deleted_at
 FROM workflows
 WHERE project_id = $1 AND next_due_at <= $2
 ORDER BY next_due_at, workflow_id

@@ -22,9 +22,9 @@ from db.workflows import share_workflows
 from engine.dispatch.ledger import MAX_DEPTH
 from engine.webhooks.follower import depth_of
 from engine.workers.followers import NOTHING, Reacted, TakeLess
+from engine.workflows.definitions import Definitions
 from engine.workflows.matching import EventTrigger, TriggerCache, TriggerIndex
 from engine.workflows.starting import Entrant, admit, start_runs
-from engine.workflows.versions import VersionCache
 
 if TYPE_CHECKING:
     import asyncpg
@@ -38,9 +38,9 @@ _logger = logging.getLogger(__name__)
 class Triggers:
     """The reaction to events, with what one process remembers of triggers and definitions."""
 
-    def __init__(self, indexes: TriggerCache, versions: VersionCache) -> None:
+    def __init__(self, indexes: TriggerCache, definitions: Definitions) -> None:
         self._indexes = indexes
-        self._versions = versions
+        self._definitions = definitions
 
     async def follow(
         self, connection: asyncpg.Connection, *, project_id: UUID, items: Sequence[EventRecord], now: datetime
@@ -57,7 +57,7 @@ class Triggers:
         )
         entrants = [each for each in entrants if _may_start(standings.get(each.workflow_id), each)]
         entrants = await admit(connection, project_id=project_id, entrants=entrants, now=now)
-        definitions = await self._versions.read(
+        definitions = await self._definitions.read(
             connection, project_id=project_id, versions=((each.workflow_id, each.version) for each in entrants)
         )
         return await start_runs(

@@ -37,10 +37,10 @@ from engine.work import Work, WorkKind
 from engine.workers.followers import NOTHING, Reacted
 from engine.workflows.conditions import Subject, count_passes, counts_in, holds
 from engine.workflows.definition import Definition, ReentryPolicy, RunStatus
+from engine.workflows.definitions import Version
 from engine.workflows.run_events import run_completed_event, run_failed_event, run_started_event
 from engine.workflows.run_ledger import UNFINISHED, new_run, run_update_of
 from engine.workflows.transition import begin
-from engine.workflows.versions import Version
 
 if TYPE_CHECKING:
     import asyncpg
@@ -97,17 +97,20 @@ async def start_runs(
     definitions: Mapping[Version, Definition],
     now: datetime,
 ) -> Reacted:
-    """Begin a run for each whom the re-entry policy lets in; heads are locked here. `now` is business time."""
+    """Begin a run for each whom the re-entry policy lets in; heads are locked here. `now` is business time.
+
+    Nobody enters a version that is not among the definitions: it cannot be read.
+    """
     meetings = _meetings(entrants)
     met = await find_met(connection, project_id=project_id, meetings=meetings) if meetings else set()
     runs: list[RunRecord] = []
     for entrant in entrants:
         pair = (entrant.workflow_id, entrant.user_id or "")
         is_asked = entrant.user_id is not None and entrant.reentry is not ReentryPolicy.ALWAYS
-        if is_asked and pair in met:
+        definition = definitions.get((entrant.workflow_id, entrant.version))
+        if definition is None or (is_asked and pair in met):
             continue
-        standing = standings[entrant.workflow_id]
-        run = _begin(entrant, standing, definitions[entrant.workflow_id, entrant.version], now)
+        run = _begin(entrant, standings[entrant.workflow_id], definition, now)
         runs.append(run)
         if entrant.reentry is ReentryPolicy.ONCE_PER_USER or run.status in UNFINISHED:
             met.add(pair)

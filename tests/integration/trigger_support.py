@@ -26,12 +26,12 @@ from engine.lanes import EVENTS
 from engine.work import Work
 from engine.workers.followers import Follower
 from engine.workflows.definition import Definition, ReentryPolicy, Schedule, Step, StepType, Trigger, Wait
+from engine.workflows.definitions import Definitions
 from engine.workflows.follower import Triggers
 from engine.workflows.matching import TriggerCache
 from engine.workflows.names import TRIGGERS_FOLLOWER
 from engine.workflows.schedules import next_occurrence
 from engine.workflows.stored import encode_definition
-from engine.workflows.versions import VersionCache
 from tests.integration.dispatch_support import TestClock
 from tests.integration.log_support import make_project, new_event, open_database, whole_log
 
@@ -65,7 +65,7 @@ class Stage:
         return Follower(
             TRIGGERS_FOLLOWER,
             EVENTS,
-            Triggers(TriggerCache(), VersionCache()).follow,
+            Triggers(TriggerCache(), Definitions()).follow,
             database=self.database,
             clock=self.clock,
             announce=self.announced.append,
