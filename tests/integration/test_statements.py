@@ -118,6 +118,7 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "templates.update_template": TemplateRecord,
     "projects.read_projects": ProjectRecord,
     "projects.list_projects": ProjectRecord,
+    "enrolment.find_due_workflows": WorkflowStanding,
     "workflows.list_workflows": WorkflowRecord,
     "workflows.list_workflows_backwards": WorkflowRecord,
     "workflows.lock_workflow": WorkflowStanding,
