@@ -79,6 +79,14 @@ async def find_template_name(connection: asyncpg.Connection, *, project_id: UUID
     return found
 
 
+async def find_email_templates(
+    connection: asyncpg.Connection, *, project_id: UUID, names: Sequence[str]
+) -> dict[str, UUID]:
+    """The templates for email that some names lead to; other names are absent."""
+    rows = await connection.fetch(_SQL["find_email_templates"], project_id, names)
+    return {row["name"]: row["template_id"] for row in rows}
+
+
 async def delete_template(connection: asyncpg.Connection, *, project_id: UUID, template_id: UUID) -> bool:
     """Whether there was one."""
     return await connection.fetchval(_SQL["delete_template"], project_id, template_id) is not None

@@ -27,6 +27,12 @@ SELECT template_id
 FROM templates
 WHERE project_id = $1 AND name = $2;
 
+-- name: find_email_templates
+-- Templates for email by some names.
+SELECT name, template_id
+FROM templates
+WHERE project_id = $1 AND name = ANY($2) AND channel = 'EMAIL';
+
 -- name: delete_template
 -- Deletes a template.
 DELETE FROM templates

@@ -244,7 +244,7 @@ OTHER_COLUMNS = {
     "workflow_failures.count_failures": ["workflow_id", "consecutive"],
     "workflow_failures.forget_failures": [],
     "workflow_runs.cancel_deliveries": [],
-    "workflow_runs.find_due_projects": ["project_id"],
+    "workflow_runs.find_projects_with_runs": ["project_id"],
     "workflow_runs.find_due_runs": ["run_id", "workflow_id", "user_id"],
     "workflow_runs.insert_runs": [],
     "workflow_runs.lock_held_runs": [*RunRecord.__struct_fields__, "lease_token", "is_leased"],
