@@ -6,32 +6,26 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import asyncpg
 import pytest
-from uuid_utils.compat import uuid7
 
 import db.enrolment
-from db.audiences import delete_audience, insert_audience, lock_audience
+from db.audiences import delete_audience, lock_audience
 from db.enrolment import find_due_schedules
 from db.workflow_records import WorkflowStanding
 from db.workflows import lock_workflow
-from engine.audiences.conditions import encode_conditions
 from engine.work import Work, WorkKind
 from engine.workflows import enrolment
 from engine.workflows.definition import ReentryPolicy, Schedule, Trigger
-from engine.workflows.definitions import Definitions
-from engine.workflows.enrolment import Enrolment, last_occurrence
+from engine.workflows.enrolment import last_occurrence
 from engine.workflows.schedules import next_occurrence
-from tests.integration.log_support import new_event, open_database
+from tests.integration.log_support import open_database
 from tests.integration.postgres_proxy import open_proxy
-from tests.integration.trigger_support import Stage, conditions, open_stage
+from tests.integration.schedule_support import DAILY, carry_out, enrolment_of, make_audience, make_people
+from tests.integration.trigger_support import Stage, open_stage
 
-DAILY = Schedule("0 9 * * *", "Europe/Berlin")
-"""At 07:00 UTC in summer; the clock stands at noon UTC of 1 May."""
-EVERYBODY = {"path": "profile.userId", "op": "EXISTS"}
 START = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
 
@@ -39,37 +33,6 @@ START = datetime(2026, 5, 1, 12, tzinfo=UTC)
 async def stage(module_database_url: str) -> AsyncIterator[Stage]:
     async with open_stage(module_database_url) as opened:
         yield opened
-
-
-def enrolment_of(stage: Stage) -> Enrolment:
-    return Enrolment(stage.database, stage.clock, Definitions(), stage.announced.append, stage.woken.append)
-
-
-async def carry_out(stage: Stage) -> list[str | None]:
-    """Do all that is due; who has a run then, in order."""
-    while await enrolment_of(stage).carry_out(stage.project_id):
-        pass
-    return [run.user_id for run in await stage.runs()]
-
-
-async def audience(stage: Stage, *given: dict[str, Any]) -> UUID:
-    audience_id = uuid7()
-    async with stage.database.transaction() as connection:
-        await insert_audience(
-            connection,
-            project_id=stage.project_id,
-            audience_id=audience_id,
-            name=audience_id.hex,
-            conditions=encode_conditions(conditions(*(given or (EVERYBODY,)))),
-            now=stage.now,
-        )
-    return audience_id
-
-
-async def people(stage: Stage, *user_ids: str, traits: str = "{}") -> None:
-    await stage.append(
-        *(new_event(f"k-{uuid7()}", event_type="signed", user_id=user_id, traits=traits) for user_id in user_ids)
-    )
 
 
 async def standing(stage: Stage, workflow_id: UUID) -> WorkflowStanding:
@@ -85,9 +48,9 @@ async def is_due(stage: Stage) -> bool:
 
 
 async def test_every_member_begins_a_run_when_it_is_due_and_then_the_next_time(stage: Stage) -> None:
-    await people(stage, "ada", "bob", traits='{"plan":"pro"}')
-    await people(stage, "cid")
-    pros = await audience(stage, {"path": "profile.traits.plan", "op": "EQ", "value": "pro"})
+    await make_people(stage, "ada", "bob", traits='{"plan":"pro"}')
+    await make_people(stage, "cid")
+    pros = await make_audience(stage, {"path": "profile.traits.plan", "op": "EQ", "value": "pro"})
     workflow_id = await stage.workflow(None, schedule=DAILY, audience_id=pros)
 
     assert not await is_due(stage)
@@ -112,9 +75,9 @@ async def test_every_member_begins_a_run_when_it_is_due_and_then_the_next_time(s
 
 
 async def test_filters_consent_and_reentry_are_asked_of_members_too(stage: Stage) -> None:
-    everybody = await audience(stage)
-    await people(stage, "ada", "bob", "cid")
-    await people(stage, "dan", traits='{"plan":"free"}')
+    everybody = await make_audience(stage)
+    await make_people(stage, "ada", "bob", "cid")
+    await make_people(stage, "dan", traits='{"plan":"free"}')
     await stage.say("bob", "REVOKED")
     bought = {"events": {"eventType": "order.placed"}, "op": "GTE", "value": 1}
     for user_id in ("ada", "bob", "dan"):
@@ -133,10 +96,10 @@ async def test_filters_consent_and_reentry_are_asked_of_members_too(stage: Stage
 
 async def test_who_came_in_by_an_event_is_not_enrolled_again(stage: Stage) -> None:
     """The same workflow, once started by events and then by a schedule."""
-    everybody = await audience(stage)
+    everybody = await make_audience(stage)
     workflow_id = await stage.workflow("order.placed", reentry=ReentryPolicy.ONE_ACTIVE_RUN)
     await stage.track(user_id="ada")
-    await people(stage, "bob")
+    await make_people(stage, "bob")
     await stage.follow()
     trigger = Trigger(schedule=DAILY, audience_id=everybody, reentry=ReentryPolicy.ONE_ACTIVE_RUN)
     await stage.save(workflow_id, 2, trigger)
@@ -149,11 +112,11 @@ async def test_many_members_come_page_by_page_and_once(stage: Stage, monkeypatch
     monkeypatch.setattr(enrolment, "PAGE_MEMBERS", 7)
     monkeypatch.setattr(db.enrolment, "MAX_SCANNED", 10)
     everyone = [f"u{number:03}" for number in range(60)]
-    await people(stage, *everyone[::2], traits='{"even":true}')
-    await people(stage, *everyone[1::2])
-    even = await audience(stage, {"path": "profile.traits.even", "op": "EQ", "value": True})
+    await make_people(stage, *everyone[::2], traits='{"even":true}')
+    await make_people(stage, *everyone[1::2])
+    even = await make_audience(stage, {"path": "profile.traits.even", "op": "EQ", "value": True})
     workflow_id = await stage.workflow(None, schedule=DAILY, audience_id=even)
-    await stage.workflow(None, schedule=DAILY, audience_id=await audience(stage))
+    await stage.workflow(None, schedule=DAILY, audience_id=await make_audience(stage))
     stage.clock.advance(days=1)
 
     await asyncio.gather(*(enrolment_of(stage).carry_out(stage.project_id) for _ in range(3)))
@@ -168,8 +131,8 @@ async def test_nobody_is_left_out_by_who_comes_and_goes_on_the_way(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(enrolment, "PAGE_MEMBERS", 2)
-    await people(stage, "a", "b", "c", "d", "e")
-    workflow_id = await stage.workflow(None, schedule=DAILY, audience_id=await audience(stage))
+    await make_people(stage, "a", "b", "c", "d", "e")
+    workflow_id = await stage.workflow(None, schedule=DAILY, audience_id=await make_audience(stage))
     stage.clock.advance(days=1)
     work = enrolment_of(stage)
     async with stage.database.connection() as connection:
@@ -182,7 +145,7 @@ async def test_nobody_is_left_out_by_who_comes_and_goes_on_the_way(
         await connection.execute(
             "DELETE FROM profiles WHERE project_id = $1 AND user_id IN ('b', 'c')", stage.project_id
         )
-    await people(stage, "bb", "aa")
+    await make_people(stage, "bb", "aa")
 
     assert await carry_out(stage) == ["a", "b", "bb", "d", "e"]
 
@@ -190,9 +153,9 @@ async def test_nobody_is_left_out_by_who_comes_and_goes_on_the_way(
 async def test_who_is_a_member_is_judged_as_of_the_occurrence(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """However late it is carried out: else those whose birthday it was would be missed by who comes after midnight."""
     monkeypatch.setattr(enrolment, "PAGE_MEMBERS", 1)
-    await people(stage, "a", "c", traits='{"born":"1990-05-02"}')
-    await people(stage, "b", traits='{"born":"1990-05-03"}')
-    born_today = await audience(stage, {"path": "profile.traits.born", "op": "IS_ANNIVERSARY"})
+    await make_people(stage, "a", "c", traits='{"born":"1990-05-02"}')
+    await make_people(stage, "b", traits='{"born":"1990-05-03"}')
+    born_today = await make_audience(stage, {"path": "profile.traits.born", "op": "IS_ANNIVERSARY"})
     await stage.workflow(None, schedule=DAILY, audience_id=born_today)
     stage.clock.advance(hours=19)
     async with stage.database.connection() as connection:
@@ -207,8 +170,8 @@ async def test_who_is_a_member_is_judged_as_of_the_occurrence(stage: Stage, monk
 
 
 async def test_of_missed_occurrences_the_last_is_carried_out(stage: Stage) -> None:
-    await people(stage, "ada")
-    workflow_id = await stage.workflow(None, schedule=DAILY, audience_id=await audience(stage))
+    await make_people(stage, "ada")
+    workflow_id = await stage.workflow(None, schedule=DAILY, audience_id=await make_audience(stage))
     stage.clock.advance(days=10)
 
     assert await carry_out(stage) == ["ada"]
@@ -217,8 +180,8 @@ async def test_of_missed_occurrences_the_last_is_carried_out(stage: Stage) -> No
 
 async def test_an_occurrence_that_passes_meanwhile_comes_next(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(enrolment, "PAGE_MEMBERS", 1)
-    await people(stage, "ada", "bob")
-    await stage.workflow(None, schedule=DAILY, audience_id=await audience(stage))
+    await make_people(stage, "ada", "bob")
+    await stage.workflow(None, schedule=DAILY, audience_id=await make_audience(stage))
     stage.clock.advance(days=1)
     async with stage.database.connection() as connection:
         [due] = await db.enrolment.find_due_workflows(connection, project_id=stage.project_id, now=stage.now, limit=1)
@@ -229,9 +192,9 @@ async def test_an_occurrence_that_passes_meanwhile_comes_next(stage: Stage, monk
 
 
 async def test_an_empty_audience_and_one_that_was_deleted_are_no_trouble(stage: Stage) -> None:
-    nobody = await audience(stage, {"path": "profile.userId", "op": "EQ", "value": "nobody"})
-    gone = await audience(stage)
-    await people(stage, "ada")
+    nobody = await make_audience(stage, {"path": "profile.userId", "op": "EQ", "value": "nobody"})
+    gone = await make_audience(stage)
+    await make_people(stage, "ada")
     made = [await stage.workflow(None, schedule=DAILY, audience_id=each) for each in (nobody, gone)]
     async with stage.database.transaction() as connection:
         assert await lock_audience(connection, project_id=stage.project_id, audience_id=gone) is not None
@@ -244,8 +207,8 @@ async def test_an_empty_audience_and_one_that_was_deleted_are_no_trouble(stage: 
 
 
 async def test_a_paused_workflow_queues_and_one_that_is_off_does_nothing(stage: Stage) -> None:
-    await people(stage, "ada")
-    everybody = await audience(stage)
+    await make_people(stage, "ada")
+    everybody = await make_audience(stage)
     paused = await stage.workflow(None, schedule=DAILY, audience_id=everybody)
     off = await stage.workflow(None, schedule=DAILY, audience_id=everybody)
     await stage.change(paused, is_paused=True)
@@ -261,8 +224,8 @@ async def test_a_schedule_that_is_changed_while_it_is_carried_out_ends_there(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(enrolment, "PAGE_MEMBERS", 1)
-    await people(stage, "ada", "bob")
-    workflow_id = await stage.workflow(None, schedule=DAILY, audience_id=await audience(stage))
+    await make_people(stage, "ada", "bob")
+    workflow_id = await stage.workflow(None, schedule=DAILY, audience_id=await make_audience(stage))
     stage.clock.advance(days=1)
     async with stage.database.connection() as connection:
         [due] = await db.enrolment.find_due_workflows(connection, project_id=stage.project_id, now=stage.now, limit=1)
@@ -280,8 +243,8 @@ async def test_a_schedule_that_is_changed_while_it_is_carried_out_ends_there(
 
 async def test_who_takes_long_lets_others_go_first(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(enrolment, "ENROL_SECONDS", -1.0)
-    await people(stage, "ada")
-    await stage.workflow(None, schedule=DAILY, audience_id=await audience(stage))
+    await make_people(stage, "ada")
+    await stage.workflow(None, schedule=DAILY, audience_id=await make_audience(stage))
     stage.clock.advance(days=1)
 
     assert await enrolment_of(stage).carry_out(stage.project_id)
@@ -290,9 +253,9 @@ async def test_who_takes_long_lets_others_go_first(stage: Stage, monkeypatch: py
 async def test_one_that_cannot_be_carried_out_does_not_stop_the_others(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await people(stage, "ada")
-    broken = await audience(stage)
-    for audience_id in (broken, await audience(stage)):
+    await make_people(stage, "ada")
+    broken = await make_audience(stage)
+    for audience_id in (broken, await make_audience(stage)):
         await stage.workflow(None, schedule=DAILY, audience_id=audience_id)
     async with stage.database.connection() as connection:
         await connection.execute(
@@ -318,8 +281,8 @@ async def test_a_crash_anywhere_neither_forgets_nor_repeats(
 ) -> None:
     monkeypatch.setattr(enrolment, "PAGE_MEMBERS", 2)
     everyone = [f"u{number}" for number in range(5)]
-    await people(stage, *everyone)
-    await stage.workflow(None, schedule=DAILY, audience_id=await audience(stage))
+    await make_people(stage, *everyone)
+    await stage.workflow(None, schedule=DAILY, audience_id=await make_audience(stage))
     stage.clock.advance(days=1)
     task = asyncio.create_task(enrolment_of(stage).carry_out(stage.project_id))
     for _ in range(crash_at * 3):
@@ -337,8 +300,8 @@ async def test_a_lost_answer_to_a_commit_enrols_nobody_twice(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(enrolment, "PAGE_MEMBERS", 2)
-    await people(stage, "ada", "bob", "cid")
-    await stage.workflow(None, schedule=DAILY, audience_id=await audience(stage))
+    await make_people(stage, "ada", "bob", "cid")
+    await stage.workflow(None, schedule=DAILY, audience_id=await make_audience(stage))
     stage.clock.advance(days=1)
     async with open_proxy(tmp_path, stage.url) as proxy, open_database(proxy.url, max_size=2) as database:
         begun = 0

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from uuid_utils.compat import uuid7
 
-from db.audiences import insert_audience
 from db.records import Lane
 from engine.dispatch.ledger import MAX_DEPTH
 from engine.node_ids import NodeKind, write_node_id
@@ -22,6 +21,7 @@ from engine.workflows import follower
 from engine.workflows.definition import ReentryPolicy, Step, StepType, Trigger, UpdateProfile
 from tests.integration.log_support import new_event, open_database
 from tests.integration.postgres_proxy import open_proxy
+from tests.integration.schedule_support import make_audience
 from tests.integration.trigger_support import Stage, open_stage
 
 
@@ -158,17 +158,8 @@ async def test_counts_are_those_of_the_moment_at_which_the_event_came(stage: Sta
 
 
 async def test_only_members_of_the_audience_start(stage: Stage) -> None:
-    audience_id = uuid7()
-    async with stage.database.transaction() as connection:
-        await insert_audience(
-            connection,
-            project_id=stage.project_id,
-            audience_id=audience_id,
-            name="pros",
-            conditions='[{"path":"profile.traits.plan","op":"EQ","value":"pro"}]',
-            now=stage.now,
-        )
-    await stage.workflow(audience_id=audience_id)
+    pros = await make_audience(stage, {"path": "profile.traits.plan", "op": "EQ", "value": "pro"})
+    await stage.workflow(audience_id=pros)
     await stage.workflow(audience_id=uuid7())
     await stage.track("signed", traits='{"plan":"pro"}')
     for user_id in ("ada", "bob", None):
