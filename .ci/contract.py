@@ -32,21 +32,17 @@ DELIVERED = frozenset(
     Subscription.eventStream Subscription.deliveryUpdates
     Query.webhookEndpoints Mutation.saveWebhookEndpoint Mutation.deleteWebhookEndpoint
     Mutation.rotateWebhookSecret Mutation.retireWebhookSecret Mutation.sendTestWebhook
+    Query.exportWorkflows Mutation.importWorkflows
     Query.workflowBlueprints Mutation.testRunWorkflow Query.workflows Mutation.saveWorkflow Mutation.setWorkflowActive
     Mutation.deleteWorkflow Mutation.pauseWorkflow Mutation.resumeWorkflow Mutation.cloneBlueprint
+    Query.workflowRuns Mutation.pauseWorkflowRun Mutation.resumeWorkflowRun Mutation.cancelWorkflowRun
+    Subscription.workflowRunUpdates
     Query.audiences Mutation.saveAudience Mutation.deleteAudience
     """.split()  # noqa: SIM905
 )
 """Root fields that are finished, with all types behind them but for what `OWED` names."""
 
 OWED = {
-    "workflows": """
-        Delivery.workflowRun ImportWorkflowsPayload Mutation.cancelWorkflowRun Mutation.importWorkflows
-        Mutation.pauseWorkflowRun Mutation.resumeWorkflowRun Profile.workflowRuns Query.exportWorkflows
-        Query.workflowRuns Subscription.workflowRunUpdates Workflow.runs Workflow.stats WorkflowRun
-        WorkflowRunConnection WorkflowRunEdge WorkflowRunFilter WorkflowRunPayload WorkflowRunUpdate
-        WorkflowRunUpdateEdge WorkflowStats WorkflowStepStats
-    """,
     "audiences and analytics": """
         AudienceChange AudienceChangeEdge Board FunnelGroup FunnelInput FunnelOrder FunnelReport FunnelStepInput
         FunnelStepResult Insight InsightConnection InsightEdge InsightKind Interval Measure Mutation.deleteBoard

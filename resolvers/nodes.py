@@ -16,7 +16,7 @@ from db.records import ApiKeyRecord, EventRecord, ProfileRecord, ProjectRecord
 from db.sender_domains import SenderDomainRecord
 from db.templates import TemplateRecord
 from db.webhook_endpoints import WebhookEndpointRecord
-from db.workflow_records import WorkflowRecord
+from db.workflow_records import RunRecord, WorkflowRecord
 from engine.errors import BadUserInput
 from engine.identity import Role, Viewer
 from engine.node_ids import NodeId, NodeKind, parse_node_id
@@ -60,6 +60,7 @@ Found: TypeAlias = (
     | AudienceRecord
     | SenderDomainRecord
     | WorkflowRecord
+    | RunRecord
 )
 
 
@@ -104,6 +105,8 @@ async def _find(ctx: Context, viewer: Viewer, node_id: NodeId) -> Found | None:
             return await ctx.loaders.audiences.load((viewer.project_id, node_id.uuid))
         case NodeKind.WORKFLOW:
             return await find_workflow(ctx, workflow_id=node_id.uuid)
+        case NodeKind.WORKFLOW_RUN:
+            return await ctx.loaders.runs.load((viewer.project_id, node_id.uuid))
         case NodeKind.SENDER_DOMAIN:
             return await ctx.loaders.sender_domains.load((viewer.project_id, node_id.uuid))
         case NodeKind.PROVIDER:

@@ -8,14 +8,16 @@ from uuid import UUID
 
 from db.delivery_records import TransitionRecord
 from db.records import EventRecord
+from db.workflow_records import RunUpdateRecord
 from engine.identity import Role
-from engine.lanes import DELIVERIES, EVENTS, LaneKind
+from engine.lanes import DELIVERIES, EVENTS, RUNS, LaneKind
 from engine.live.items import StreamItem
 from engine.live.streams import StreamSource
 from resolvers.context import Context
 from resolvers.delivery_filters import DeliveryFilterArguments, read_delivery_filter
 from resolvers.filters import STREAM_ROOTS, EventFilterArguments, read_event_filter
 from resolvers.permissions import require
+from resolvers.run_filters import RunFilterArguments, read_run_filter
 
 R = TypeVar("R")
 F = TypeVar("F")
@@ -49,6 +51,19 @@ async def follow_deliveries(
     require(ctx, Role.VIEWER)
     wanted = read_delivery_filter(delivery_filter)
     return _follow(ctx, DELIVERIES, item_filter=wanted, after=after, convert=convert)
+
+
+async def follow_runs(
+    ctx: Context,
+    *,
+    run_filter: RunFilterArguments | None,
+    after: str | None,
+    convert: Callable[[StreamItem[RunUpdateRecord]], object],
+) -> StreamSource:
+    """What happens to the project's runs that match, from just after a position, or from now."""
+    require(ctx, Role.VIEWER)
+    wanted = read_run_filter(run_filter)
+    return _follow(ctx, RUNS, item_filter=wanted, after=after, convert=convert)
 
 
 def _follow(

@@ -25,6 +25,7 @@ from schema.template import Template
 from schema.webhook_endpoint import WebhookEndpoint
 from schema.withheld import read_attribute
 from schema.workflow import Workflow
+from schema.workflow_run import WorkflowRun
 
 
 @cache
@@ -49,6 +50,7 @@ def build_schema() -> strawberry.Schema:
             Template,
             WebhookEndpoint,
             Workflow,
+            WorkflowRun,
         ],
         config=StrawberryConfig(scalar_map=SCALARS, default_resolver=read_attribute),
     )

@@ -9,7 +9,7 @@ from db.records import ApiKeyRecord, ProfileRecord, ProjectRecord
 from db.sender_domains import SenderDomainRecord
 from db.templates import TemplateRecord
 from db.webhook_endpoints import WebhookEndpointRecord
-from db.workflow_records import WorkflowRecord
+from db.workflow_records import RunRecord, WorkflowRecord
 from engine.providers.configuring import ShownProvider
 from resolvers.inbound import ShownEndpoint
 from resolvers.nodes import Found, FoundEvent, FoundOrganization
@@ -26,6 +26,7 @@ from schema.sender_domain import SenderDomain
 from schema.template import Template
 from schema.webhook_endpoint import WebhookEndpoint
 from schema.workflow import Workflow
+from schema.workflow_run import WorkflowRun
 
 
 def as_node(found: Found | None) -> Node | None:
@@ -55,6 +56,8 @@ def as_node(found: Found | None) -> Node | None:
             return Audience.of(found)
         case WorkflowRecord():
             return Workflow.of(found)
+        case RunRecord():
+            return WorkflowRun.of(found)
         case SenderDomainRecord():
             return SenderDomain.of(found)
         case ShownProvider():

@@ -11,7 +11,7 @@ import strawberry
 from db.delivery_records import AttemptRecord, DeliveryRecord
 from engine.node_ids import NodeKind, write_node_id
 from resolvers import deliveries as resolve
-from resolvers import webhooks
+from resolvers import webhooks, workflow_runs
 from resolvers.push_tokens import push_token_of
 from schema.delivery_terms import Channel, DeliveryStatus, SuppressedReason
 from schema.info import Info
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from schema.event import Event
     from schema.profile import Profile
     from schema.webhook_endpoint import WebhookEndpoint
+    from schema.workflow_run import WorkflowRun
 
 
 @strawberry.type(description="Why an attempt failed. Needs VIEWER.")
@@ -129,6 +130,11 @@ class Delivery(Node):
         found = await resolve.event_of(info.context, record=self.record)
         return None if found is None else events.Event.of(found.record, organization_id=found.organization_id)
 
+    @strawberry.field(description="The run of a workflow that made it; null when none did. Needs VIEWER.")
+    async def workflow_run(self, info: Info) -> Annotated[WorkflowRun, strawberry.lazy("schema.workflow_run")] | None:
+        found = await workflow_runs.find_run(info.context, run_id=self.record.workflow_run_id)
+        return runs.WorkflowRun.of_optional(found)
+
     @strawberry.field(
         description="The webhook endpoint that it goes to; null without one and once it is deleted. Needs VIEWER."
     )
@@ -178,3 +184,4 @@ def batch_node_id(batch_id: UUID) -> strawberry.ID:
 import schema.event as events  # noqa: E402
 import schema.profile as profiles  # noqa: E402
 import schema.webhook_endpoint as webhook_endpoints  # noqa: E402
+import schema.workflow_run as runs  # noqa: E402

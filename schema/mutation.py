@@ -12,6 +12,7 @@ from resolvers.tracking import EventBatch, IdentifyArguments
 from schema.info import Info
 from schema.project import ApiKeyPayload, ProjectPayload
 from schema.roots.audiences import AudiencesMutation
+from schema.roots.bundles import BundlesMutation
 from schema.roots.deliveries import DeliveriesMutation
 from schema.roots.email import EmailMutation
 from schema.roots.inbound import InboundMutation
@@ -19,6 +20,7 @@ from schema.roots.providers import ProvidersMutation
 from schema.roots.push import PushMutation
 from schema.roots.sms import SmsMutation
 from schema.roots.webhooks import WebhooksMutation
+from schema.roots.workflow_runs import WorkflowRunsMutation
 from schema.roots.workflow_secrets import WorkflowSecretsMutation
 from schema.roots.workflows import WorkflowsMutation
 from schema.track import (
@@ -43,8 +45,10 @@ class Mutation(
     WebhooksMutation,
     InboundMutation,
     WorkflowsMutation,
+    WorkflowRunsMutation,
     WorkflowSecretsMutation,
     AudiencesMutation,
+    BundlesMutation,
 ):
     @strawberry.mutation(description="Store one event; answered once it is on disk. Needs INGEST.")
     async def track(

@@ -12,6 +12,7 @@ from engine.node_ids import NodeKind, write_node_id
 from resolvers import audiences as resolve_audiences
 from resolvers import deliveries as resolve_deliveries
 from resolvers import events as resolve
+from resolvers import workflow_runs as resolve_runs
 from resolvers.paging import Listed, PageArguments
 from resolvers.push_tokens import tokens_of
 from schema.delivery_filter import DeliveryFilterArgument
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from schema.audience import Audience
     from schema.delivery_list import DeliveryConnection
     from schema.event_list import EventConnection
+    from schema.workflow_run_list import WorkflowRunConnection
 
 
 @strawberry.type(description="A person: whoever an event named by userId. Needs VIEWER.")
@@ -75,6 +77,17 @@ class Profile(Node):
             delivery_filter=delivery_filter,
         )
         return delivery_lists.DeliveryConnection.of(listed)
+
+    @strawberry.field(
+        description="The workflows that this person is, or was, taken through. Newest first; needs VIEWER."
+    )
+    async def workflow_runs(
+        self, info: Info, first: First = 20, after: After = None
+    ) -> Annotated[WorkflowRunConnection, strawberry.lazy("schema.workflow_run_list")]:
+        listed = await resolve_runs.list_of_person(
+            info.context, profile=self.record, arguments=PageArguments(first=first, after=after)
+        )
+        return run_lists.WorkflowRunConnection.of(listed)
 
     @strawberry.field(description=NEWEST_TOKENS)
     async def push_tokens(self, info: Info) -> list[PushToken]:
@@ -131,3 +144,4 @@ class ProfileConnection(CountedConnection[ProfileEdge]):
 import schema.audience as audiences  # noqa: E402
 import schema.delivery_list as delivery_lists  # noqa: E402
 import schema.event_list as event_lists  # noqa: E402
+import schema.workflow_run_list as run_lists  # noqa: E402

@@ -20,12 +20,14 @@ from schema.paging import After, Before, First, Last
 from schema.profile import Profile, ProfileConnection
 from schema.project import Viewer
 from schema.roots.audiences import AudiencesQuery
+from schema.roots.bundles import BundlesQuery
 from schema.roots.deliveries import DeliveriesQuery
 from schema.roots.email import EmailQuery
 from schema.roots.inbound import InboundQuery
 from schema.roots.providers import ProvidersQuery
 from schema.roots.push import PushQuery
 from schema.roots.webhooks import WebhooksQuery
+from schema.roots.workflow_runs import WorkflowRunsQuery
 from schema.roots.workflows import WorkflowsQuery
 
 WhereArgument = Annotated[
@@ -39,7 +41,16 @@ WhereArgument = Annotated[
 
 @strawberry.type(description="Everything that can be read. Every field looks in the caller's project only.")
 class Query(
-    DeliveriesQuery, PushQuery, EmailQuery, ProvidersQuery, WebhooksQuery, InboundQuery, WorkflowsQuery, AudiencesQuery
+    DeliveriesQuery,
+    PushQuery,
+    EmailQuery,
+    ProvidersQuery,
+    WebhooksQuery,
+    InboundQuery,
+    WorkflowsQuery,
+    WorkflowRunsQuery,
+    AudiencesQuery,
+    BundlesQuery,
 ):
     @strawberry.field(description="Who asks. Needs INGEST.")
     async def viewer(self, info: Info) -> Viewer:

@@ -13,78 +13,29 @@ from engine.conditions import unparse_conditions
 from engine.node_ids import NodeKind, write_node_id
 from engine.workflows.blueprints import Blueprint
 from engine.workflows.blueprints import BlueprintAudience as AudienceValue
-from engine.workflows.definition import ReentryPolicy, RunStatus, Step, StepOutcome, StepType, Trigger
 from engine.workflows.definition import Schedule as ScheduleValue
+from engine.workflows.definition import Step, Trigger
 from engine.workflows.dry_run import DryRun
 from engine.workflows.saving import WorkflowChange
-from engine.workflows.state import StepTrace as TraceValue
 from engine.workflows.stored import decode_definition
 from engine.workflows.triggers import unparse_filters
 from engine.workflows.validation import unparse_step
+from resolvers import workflow_runs, workflow_stats
 from resolvers import workflows as resolve
-from resolvers.paging import Page
-from schema.descriptions import described_enum
+from resolvers.paging import Page, PageArguments
 from schema.errors import MutationPayload, user_errors
 from schema.info import Info
 from schema.node import Node
-from schema.paging import PageInfo, edges_of
+from schema.paging import After, First, PageInfo, edges_of
+from schema.run_filter import RunFilterArgument
 from schema.scalars import JSON, Cursor
+from schema.step_trace import StepTrace
+from schema.workflow_stats import WorkflowStats
+from schema.workflow_terms import ReentryPolicy, RunStatus, StepType
 
 if TYPE_CHECKING:
     from schema.audience import Audience
-    from schema.delivery import Delivery
-
-described_enum(
-    StepType,
-    "What a step does, and what its config takes. Liquid may be in every text; keys with ? may be left out.",
-    SEND_EMAIL="{to, templateId} or {to, subject, bodyHtml, bodyText?}, and from?, replyTo?.",
-    SEND_PUSH="{title, body}, what else PushContentInput takes, ignoreQuietHours?: to all of the person's devices.",
-    SEND_SMS="{body, to?}: to the person's own number, the trait phone, unless it says.",
-    WEBHOOK="{url, method?, headers?, body?}: signed; JSON when the body is no string, the event when there is none.",
-    UPDATE_PROFILE="{traits}: merged into the person's; null removes one.",
-    WAIT="{reason?}: nothing but delayMinutes.",
-    BRANCH=(
-        "{condition: {trait or event or path, op?, value}, ifTrue, ifFalse}: two steps, by label or index, or end. op "
-        "is EQ unless it says."
-    ),
-    AI_ACTION=(
-        "{flavor: generate, decide or extract, prompt, model?, saveTo?, jsonMode?}: what the model says becomes "
-        "run.vars.<saveTo>."
-    ),
-)
-described_enum(
-    StepOutcome,
-    "How a step ended. May grow.",
-    SENT="Handed over: see the delivery.",
-    SUPPRESSED="Held back by consent, quiet hours, a cap or a suppression.",
-    AI_UNAVAILABLE="The model cannot be reached, or there is none.",
-    AI_PENDING="The model took too long: it is asked again.",
-    ERROR="It failed: see detail.",
-    SKIPPED_MISSING_CONFIG="Something was missing that it needs, e.g. an address: see detail.",
-    BYOD_REQUIRED="Mail needs a sender domain of your own.",
-    RATE_LIMITED="The provider, or a limit of ours, let no more through.",
-    OK="Done.",
-    WAITED="The wait is over.",
-    BRANCHED="It chose a way: see output.",
-    CANCELLED="The run was cancelled meanwhile.",
-)
-described_enum(
-    RunStatus,
-    "Where a run stands.",
-    QUEUED="Triggered while the workflow was paused.",
-    RUNNING="Going on, or waiting for what is due next.",
-    PAUSED="Held until it is resumed.",
-    COMPLETED="It reached its end.",
-    FAILED="A step could not go on.",
-    CANCELLED="Somebody stopped it.",
-)
-described_enum(
-    ReentryPolicy,
-    "Whether somebody may go through a workflow again.",
-    ALWAYS="Every trigger starts a run.",
-    ONCE_PER_USER="A person runs through it once, ever.",
-    ONE_ACTIVE_RUN="Not while a run of the same person goes on.",
-)
+    from schema.workflow_run_list import WorkflowRunConnection
 
 
 @strawberry.type(description="When a workflow starts by itself. Needs VIEWER.")
@@ -171,6 +122,31 @@ class Workflow(Node):
     created_at: datetime = strawberry.field(description="When it was made.")
     updated_at: datetime = strawberry.field(description="When it was last saved, switched, paused or resumed.")
     record: strawberry.Private[WorkflowRecord]
+
+    @strawberry.field(description="Those whom it takes, or took, through its steps. Newest first; needs VIEWER.")
+    async def runs(
+        self, info: Info, first: First = 20, after: After = None, run_filter: RunFilterArgument = None
+    ) -> Annotated[WorkflowRunConnection, strawberry.lazy("schema.workflow_run_list")]:
+        listed = await workflow_runs.list_of_workflow(
+            info.context,
+            workflow_id=self.record.workflow_id,
+            arguments=PageArguments(first=first, after=after),
+            run_filter=run_filter,
+        )
+        return run_lists.WorkflowRunConnection.of(listed)
+
+    @strawberry.field(description="How its runs and their steps fare, counted exactly. Needs VIEWER.")
+    async def stats(
+        self,
+        info: Info,
+        since: Annotated[
+            datetime | None,
+            strawberry.argument(
+                description="Only runs that were started, and steps that began, then or later; all when absent."
+            ),
+        ] = None,
+    ) -> WorkflowStats:
+        return WorkflowStats.of(await workflow_stats.read_stats(info.context, record=self.record, since=since))
 
     @staticmethod
     def of(record: WorkflowRecord) -> Workflow:
@@ -264,40 +240,6 @@ class WorkflowBlueprint:
         )
 
 
-@strawberry.type(description="What one step of a run did. Needs VIEWER.")
-class StepTrace:
-    label: str = strawberry.field(description="The step's.")
-    type: StepType = strawberry.field(description="What it does.")
-    outcome: StepOutcome | None = strawberry.field(description="How it ended; null while it is in progress.")
-    outcome_code: str | None = strawberry.field(
-        description="The outcome as the documents spell it, e.g. skipped-missing-config."
-    )
-    detail: str | None = strawberry.field(description="For people: why it ended so, and which values were missing.")
-    started_at: datetime = strawberry.field(description="When it began.")
-    finished_at: datetime = strawberry.field(description="When it ended; while it is in progress, when it began.")
-    input: JSON = strawberry.field(description="Its config after interpolation, secrets masked.")
-    output: JSON | None = strawberry.field(description="What came of it.")
-    delivery: Annotated[Delivery, strawberry.lazy("schema.delivery")] | None = strawberry.field(
-        description="What it sent; the first, where it sent to several devices. Null in a test run."
-    )
-
-    @staticmethod
-    def of_test(trace: TraceValue) -> StepTrace:
-        """A step of a test run, which made no delivery."""
-        return StepTrace(
-            label=trace.label,
-            type=trace.type,
-            outcome=trace.outcome,
-            outcome_code=None if trace.outcome is None else trace.outcome.code,
-            detail=trace.detail,
-            started_at=trace.started_at,
-            finished_at=trace.finished_at or trace.started_at,
-            input=JSON(trace.input),
-            output=None if trace.output is None else JSON(trace.output),
-            delivery=None,
-        )
-
-
 @strawberry.type(description="Outcome of testRunWorkflow: nothing is written and nothing is sent. Needs EDITOR.")
 class TestRunWorkflowPayload(MutationPayload):
     matched: bool = strawberry.field(description="Whether the event starts a run.")
@@ -311,11 +253,12 @@ class TestRunWorkflowPayload(MutationPayload):
         return TestRunWorkflowPayload(
             matched=run.matched,
             status=run.status,
-            trace=[StepTrace.of_test(each) for each in run.trace],
+            trace=[StepTrace.of(each) for each in run.trace],
             error=run.error,
             user_errors=user_errors(run.errors),
         )
 
 
-# Last, because a workflow leads to an audience, and an audience to people and what they went through.
+# Last, because a workflow leads to an audience and to its runs, and these to people and what they went through.
 import schema.audience as audiences  # noqa: E402
+import schema.workflow_run_list as run_lists  # noqa: E402

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -12,6 +12,19 @@ import msgspec
 from uuid_utils.compat import uuid7
 
 from db.workflow_records import NewRunUpdate
+from db.workflow_runs import insert_runs as insert_records
+from db.workflows import read_workflows
+from engine.dispatch.ledger import record
+from engine.node_ids import NodeKind, parse_node_id, write_node_id
+from engine.workflows.run_events import run_started_event
+from engine.workflows.run_ledger import new_run, run_update_of
+from engine.workflows.stored import decode_definition
+from engine.workflows.transition import begin
+from tests.integration.graphql_support import Tenant
+
+SAVE_WORKFLOW = """mutation ($input: SaveWorkflowInput!) { saveWorkflow(input: $input) {
+  workflow { id } userErrors { code path message }
+} }"""
 
 
 def new_run_update(now: datetime, **values: Any) -> NewRunUpdate:
@@ -99,3 +112,50 @@ async def _insert(connection: asyncpg.Connection, table: str, rows: list[dict[st
         f"INSERT INTO {table} SELECT * FROM jsonb_populate_recordset(CAST(NULL AS {table}), $1::text::jsonb)",
         msgspec.json.encode(rows).decode(),
     )
+
+
+async def save_workflow(tenant: Tenant, *steps: Mapping[str, Any], **values: Any) -> str:
+    """A workflow that starts with order.placed, as an author saves it; gives its node id."""
+    given = {"name": "Journey", "trigger": {"eventType": "order.placed"}, "steps": list(steps), **values}
+    saved = (await tenant.data(SAVE_WORKFLOW, input=given))["saveWorkflow"]
+    assert saved["userErrors"] == []
+    node_id: str = saved["workflow"]["id"]
+    return node_id
+
+
+async def start_run(
+    tenant: Tenant, workflow: str, *, user_id: str | None = "ada", event_seq: int | None = None, is_held: bool = False
+) -> str:
+    """Begin a run of a workflow as a trigger does, and announce it; gives its node id."""
+    services, project_id = tenant.gateway.services, tenant.project_id
+    now, workflow_id = services.clock.now(), uuid_of(workflow)
+    async with services.database.transaction() as connection:
+        [found] = await read_workflows(connection, project_id=project_id, workflow_ids=[workflow_id])
+        state = begin(decode_definition(found.definition), run_id=uuid7(), version=found.version, now=now)
+        run = new_run(
+            state,
+            project_id=project_id,
+            workflow_id=workflow_id,
+            user_id=user_id,
+            event_seq=event_seq,
+            is_held=is_held,
+        )
+        await insert_records(connection, project_id=project_id, runs=[run])
+        told = await record(
+            connection,
+            project_id=project_id,
+            transitions=(),
+            events=[run_started_event(run, workflow_name=found.name, user_id=user_id)],
+            run_updates=[run_update_of(run)],
+            now=now,
+        )
+    for announcement in told:
+        services.announce(announcement)
+    return write_node_id(NodeKind.WORKFLOW_RUN, run.run_id)
+
+
+def uuid_of(node_id: str) -> UUID:
+    """What a node id is of."""
+    parsed = parse_node_id(node_id)
+    assert parsed is not None
+    return parsed.uuid

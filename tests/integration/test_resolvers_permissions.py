@@ -72,6 +72,11 @@ NEEDED = {
     "Mutation.deleteInboundEndpoint": Role.ADMIN,
     "Query.workflowBlueprints": Role.VIEWER,
     "Mutation.testRunWorkflow": Role.EDITOR,
+    "Query.workflowRuns": Role.VIEWER,
+    "Mutation.pauseWorkflowRun": Role.EDITOR,
+    "Mutation.resumeWorkflowRun": Role.EDITOR,
+    "Mutation.cancelWorkflowRun": Role.EDITOR,
+    "Subscription.workflowRunUpdates": Role.VIEWER,
     "Query.workflows": Role.VIEWER,
     "Mutation.saveWorkflow": Role.EDITOR,
     "Mutation.setWorkflowActive": Role.EDITOR,
@@ -80,10 +85,16 @@ NEEDED = {
     "Mutation.deleteWorkflow": Role.EDITOR,
     "Mutation.cloneBlueprint": Role.EDITOR,
     "Mutation.rotateWorkflowSecret": Role.ADMIN,
+    "Query.exportWorkflows": Role.VIEWER,
+    "Mutation.importWorkflows": Role.EDITOR,
     "Subscription.eventStream": Role.VIEWER,
     "Subscription.deliveryUpdates": Role.VIEWER,
 }
 ARGUMENTS = {
+    "importWorkflows": "(bundle: {})",
+    "pauseWorkflowRun": '(id: "run_x")',
+    "resumeWorkflowRun": '(id: "run_x")',
+    "cancelWorkflowRun": '(id: "run_x")',
     "testRunWorkflow": '(input: {eventType: "a"})',
     "saveWorkflow": "(input: {})",
     "setWorkflowActive": '(id: "wfl_x", isActive: true)',
@@ -147,7 +158,8 @@ def roots() -> dict[str, GraphQLField]:
 
 def document(root_field: str) -> str:
     root, name = root_field.split(".")
-    return f"{root.lower()} {{ {name}{ARGUMENTS.get(name, '')} {{ __typename }} }}"
+    selection = "" if is_leaf_type(get_named_type(roots()[root_field].type)) else "{ __typename }"
+    return f"{root.lower()} {{ {name}{ARGUMENTS.get(name, '')} {selection} }}"
 
 
 @pytest.fixture

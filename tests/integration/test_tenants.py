@@ -9,14 +9,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
+from uuid import UUID
 
+import msgspec
 import pytest
+from uuid_utils.compat import uuid7
 
+from db.workflow_run_log import append_run_updates
 from engine.errors import CursorInvalid
+from engine.node_ids import NodeKind, write_node_id
 from engine.workflows.signing import active_step_secrets
 from schema import build_schema
 from tests.integration.delivery_support import make_delivery
 from tests.integration.graphql_support import Gateway, Tenant, open_gateway
+from tests.integration.run_support import insert_run_steps, insert_runs, new_run_update, start_run, uuid_of
 
 SECRET = "4242 4242 4242 4242"
 Case = Callable[[Tenant, Tenant], Awaitable[None]]
@@ -455,6 +461,44 @@ async def _save_workflow(victim: Tenant, attacker: Tenant) -> None:
     assert await victim.data(LIST_WORKFLOWS) == before
 
 
+BUNDLE = "query ($ids: [ID!]) { exportWorkflows(ids: $ids) }"
+IMPORT = """mutation ($bundle: JSON!) {
+  importWorkflows(bundle: $bundle) { created { name } updated { name } before userErrors { code path } } }"""
+
+
+@case("Query.exportWorkflows")
+async def _export_workflows(victim: Tenant, attacker: Tenant) -> None:
+    await victim.data(SAVE_AUDIENCE, input=AUDIENCE)
+    node_id = await _workflow(victim)
+    assert SECRET in repr(await victim.data(BUNDLE))
+    seen = await _sees_nothing(attacker, BUNDLE)
+    assert [seen["data"]["exportWorkflows"][key] for key in ("audiences", "workflows")] == [[], []]
+    assert await attacker.codes(BUNDLE, ids=[node_id]) == ["NOT_FOUND"]
+
+
+@case("Mutation.importWorkflows")
+async def _import_workflows(victim: Tenant, attacker: Tenant) -> None:
+    """A bundle makes and changes what is the importer's own, and names nothing of others."""
+    audience = (await victim.data(SAVE_AUDIENCE, input=AUDIENCE))["saveAudience"]["audience"]
+    steps = [{"type": "SEND_EMAIL", "config": {"to": "a@example.com", "templateId": await _template(victim)}}]
+    await _workflow(victim, trigger={"eventType": "a.b", "audienceId": audience["id"]}, steps=steps)
+    before = await victim.data(BUNDLE)
+    [copied] = before["exportWorkflows"]["workflows"]
+    refused = await _sees_nothing(attacker, IMPORT, bundle={"workflows": [copied]})
+    assert refused["data"]["importWorkflows"]["userErrors"] == [
+        {"code": "NOT_FOUND", "path": ["bundle", "workflows", "0", "trigger", "audience"]},
+        {"code": "NOT_FOUND", "path": ["bundle", "workflows", "0", "steps", "0", "config", "template"]},
+    ]
+    theirs = {
+        "workflows": [
+            {**copied, "trigger": {"eventType": "c.d"}, "steps": [{"type": "WAIT", "config": {}, "delayMinutes": 1}]}
+        ]
+    }
+    made = (await _sees_nothing(attacker, IMPORT, bundle=theirs))["data"]["importWorkflows"]
+    assert (made["created"], made["updated"], made["before"]["workflows"]) == ([{"name": "Journey"}], [], [])
+    assert await victim.data(BUNDLE) == before
+
+
 @case("Mutation.setWorkflowActive")
 async def _set_workflow_active(victim: Tenant, attacker: Tenant) -> None:
     await _refuses_workflow(
@@ -483,6 +527,104 @@ async def _refuses_workflow(victim: Tenant, attacker: Tenant, field: str) -> Non
     [refused] = (await _sees_nothing(attacker, f"mutation ($id: ID!) {{ {field} }}", id=node_id))["data"].values()
     assert refused["userErrors"] == [{"code": "NOT_FOUND"}]
     assert await victim.data(LIST_WORKFLOWS) == before
+
+
+WAIT = {"type": "WAIT", "config": {}, "delayMinutes": 5}
+SHOW_RUN = """{ id status userId error vars currentStep workflow { name } steps { config } trace { input output }
+  deliveries { payload } profile { traits } event { properties } }"""
+LIST_RUNS = f"""query ($filter: WorkflowRunFilter, $after: Cursor) {{
+  workflowRuns(filter: $filter, after: $after) {{ totalCount edges {{ cursor node {SHOW_RUN} }} }}
+}}"""
+
+
+async def _run(victim: Tenant) -> str:
+    """A run that the event of the victim's has started, as rows; gives its node id."""
+    run_id, workflow_id, now = uuid7(), uuid_of(await _workflow(victim)), victim.gateway.services.clock.now()
+    run = {"run_id": run_id, "workflow_id": workflow_id, "user_id": "ada", "event_seq": 1, "vars": {"card": SECRET}}
+    step = {"run_id": run_id, "workflow_id": workflow_id, "input": {"card": SECRET}}
+    async with victim.gateway.services.database.transaction() as connection:
+        await insert_runs(connection, victim.project_id, [run], now=now)
+        await insert_run_steps(connection, victim.project_id, [step], now=now)
+    return write_node_id(NodeKind.WORKFLOW_RUN, run_id)
+
+
+@case("Query.workflowRuns")
+async def _workflow_runs(victim: Tenant, attacker: Tenant) -> None:
+    run_id = await _run(victim)
+    [edge] = (await victim.data(LIST_RUNS))["workflowRuns"]["edges"]
+    assert edge["node"]["trace"] == [{"input": {"card": SECRET}, "output": None}]
+    await attacker.track(userId="ada")
+    own = await start_run(attacker, await _workflow(attacker, steps=[WAIT]), event_seq=2)
+    for run_filter in ({"ids": [run_id]}, {"workflowId": (await _ids_of_workflows(victim))[0]}):
+        seen = await _sees_nothing(attacker, LIST_RUNS, filter=run_filter)
+        assert seen["data"]["workflowRuns"] == {"totalCount": 0, "edges": []}, run_filter
+    for run_filter in ({}, {"userId": "ada"}, {"statuses": ["RUNNING"]}):
+        seen = await _sees_nothing(attacker, LIST_RUNS, filter=run_filter)
+        assert [each["node"]["id"] for each in seen["data"]["workflowRuns"]["edges"]] == [own], run_filter
+    assert await attacker.codes(LIST_RUNS, after=edge["cursor"]) == ["CURSOR_INVALID"]
+    node = f"query ($id: ID!) {{ node(id: $id) {{ ... on WorkflowRun {SHOW_RUN} }} nodes(ids: [$id]) {{ id }} }}"
+    assert await attacker.data(node, id=run_id) == {"node": None, "nodes": [None]}
+    # A person of one's own with the same user id leads to one's own runs only.
+    person = await attacker.data('{ profile(userId: "ada") { workflowRuns { edges { node { id } } } } }')
+    assert person["profile"]["workflowRuns"]["edges"] == [{"node": {"id": own}}]
+    fared = "{ workflows { edges { node { stats { started running steps { label } } runs { totalCount } } } } }"
+    [mine] = (await attacker.data(fared))["workflows"]["edges"]
+    stats = {"started": 1, "running": 1, "steps": [{"label": "wait_1"}]}
+    assert mine["node"] == {"stats": stats, "runs": {"totalCount": 1}}
+
+
+async def _ids_of_workflows(tenant: Tenant) -> list[str]:
+    edges = (await tenant.data("{ workflows { edges { node { id } } } }"))["workflows"]["edges"]
+    return [edge["node"]["id"] for edge in edges]
+
+
+@case("Mutation.pauseWorkflowRun")
+async def _pause_workflow_run(victim: Tenant, attacker: Tenant) -> None:
+    await _refuses_run(victim, attacker, "pauseWorkflowRun")
+
+
+@case("Mutation.resumeWorkflowRun")
+async def _resume_workflow_run(victim: Tenant, attacker: Tenant) -> None:
+    await _refuses_run(victim, attacker, "resumeWorkflowRun")
+
+
+@case("Mutation.cancelWorkflowRun")
+async def _cancel_workflow_run(victim: Tenant, attacker: Tenant) -> None:
+    await _refuses_run(victim, attacker, "cancelWorkflowRun")
+
+
+async def _refuses_run(victim: Tenant, attacker: Tenant, field: str) -> None:
+    run_id = await _run(victim)
+    before = await victim.data(LIST_RUNS)
+    document = f"mutation ($id: ID!) {{ {field}(id: $id) {{ run {SHOW_RUN} userErrors {{ code }} }} }}"
+    refused = (await _sees_nothing(attacker, document, id=run_id))["data"][field]
+    assert refused == {"run": None, "userErrors": [{"code": "NOT_FOUND"}]}
+    assert await victim.data(LIST_RUNS) == before
+
+
+@case("Subscription.workflowRunUpdates")
+async def _workflow_run_updates(victim: Tenant, attacker: Tenant) -> None:
+    document = f"""subscription ($filter: WorkflowRunFilter, $after: Cursor) {{
+      workflowRunUpdates(filter: $filter, after: $after) {{ cursor node {{ status run {SHOW_RUN} }} }}
+    }}"""
+    heads = [
+        (await each.data("{ viewer { project { head } } }"))["viewer"]["project"]["head"] for each in (victim, attacker)
+    ]
+    with pytest.raises(CursorInvalid):
+        await attacker.follow(document, after=heads[0])
+    own = await start_run(attacker, await _workflow(attacker, steps=[WAIT]))
+    wide = [await attacker.follow(document, filter=each, after=heads[1]) for each in ({}, {"userId": "ada"})]
+    narrow = await attacker.follow(
+        document, filter={"ids": [write_node_id(NodeKind.WORKFLOW_RUN, CHANGED)]}, after=heads[1]
+    )
+    for follower in wide:
+        item = await follower.next()
+        assert SECRET not in repr(item)
+        assert item["data"]["workflowRunUpdates"]["node"]["run"]["id"] == own
+    assert all(follower.items.empty() for follower in (*wide, narrow))
+    for follower in (*wide, narrow):
+        assert follower.membership is not None
+        follower.membership.leave()
 
 
 @case("Mutation.cloneBlueprint")
@@ -929,6 +1071,17 @@ async def _send_live_activity(victim: Tenant, attacker: Tenant) -> None:
     assert (await attacker.data(document, userIds=["ada"]))["sendLiveActivity"] == {"queued": 0, "userErrors": []}
 
 
+CHANGED = UUID(int=7)
+"""The run of which the victim's lane holds an item."""
+
+
+async def _change_a_run(victim: Tenant) -> None:
+    now = victim.gateway.services.clock.now()
+    update = new_run_update(now, run_id=CHANGED, user_id="ada", step=msgspec.json.encode({"detail": SECRET}).decode())
+    async with victim.gateway.services.database.transaction() as connection:
+        await append_run_updates(connection, project_id=victim.project_id, updates=[update], at=now)
+
+
 @pytest.mark.parametrize("same_organization", [False, True], ids=["stranger", "sibling"])
 @pytest.mark.parametrize("root_field", sorted(CASES))
 async def test_another_project_is_out_of_reach(gateway: Gateway, root_field: str, same_organization: bool) -> None:
@@ -946,6 +1099,7 @@ async def test_another_project_is_out_of_reach(gateway: Gateway, root_field: str
             event_seq=1,
             content=f'{{"subject": "{SECRET}"}}',
         )
+    await _change_a_run(victim)
     before = await _everything(victim)
     await CASES[root_field](victim, attacker)
     assert await _everything(victim) == before
