@@ -24,6 +24,8 @@ from db.dispatch import find_due_projects, find_expired
 from db.enrolment import find_due_schedules
 from db.records import Lane
 from db.replays import find_replaying_projects
+from db.workflow_runs import find_projects_with_runs
+from engine.ai.models import Models
 from engine.audiences.sending import member_pages
 from engine.channels.apns import ApnsSender
 from engine.channels.base import ChannelWork
@@ -61,6 +63,7 @@ from engine.workflows.follower import Triggers
 from engine.workflows.matching import TriggerCache
 from engine.workflows.names import REPORTS_FOLLOWER, TRIGGERS_FOLLOWER
 from engine.workflows.reports import report
+from engine.workflows.runner import Runner
 from settings import Settings, egress_of, public_url_of, required, secrets_of, vault_of
 from telemetry import serve_worker_metrics
 
@@ -91,11 +94,11 @@ class WorkerProcess:
         self.broadcast = Broadcast(required(settings.redis_url))
         self.relay = Relay(self.database, self.broadcast)
         self._webhooks = self._follower(webhooks.NAME, EVENTS, webhooks.follow)
-        definitions = Definitions()
-        self._triggers = self._follower(TRIGGERS_FOLLOWER, EVENTS, Triggers(TriggerCache(), definitions).follow)
+        self._definitions = Definitions()
+        self._triggers = self._follower(TRIGGERS_FOLLOWER, EVENTS, Triggers(TriggerCache(), self._definitions).follow)
         self._reports = self._follower(REPORTS_FOLLOWER, DELIVERIES, report, item_filter=RUN_REPORTS)
         self._enrolment = Enrolment(
-            self.database, self.clock, definitions, self.broadcast.announce, self.broadcast.wake
+            self.database, self.clock, self._definitions, self.broadcast.announce, self.broadcast.wake
         )
         self._followed = (
             Followed(webhooks.NAME, Lane.EVENTS, WorkKind.EVENTS, bell=WorkKind.EVENTS),
@@ -105,8 +108,8 @@ class WorkerProcess:
 
     async def run(self, stop: asyncio.Event, *, grace: timedelta = STOP_GRACE) -> None:
         """Work until `stop`; what is under way is finished within `grace`."""
-        async with self._open() as dispatcher:
-            attendance = Attendance(Jobs(self.database), self._handlers(dispatcher))
+        async with self._open() as (dispatcher, runner):
+            attendance = Attendance(Jobs(self.database), self._handlers(dispatcher, runner))
             sweeper = Sweeper(self.database, self.clock, self._finders(), attendance.enqueue)
             hints = Hints(self.broadcast, self._followed, attendance.hint)
             tasks = [
@@ -121,6 +124,7 @@ class WorkerProcess:
                     await _until(stop, tasks)
             finally:
                 attendance.stop()
+                await runner.stop()
                 await dispatcher.stop(grace)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(1):
@@ -128,7 +132,7 @@ class WorkerProcess:
                 await end_tasks(tasks)
 
     @asynccontextmanager
-    async def _open(self) -> AsyncIterator[Dispatcher]:
+    async def _open(self) -> AsyncIterator[tuple[Dispatcher, Runner]]:
         async with AsyncExitStack() as stack:
             await self.database.connect()
             stack.push_async_callback(self.database.disconnect)
@@ -136,7 +140,21 @@ class WorkerProcess:
             await self.broadcast.connect()
             stack.push_async_callback(self.broadcast.disconnect)
             works = await stack.enter_async_context(_channels(self._settings))
-            yield Dispatcher(self.database, works, self.clock, self.broadcast.announce, lease=self._lease)
+            dispatcher = Dispatcher(self.database, works, self.clock, self.broadcast.announce, lease=self._lease)
+            egress, vault = egress_of(self._settings), vault_of(self._settings)
+            models = Models(self.database, vault, egress)
+            stack.push_async_callback(models.close)
+            runner = Runner(
+                self.database,
+                self.clock,
+                self.broadcast.announce,
+                self.broadcast.wake,
+                vault=vault,
+                refuse_url=egress.refusal,
+                models=models,
+                definitions=self._definitions,
+            )
+            yield dispatcher, runner
 
     def _follower(
         self, name: str, kind: LaneKind[R, F], react: Reaction[R], *, item_filter: F | None = None
@@ -152,7 +170,7 @@ class WorkerProcess:
             item_filter=item_filter,
         )
 
-    def _handlers(self, dispatcher: Dispatcher) -> Mapping[WorkKind, Handler]:
+    def _handlers(self, dispatcher: Dispatcher, runner: Runner) -> Mapping[WorkKind, Handler]:
         async def dispatch(project_id: UUID) -> bool:
             await dispatcher.drain(project_id)
             while await dispatcher.take_over(project_id) == TAKE_OVER_LIMIT:
@@ -185,6 +203,7 @@ class WorkerProcess:
             WorkKind.REPLAYS: replay,
             WorkKind.TRIGGERS: follow(self._triggers),
             WorkKind.RUN_REPORTS: follow(self._reports),
+            WorkKind.RUNS: runner.drain,
             WorkKind.SCHEDULES: self._enrolment.carry_out,
         }
 
@@ -192,6 +211,9 @@ class WorkerProcess:
         async def find_due(connection: asyncpg.Connection) -> list[UUID]:
             due = await find_due_projects(connection, now=self.clock.now())
             return [*due, *await find_expired(connection)]
+
+        async def find_runs(connection: asyncpg.Connection) -> list[UUID]:
+            return await find_projects_with_runs(connection, now=self.clock.now())
 
         async def find_schedules(connection: asyncpg.Connection) -> list[UUID]:
             return await find_due_schedules(connection, now=self.clock.now())
@@ -203,6 +225,7 @@ class WorkerProcess:
             (WorkKind.DELIVERIES, find_due),
             (WorkKind.AUDIENCE_SENDS, find_sends),
             (WorkKind.REPLAYS, find_replaying_projects),
+            (WorkKind.RUNS, find_runs),
             (WorkKind.SCHEDULES, find_schedules),
             *((followed.kind, followed.find_behind) for followed in self._followed),
         )

@@ -72,12 +72,12 @@ async def find_due_runs(connection: asyncpg.Connection, *, project_id: UUID, now
     return [DueRun(row["run_id"], row["workflow_id"], row["user_id"]) for row in rows]
 
 
-async def find_due_projects(connection: asyncpg.Connection, *, now: datetime) -> list[UUID]:
+async def find_projects_with_runs(connection: asyncpg.Connection, *, now: datetime) -> list[UUID]:
     """The projects in which a run is due, a lease has ended, or a workflow's runs are to change, of all projects.
 
     Costs a look-up per project that has waiting runs.
     """
-    return [row["project_id"] for row in await connection.fetch(_SQL["find_due_projects"], now, MAX_ENDED_LEASES)]
+    return [row["project_id"] for row in await connection.fetch(_SQL["find_projects_with_runs"], now, MAX_ENDED_LEASES)]
 
 
 async def lock_runs(connection: asyncpg.Connection, *, project_id: UUID, run_ids: Sequence[UUID]) -> list[LockedRun]:

@@ -27,7 +27,7 @@ UNION ALL
     LIMIT $3
 );
 
--- name: find_due_projects
+-- name: find_projects_with_runs
 -- The projects of runs to look at (skip scan), of workflows whose runs are to change, and of leases that have ended.
 WITH RECURSIVE walk AS (
     (

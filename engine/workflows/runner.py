@@ -9,6 +9,8 @@ Stops with `stop`, between rounds.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
@@ -34,8 +36,12 @@ ROUND_RUNS = 100
 """Runs of one transaction: some 50 ms, and the most that one that cannot be stored holds up."""
 TIME_BOX = timedelta(seconds=5)
 """Of real time, after which another project has its turn."""
+STOP_TIMEOUT = timedelta(seconds=3)
+"""For giving back what is asked. A worker has to be gone in 20 s."""
 TOO_LARGE = "The run cannot go on: this person's traits would take more than 256 KiB."
 NOT_STORABLE = "The run cannot go on: what its next step holds cannot be stored."
+
+_logger = logging.getLogger(__name__)
 
 Announce = Callable[[Announcement], None]
 Wake = Callable[[Work], None]
@@ -57,6 +63,7 @@ class Runner:
         vault: Vault,
         refuse_url: Callable[[str], str | None],
         models: Models,
+        definitions: Definitions,
         lease: timedelta = LEASE,
         round_runs: int = ROUND_RUNS,
     ) -> None:
@@ -64,7 +71,7 @@ class Runner:
         self._clock = clock
         self._announce = announce
         self._wake = wake
-        self._tools = Tools(vault=vault, definitions=Definitions(), refuse_url=refuse_url, lease=lease)
+        self._tools = Tools(vault=vault, definitions=definitions, refuse_url=refuse_url, lease=lease)
         self._asking = Asking(models, self._answer, self._give_back)
         self._round_runs = round_runs
         self._stopping = False
@@ -93,9 +100,13 @@ class Runner:
         await self._asking.settled()
 
     async def stop(self) -> None:
-        """Begin nothing more, and give back what models are asked for. Raises what the database raises."""
+        """Begin nothing more, and give back what models are asked for; without the database their leases end."""
         self._stopping = True
-        await self._asking.stop()
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT.total_seconds()):
+                await self._asking.stop()
+        except Exception as error:
+            _logger.warning("workflow.questions_not_given_back", extra={"reason": type(error).__name__})
 
     async def _change(self, project_id: UUID) -> bool:
         """A batch of what a change of a workflow means for its runs; whether there was one."""

@@ -28,6 +28,7 @@ from engine.lanes import DELIVERIES
 from engine.vault import Vault
 from engine.work import Work
 from engine.workers.followers import Follower
+from engine.workflows.definitions import Definitions
 from engine.workflows.names import REPORTS_FOLLOWER
 from engine.workflows.reports import report
 from engine.workflows.run_events import run_started_event
@@ -103,6 +104,7 @@ class Shop:
             vault=VAULT,
             refuse_url=EGRESS.refusal,
             models=self.models,
+            definitions=Definitions(),
             **options,
         )
 

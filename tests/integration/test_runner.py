@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from db.suppressions import NewSuppression, insert_suppressions
-from db.workflow_runs import find_due_projects, find_due_runs
+from db.workflow_runs import find_due_runs, find_projects_with_runs
 from engine.channels.base import Rejected
 from engine.consent import ConsentPurpose, ConsentState, set_consent
 from engine.dispatch.values import Channel, DeliveryError, EmailContent, SmsContent, WebhookContent
@@ -149,9 +149,9 @@ async def test_a_wait_is_a_row_that_is_due_in_days(shop: Shop) -> None:
     await shop.drain()
     early = await shop.run(run_id)
     async with shop.database.connection() as connection:
-        before = await find_due_projects(connection, now=shop.clock.now())
+        before = await find_projects_with_runs(connection, now=shop.clock.now())
         shop.clock.advance(seconds=1)
-        after = await find_due_projects(connection, now=shop.clock.now())
+        after = await find_projects_with_runs(connection, now=shop.clock.now())
     await shop.drain()
 
     assert waiting == early
