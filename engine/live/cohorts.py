@@ -119,7 +119,7 @@ class Cohort:
 
     @property
     def position(self) -> int:
-        """What every live member has been given, or was not for it."""
+        """What every live member has been given, or was not for it. Past it everything waits that is for them."""
         return self._waiting[0].item.seq - 1 if self._waiting else self.streams.position
 
     def attach(self, member: Member) -> None:
@@ -129,12 +129,18 @@ class Cohort:
         self._snapshot = None
 
     def detach(self, member: Member, position: int) -> None:
-        """Take a member out of the live ones; it stands at `position` then."""
+        """Take a member out of the live ones; it stands at `position` then.
+
+        With the last one goes what waits: what comes while nobody is live waits for nobody, so whoever attached to a
+        queue that was left standing would miss it.
+        """
         if member.live:
             member.position = position
             member.live = False
             del self._live[member]
             self._snapshot = None
+            if not self._live:
+                self._waiting.clear()
 
     def advance(self, item: Item) -> None:
         """The next item that the filter matches."""
@@ -190,12 +196,17 @@ class Cohort:
                 if not isinstance(payload, bytes):
                     payload = await asyncio.shield(payload)
             except Exception as error:
-                self._fail(error)
-                return
-            if self._waiting and self._waiting[0] is rendered:
-                self._send(item.seq, payload, item.cursor)
-                if self._waiting and self._waiting[0] is rendered:
+                if self._is_next(rendered):
+                    self._fail(error)
+            else:
+                if self._is_next(rendered):
+                    self._send(item.seq, payload, item.cursor)
+                if self._is_next(rendered):
                     self._waiting.popleft()
+
+    def _is_next(self, rendered: _Rendered) -> bool:
+        """Whether it still waits: while it was rendered everybody may have left, or been sent to the log."""
+        return bool(self._waiting) and self._waiting[0] is rendered
 
     def _shed(self) -> None:
         """Rendering cannot keep up: hold nothing, and let each member read on from where it is."""
@@ -203,13 +214,11 @@ class Cohort:
         members = tuple(self._live)
         for member in members:
             self.detach(member, max(member.position, position))
-        self._waiting.clear()
         for member in members:
             self.streams.catch_up(member)
 
     def _fail(self, error: Exception) -> None:
         _logger.error("cohort.rendering_failed", exc_info=error)
-        self._waiting.clear()
         self.fail_all(error)
 
 

@@ -6,12 +6,16 @@ Bounded in items and bytes; all rings of one `RingQuota` share its bytes evenly.
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_right
 from collections import deque
 from itertools import islice
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+PAST_ALL = sys.maxsize
+"""No lane comes this far: the floor of a ring that holds nothing any more."""
 
 
 class RingQuota:
@@ -50,7 +54,7 @@ class Ring(Generic[T]):
         while self.bytes > share or len(self._items) > self._quota.ring_items:
             dropped, dropped_size, _ = self._items.popleft()
             self.bytes -= dropped_size
-            self.floor = dropped
+            self.floor = max(self.floor, dropped)
 
     def covers(self, position: int) -> bool:
         """Whether everything past a position is held."""
@@ -68,7 +72,8 @@ class Ring(Generic[T]):
         self.floor = floor
 
     def close(self) -> None:
-        """Give the share back. Call it once."""
+        """Give the share back; nothing is covered from here on, so who reads on asks the log. Call it once."""
         self._items.clear()
         self.bytes = 0
+        self.floor = PAST_ALL
         self._quota.rings -= 1

@@ -5,7 +5,8 @@ whatever Redis, PostgreSQL, its own speed and the other subscribers do; or its s
 (CURSOR_EXPIRED when retention overtook it or the log was replaced). Its cursor is its position also when none matched.
 Leaves to others: sockets, execution and encoding (the transport's `Rendering` and `Sink`), rights (the resolver's
 `audience`), and ending streams of revoked keys.
-Stops when `stop` is awaited: readers that are catching up end; what is live simply gets nothing more.
+Stops when `stop` is awaited: readers that are catching up end where they are, and none begins; what is live gets what
+the hub still hears; nobody joins any more.
 
 A member is live in its cohort (cohorts), or it catches up: a task of its own that waits for its sink to drain,
 takes encoded items from the cohort's ring or shared pages (pages), and attaches again when it has come up to the
@@ -111,6 +112,7 @@ class Streams:
         self._lanes: dict[tuple[UUID, Lane], LaneStreams] = {}
         self._watches: dict[Member, Watch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped = False
 
     def follow(
         self,
@@ -132,6 +134,7 @@ class Streams:
 
     async def stop(self) -> None:
         """End everything that runs."""
+        self._stopped = True
         await end_tasks(self._tasks)
         await self.pages.stop()
 
@@ -146,7 +149,9 @@ class Streams:
         try:
             async with asyncio.timeout(JOIN_TIMEOUT):
                 watch = await self._hub.watch(project_id, source.kind)
+                self._check_running()
                 position = await self._starting_position(watch, cursor)
+            self._check_running()
             return self._enter(source, rendering, sink, watch, position)
         except BaseException as error:
             self._give_up_seat(project_id)
@@ -155,12 +160,17 @@ class Streams:
             raise _worded(error) from None
 
     def _admit(self, project_id: UUID) -> None:
+        self._check_running()
         if self._open[project_id] >= self._max_streams:
             raise RateLimited(
                 f"This project has {self._max_streams} open streams here already: close some.", retry_after_ms=5_000
             )
         self._open[project_id] += 1
         self._hub.counters.streams += 1
+
+    def _check_running(self) -> None:
+        if self._stopped:
+            raise Unavailable("This gateway is stopping.", retry_after_ms=1_000)
 
     def _give_up_seat(self, project_id: UUID) -> None:
         self._hub.counters.streams -= 1
@@ -235,6 +245,8 @@ class Streams:
             self._catch_up(member)
 
     def _catch_up(self, member: Member) -> None:
+        if self._stopped:
+            return
         task = asyncio.create_task(self._run_catch_up(member), name="catch-up")
         member.catching_up = task
         self._tasks.add(task)

@@ -44,8 +44,40 @@ class SlowRendering:
         return msgspec.json.encode([seq, "error" if self.broken else "x" * self._room])
 
 
+class HeldRendering:
+    """Keeps every item waiting until it is let go, or fails."""
+
+    key = "held"
+
+    def __init__(self) -> None:
+        self.asked: set[int] = set()
+        self._held: dict[int, asyncio.Future[bytes]] = {}
+
+    def __call__(self, item: object) -> Awaitable[bytes]:
+        assert isinstance(item, StreamItem)
+        self.asked.add(item.record.seq)
+        return self._of(item.record.seq)
+
+    def is_whole(self, response: bytes) -> bool:
+        return response.startswith(b"[")
+
+    def let_go(self, *seqs: int) -> None:
+        for seq in seqs:
+            self._of(seq).set_result(msgspec.json.encode([seq]))
+
+    def fail(self, seq: int) -> None:
+        self._of(seq).set_exception(ArithmeticError(f"{seq} cannot be rendered"))
+
+    def _of(self, seq: int) -> asyncio.Future[bytes]:
+        return self._held.setdefault(seq, asyncio.get_running_loop().create_future())
+
+
+def cursor_of(project_id: UUID, seq: int) -> str:
+    return CODEC.encode(Cursor(CursorKind.EVENTS, project_id, 1, (seq,)))
+
+
 def start_of(project_id: UUID) -> str:
-    return CODEC.encode(Cursor(CursorKind.EVENTS, project_id, 1, (0,)))
+    return cursor_of(project_id, 0)
 
 
 async def test_renderings_of_a_page_begin_together_and_arrive_in_order(
@@ -136,3 +168,93 @@ async def test_who_leaves_while_it_is_rendered_for_leaves_nothing_behind(
         await until(lambda: gateway.hub.counters.rendering == 0)
         assert len(sink.seqs) == received
         assert gateway.hub.stats().catching_up == 0
+
+
+async def test_what_passes_while_a_reader_is_full_and_older_items_still_wait_is_not_lost(
+    module_database_url: str, redis_url: str
+) -> None:
+    async with open_gateway(module_database_url, redis_url) as gateway:
+        project_id = await make_project(gateway.database)
+        rendering, sink = HeldRendering(), RecordingSink(bound=3)
+        member = await gateway.subscribe(project_id, sink, rendering=rendering)
+        await gateway.append_many(project_id, 4)
+        rendering.let_go(1, 2, 3)
+        await sink.until_count(3)
+        # It is full, the fourth is still being rendered, and nobody is live to wait for the fifth.
+        await gateway.append_many(project_id, 1)
+        await until(lambda: member.cohort.streams.position == 5)
+
+        sink.drain()
+        await until(lambda: member.live or 5 in rendering.asked)
+        assert member.cursor == cursor_of(project_id, 3)
+        rendering.let_go(4, 5, 6)
+        await gateway.append_many(project_id, 1)
+        await until(lambda: 6 in sink.seqs)
+
+        assert sink.seqs == [1, 2, 3, 4, 5, 6]
+        assert member.cursor == cursor_of(project_id, 6)
+
+
+async def test_what_passes_after_the_last_live_reader_has_left_is_not_lost_to_who_comes_back(
+    module_database_url: str, redis_url: str
+) -> None:
+    async with open_gateway(module_database_url, redis_url) as gateway:
+        project_id = await make_project(gateway.database)
+        rendering, full, sink, again = HeldRendering(), RecordingSink(bound=1), RecordingSink(), RecordingSink()
+        await gateway.subscribe(project_id, full, rendering=rendering)
+        member = await gateway.subscribe(project_id, sink, rendering=rendering)
+        await gateway.append_many(project_id, 2)
+        rendering.let_go(1)
+        await sink.until_count(1)
+        # The other one is full: it keeps the cohort, and is not live.
+        member.leave()
+        await gateway.append_many(project_id, 1)
+        await until(lambda: member.cohort.streams.position == 3)
+
+        await gateway.subscribe(project_id, again, rendering=rendering, after=member.cursor)
+        rendering.let_go(2, 3, 4)
+        await gateway.append_many(project_id, 1)
+        await until(lambda: 4 in again.seqs)
+
+        assert (sink.seqs, again.seqs) == ([1], [2, 3, 4])
+
+
+async def test_who_ends_because_an_item_cannot_be_rendered_stands_before_it(
+    module_database_url: str, redis_url: str
+) -> None:
+    async with open_gateway(module_database_url, redis_url) as gateway:
+        project_id = await make_project(gateway.database)
+        rendering, sinks = HeldRendering(), [RecordingSink(), RecordingSink()]
+        members = [await gateway.subscribe(project_id, sink, rendering=rendering) for sink in sinks]
+        await gateway.append_many(project_id, 3)
+        rendering.let_go(1, 3)
+        rendering.fail(2)
+
+        await until(lambda: all(sink.error is not None for sink in sinks))
+
+        assert [sink.seqs for sink in sinks] == [[1], [1]]
+        assert [member.cursor for member in members] == [cursor_of(project_id, 1)] * 2
+
+
+async def test_a_rendering_that_fails_when_nobody_waits_for_it_any_more_ends_nobody(
+    module_database_url: str, redis_url: str
+) -> None:
+    async with open_gateway(module_database_url, redis_url) as gateway:
+        project_id = await make_project(gateway.database)
+        rendering, full, sink = HeldRendering(), RecordingSink(bound=1), RecordingSink()
+        await gateway.subscribe(project_id, full, rendering=rendering)
+        gone = await gateway.subscribe(project_id, RecordingSink(), rendering=rendering)
+        rendering.let_go(1)
+        await gateway.append_many(project_id, 1)
+        await full.until_count(1)
+        await gateway.append_many(project_id, 1)
+        await until(lambda: 2 in rendering.asked)
+        gone.leave()
+        await gateway.subscribe(project_id, sink, rendering=rendering)
+
+        rendering.fail(2)
+        rendering.let_go(3)
+        await gateway.append_many(project_id, 1)
+        await sink.until_count(1)
+
+        assert (sink.seqs, sink.error, full.error) == ([3], None, None)

@@ -198,6 +198,18 @@ def test_a_ring_gives_all_or_says_that_it_cannot() -> None:
     assert ring.after(17, 9) == []
 
 
+def test_a_closed_ring_covers_nothing_whatever_it_is_still_given() -> None:
+    ring: Ring[int] = Ring(RingQuota(total_bytes=100, ring_bytes=100, ring_items=2), floor=10)
+    ring.append(11, 11, 10)
+
+    ring.close()
+
+    assert not ring.covers(11)
+    for seq in (12, 13, 14):
+        ring.append(seq, seq, 10)
+    assert not ring.covers(14)
+
+
 def test_rings_share_their_bytes_and_give_them_back() -> None:
     shared = RingQuota(total_bytes=100, ring_bytes=80, ring_items=99)
     first: Ring[int] = Ring(shared, floor=0)
