@@ -206,6 +206,7 @@ async def test_what_is_deleted_is_shared_but_not_locked_and_starts_nothing(datab
     async with database.connection() as connection:
         [trigger] = await read_active_triggers(connection, project_id=project_id)
         assert (trigger.workflow_id, trigger.version, trigger.after_seq) == (made.workflow_id, 1, 0)
+        assert trigger.trigger is not None
         assert decode_trigger(trigger.trigger) == JOURNEY.trigger
     await delete_workflow(database, project_id=project_id, workflow_id=made.workflow_id, now=NOW)
     async with database.transaction() as connection:
