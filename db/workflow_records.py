@@ -66,12 +66,14 @@ class WorkflowVersionRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ActiveTrigger(msgspec.Struct, frozen=True, kw_only=True):
-    """What starts a workflow that is on, by events past `after_seq`. `trigger` is for `stored.decode_trigger`."""
+    """What starts a workflow that is on, by events past `after_seq`. `trigger` is for `stored.decode_trigger`; None
+    where the reader knows it.
+    """
 
     workflow_id: UUID
     version: int
     after_seq: int
-    trigger: msgspec.Raw
+    trigger: msgspec.Raw | None
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):

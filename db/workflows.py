@@ -7,7 +7,7 @@ changes what starts runs, and committing. Times are business time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -175,10 +175,20 @@ async def read_workflow_versions(
     return [WorkflowVersionRecord(**_with_raw(row, "definition")) for row in rows]
 
 
-async def read_active_triggers(connection: asyncpg.Connection, *, project_id: UUID) -> list[ActiveTrigger]:
-    """What starts the project's workflows that are on, by event or by schedule, in the order of their ids."""
-    rows = await connection.fetch(_SQL["read_active_triggers"], project_id)
-    return [ActiveTrigger(**_with_raw(row, "trigger")) for row in rows]
+async def read_active_triggers(
+    connection: asyncpg.Connection, *, project_id: UUID, known: Collection[tuple[UUID, int]] = ()
+) -> list[ActiveTrigger]:
+    """What starts the project's workflows that are on, by event or by schedule, in the order of their ids.
+
+    The triggers of `known` versions, by workflow and number, are not read again.
+    """
+    rows = await connection.fetch(
+        _SQL["read_active_triggers"],
+        project_id,
+        [workflow_id for workflow_id, _ in known],
+        [version for _, version in known],
+    )
+    return [ActiveTrigger(**dict(row.items()) if row["trigger"] is None else _with_raw(row, "trigger")) for row in rows]
 
 
 async def bump_generation(connection: asyncpg.Connection, *, project_id: UUID) -> None:

@@ -152,9 +152,12 @@ JOIN workflow_versions AS v
     ON v.project_id = $1 AND v.workflow_id = wanted.workflow_id AND v.version = wanted.version;
 
 -- name: read_active_triggers
--- What starts a project's workflows that are on: the trigger of each one's newest version.
-SELECT w.workflow_id, w.version, w.after_seq, v.definition -> 'trigger' AS trigger
+-- What starts a project's workflows that are on: the trigger of each one's newest version, unless it is known.
+SELECT
+    w.workflow_id, w.version, w.after_seq, CASE WHEN k.version IS NULL THEN v.definition -> 'trigger' END AS trigger
 FROM workflows AS w
+LEFT JOIN unnest(CAST($2 AS uuid[]), CAST($3 AS integer[])) AS k (workflow_id, version)
+    ON k.workflow_id = w.workflow_id AND k.version = w.version
 JOIN workflow_versions AS v
     ON v.project_id = w.project_id AND v.workflow_id = w.workflow_id AND v.version = w.version
 WHERE w.project_id = $1 AND w.is_active AND w.deleted_at IS NULL

@@ -9,8 +9,8 @@ Leaves to others: whether a candidate is still active, and everything about the 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
 
 import msgspec
@@ -48,17 +48,22 @@ class EventTrigger(msgspec.Struct, frozen=True, eq=False):
     size: int
 
 
+Known: TypeAlias = Mapping[tuple[UUID, int], EventTrigger | None]
+"""Triggers by workflow and version; None for one that a schedule starts."""
+
+
 class TriggerIndex:
     """The event triggers of one project. Only read, but for what it remembers of the types it has met."""
 
-    def __init__(self, generation: int, triggers: Iterable[EventTrigger]) -> None:
+    def __init__(self, generation: int, known: Known) -> None:
         self.generation = generation
-        self.by_version = {(each.workflow_id, each.version): each for each in triggers}
-        self.size = sum(each.size for each in self.by_version.values())
+        self.known = known
+        triggers = [each for each in known.values() if each is not None]
+        self.size = TRIGGER_BYTES * len(known) + sum(each.size for each in triggers)
         self._places: dict[Place, dict[str, list[EventTrigger]]] = {}
         self._remembered: dict[str, tuple[EventTrigger, ...]] = {}
         self._remembered_size = 0
-        for each in sorted(self.by_version.values(), key=lambda each: each.workflow_id):
+        for each in triggers:
             for name in expand_names((each.trigger.event_type or "",)):
                 self._places.setdefault(place_of_name(name), {}).setdefault(name, []).append(each)
 
@@ -102,8 +107,8 @@ class TriggerCache:
         generation = await read_generation(connection, project_id=project_id)
         held = self._indexes.get(project_id)
         if held is None or held.generation != generation:
-            known = {} if held is None else held.by_version
-            rows = await read_active_triggers(connection, project_id=project_id)
+            known = {} if held is None else held.known
+            rows = await read_active_triggers(connection, project_id=project_id, known=known)
             held = self._indexes[project_id] = build_index(generation, rows, known)
         self._indexes.move_to_end(project_id)
         self._forget()
@@ -116,23 +121,24 @@ class TriggerCache:
             size -= self._indexes.popitem(last=False)[1].size
 
 
-def build_index(
-    generation: int, rows: Sequence[ActiveTrigger], known: Mapping[tuple[UUID, int], EventTrigger]
-) -> TriggerIndex:
+def build_index(generation: int, rows: Sequence[ActiveTrigger], known: Known) -> TriggerIndex:
     """An index of what is active. `known` are triggers that were read before: a version never changes."""
-    found = (known.get((row.workflow_id, row.version)) or read_event_trigger(row) for row in rows)
-    return TriggerIndex(generation, (each for each in found if each is not None))
+    triggers = {
+        (row.workflow_id, row.version): known[row.workflow_id, row.version]
+        if row.trigger is None
+        else _read_trigger(row, bytes(row.trigger))
+        for row in rows
+    }
+    return TriggerIndex(generation, triggers)
 
 
-def read_event_trigger(row: ActiveTrigger) -> EventTrigger | None:
-    """A trigger ready to be matched; None where a schedule starts the workflow."""
-    trigger = decode_trigger(bytes(row.trigger))
+def _read_trigger(row: ActiveTrigger, text: bytes) -> EventTrigger | None:
+    trigger = decode_trigger(text)
     if trigger.event_type is None:
         return None
     alone = [each for each in trigger.filters if _is_of_event_alone(each)]
     rest = tuple(each for each in trigger.filters if not _is_of_event_alone(each))
-    passes = compile_conditions(alone)
-    return EventTrigger(row.workflow_id, row.version, trigger, passes, rest, TRIGGER_BYTES + len(row.trigger))
+    return EventTrigger(row.workflow_id, row.version, trigger, compile_conditions(alone), rest, len(text))
 
 
 def _is_of_event_alone(condition: Condition) -> bool:
