@@ -65,7 +65,7 @@ class StepTrace:
             detail=trace.detail,
             started_at=trace.started_at,
             finished_at=trace.finished_at or trace.started_at,
-            input=JSON(trace.input),
+            input=JSON({} if trace.input is None else trace.input),
             output=None if trace.output is None else JSON(trace.output),
             place=None if run_id is None else StepOfRun(run_id, trace.number),
         )

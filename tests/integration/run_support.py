@@ -16,11 +16,15 @@ from db.workflow_runs import insert_runs as insert_records
 from db.workflows import read_workflows
 from engine.dispatch.ledger import record
 from engine.node_ids import NodeKind, parse_node_id, write_node_id
+from engine.workflows.asking import Models
+from engine.workflows.definitions import Definitions
 from engine.workflows.run_events import run_started_event
 from engine.workflows.run_ledger import new_run, run_update_of
+from engine.workflows.runner import Runner
 from engine.workflows.stored import decode_definition
 from engine.workflows.transition import begin
 from tests.integration.graphql_support import Tenant
+from tests.integration.runner_support import MemoryModels
 
 SAVE_WORKFLOW = """mutation ($input: SaveWorkflowInput!) { saveWorkflow(input: $input) {
   workflow { id } userErrors { code path message }
@@ -159,3 +163,26 @@ def uuid_of(node_id: str) -> UUID:
     parsed = parse_node_id(node_id)
     assert parsed is not None
     return parsed.uuid
+
+
+def runner_of(tenant: Tenant, models: Models | None = None) -> Runner:
+    """What carries runs on in a worker, with the tenant's clock."""
+    services = tenant.gateway.services
+    return Runner(
+        services.database,
+        services.clock,
+        services.announce,
+        services.wake,
+        vault=services.vault,
+        refuse_url=services.egress.refusal,
+        models=models or MemoryModels(),
+        definitions=Definitions(),
+    )
+
+
+async def drain_runs(tenant: Tenant, models: Models | None = None) -> None:
+    """Carry on what is due."""
+    runner = runner_of(tenant, models)
+    await runner.drain(tenant.project_id)
+    await runner.settled()
+    await runner.stop()
