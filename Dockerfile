@@ -27,6 +27,7 @@ RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin send
 WORKDIR /app
 COPY --from=packages /opt/venv /opt/venv
 COPY *.py ./
+COPY bundles ./bundles
 COPY db ./db
 COPY engine ./engine
 COPY importer ./importer

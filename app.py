@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -33,6 +34,7 @@ from engine.live.revocations import Revocations
 from engine.live.streams import Streams
 from engine.log import EventLog
 from engine.reading import POOL_SIZE, Readers
+from engine.workflows.bundle_schema import SCHEMA_PATH, bundle_schema
 from inbound import routes as inbound_routes
 from resolvers.context import Context, Services
 from resolvers.loaders import Lookups
@@ -63,6 +65,8 @@ EXPLORER_PAGE = ExplorerPage(
     key_hint="`make run` prints it, and `.data/keys.json` keeps it as `secretKey`.",
     sample_query="{ viewer { role project { name } } }",
 )
+SCHEMA_HEADERS = {"Access-Control-Allow-Origin": "*", "Cache-Control": "public, max-age=3600"}
+"""It is public, for editors in browsers too."""
 RETRY_AFTER_MS = 1_000
 """What a client is told to wait while PostgreSQL is away: about what a restart takes."""
 READY_TIMEOUT_SECONDS = 2.0
@@ -274,6 +278,11 @@ def _other_routes(process: Process, metrics: Metrics, inbound: Sequence[Route]) 
     async def metrics_text(_request: Request) -> Response:
         return Response(metrics.render(), media_type="text/plain; version=0.0.4")
 
+    schema = json.dumps(bundle_schema(process.services.public_url), indent=2)
+
+    async def workflow_bundle_schema(_request: Request) -> Response:
+        return Response(schema, media_type="application/schema+json", headers=SCHEMA_HEADERS)
+
     async def home(_request: Request) -> Response:
         return RedirectResponse(GRAPHQL_PATH)
 
@@ -287,6 +296,7 @@ def _other_routes(process: Process, metrics: Metrics, inbound: Sequence[Route]) 
         Route("/healthz", healthz),
         Route("/readyz", readyz),
         Route("/metrics", metrics_text),
+        Route(SCHEMA_PATH, workflow_bundle_schema),
         *inbound,
     ]
     return Starlette(routes=routes, lifespan=lifespan)

@@ -1,4 +1,5 @@
-"""The command line: run · serve · worker · migrate · create-project · bump-epoch · trim · reseal · schema · import.
+"""The command line: run · serve · worker · migrate · create-project · bump-epoch · trim · reseal · schema, and what
+`importer/` and `bundles/` add: import · bundle.
 
 Every command imports what it needs when it runs: `make run` starts several of these processes, and none of them waits
 for the modules of another. An error that an operator can mend is one sentence on standard error and exit code 2.
@@ -172,9 +173,11 @@ def schema() -> None:
 
 def main() -> None:
     """Run a command; an error that an operator can mend becomes a sentence."""
-    from importer.command import register
+    from bundles.command import register as register_bundles
+    from importer.command import register as register_import
 
-    register(app)
+    register_import(app)
+    register_bundles(app)
     try:
         app()
     except Exception as error:
