@@ -80,9 +80,13 @@ F = TypeVar("F")
 
 
 class WorkerProcess:
-    """Everything one worker process holds. `lease` is how long a delivery is its own while it sends it."""
+    """Everything one worker process holds. `lease` is how long a delivery is its own while it sends it.
 
-    def __init__(self, settings: Settings, *, lease: timedelta = LEASE) -> None:
+    `run` is all there is to it; tests that hold the clock in their hands (`clock`) go without it: `opened`, and then
+    whatever the `finders` find is done by the `handlers`.
+    """
+
+    def __init__(self, settings: Settings, *, lease: timedelta = LEASE, clock: DatabaseClock | None = None) -> None:
         self._settings = settings
         self._lease = lease
         self.database = Database(
@@ -90,7 +94,7 @@ class WorkerProcess:
             max_size=settings.worker_pool_size,
             application_name="sendora-worker",
         )
-        self.clock = DatabaseClock(self.database)
+        self.clock = clock or DatabaseClock(self.database)
         self.broadcast = Broadcast(required(settings.redis_url))
         self.relay = Relay(self.database, self.broadcast)
         self._webhooks = self._follower(webhooks.NAME, EVENTS, webhooks.follow)
@@ -108,9 +112,9 @@ class WorkerProcess:
 
     async def run(self, stop: asyncio.Event, *, grace: timedelta = STOP_GRACE) -> None:
         """Work until `stop`; what is under way is finished within `grace`."""
-        async with self._open() as (dispatcher, runner):
-            attendance = Attendance(Jobs(self.database), self._handlers(dispatcher, runner))
-            sweeper = Sweeper(self.database, self.clock, self._finders(), attendance.enqueue)
+        async with self.opened() as (dispatcher, runner):
+            attendance = Attendance(Jobs(self.database), self.handlers(dispatcher, runner))
+            sweeper = Sweeper(self.database, self.clock, self.finders(), attendance.enqueue)
             hints = Hints(self.broadcast, self._followed, attendance.hint)
             tasks = [
                 asyncio.create_task(self.relay.run(stop), name="relay"),
@@ -132,7 +136,8 @@ class WorkerProcess:
                 await end_tasks(tasks)
 
     @asynccontextmanager
-    async def _open(self) -> AsyncIterator[tuple[Dispatcher, Runner]]:
+    async def opened(self) -> AsyncIterator[tuple[Dispatcher, Runner]]:
+        """Everything connected, for as long as the block lasts."""
         async with AsyncExitStack() as stack:
             await self.database.connect()
             stack.push_async_callback(self.database.disconnect)
@@ -170,7 +175,9 @@ class WorkerProcess:
             item_filter=item_filter,
         )
 
-    def _handlers(self, dispatcher: Dispatcher, runner: Runner) -> Mapping[WorkKind, Handler]:
+    def handlers(self, dispatcher: Dispatcher, runner: Runner) -> Mapping[WorkKind, Handler]:
+        """Who does which kind of work."""
+
         async def dispatch(project_id: UUID) -> bool:
             await dispatcher.drain(project_id)
             while await dispatcher.take_over(project_id) == TAKE_OVER_LIMIT:
@@ -207,7 +214,9 @@ class WorkerProcess:
             WorkKind.SCHEDULES: self._enrolment.carry_out,
         }
 
-    def _finders(self) -> Sequence[tuple[WorkKind, Finder]]:
+    def finders(self) -> Sequence[tuple[WorkKind, Finder]]:
+        """Who has which kind of work to be done."""
+
         async def find_due(connection: asyncpg.Connection) -> list[UUID]:
             due = await find_due_projects(connection, now=self.clock.now())
             return [*due, *await find_expired(connection)]
