@@ -26,6 +26,8 @@ ASK_TIMEOUT = timedelta(seconds=70)
 LEASE = timedelta(seconds=100)
 """For the question, and for writing down what came of it. Real time."""
 MAX_ASKING_IN_ALL = 64
+MAX_ANSWERING = 4
+"""Answers that are written down at once: each takes a connection of the pool."""
 
 _logger = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class Asking:
         self._give_back = give_back
         self._tasks: dict[asyncio.Task[None], tuple[UUID, Question]] = {}
         self._of_projects: Counter[UUID] = Counter()
+        self._answering = asyncio.Semaphore(MAX_ANSWERING)
 
     def room(self, project_id: UUID) -> int:
         """How many more may be asked for a project now."""
@@ -77,8 +80,10 @@ class Asking:
             await self._give_back(project_id, held)
 
     async def _ask(self, project_id: UUID, question: Question) -> None:
+        answered = Answered(question, await self._report(project_id, question))
         try:
-            await self._answer(project_id, Answered(question, await self._report(project_id, question)))
+            async with self._answering:
+                await self._answer(project_id, answered)
         except Exception as error:
             names = {"run_id": str(question.due.run_id), "reason": type(error).__name__}
             _logger.warning("workflow.answer_lost", extra=names)

@@ -9,6 +9,7 @@ number 42, not the string "42".
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,8 @@ MAX_TEXTS = 1_000
 """Texts with markup in one step."""
 MAX_BYTES = 512 * 1024
 """Of all finished texts of one step together."""
+MAX_CPU_SECONDS = 2.0
+"""Of all texts of one step together: an ordinary one takes a few milliseconds, and a round holds locks meanwhile."""
 MAX_SHOWN_CHARACTERS = 4_096
 """Of one text in a trace, which is for looking at."""
 MASK = "••••"
@@ -44,6 +47,7 @@ class Interpolator:
         self._values = values
         self._missing: dict[str, None] = {}
         self._texts = 0
+        self._seconds = 0.0
         self._bytes = 0
 
     @property
@@ -57,7 +61,11 @@ class Interpolator:
         self._texts += 1
         if self._texts > MAX_TEXTS:
             raise CannotRender(f"The step has more than {MAX_TEXTS:,} texts to fill in.")
+        if self._seconds > MAX_CPU_SECONDS:
+            raise CannotRender("The texts of the step take too long to fill in.")
+        started = time.thread_time()
         rendered = render(template, self._values, html=html)
+        self._seconds += time.thread_time() - started
         self._missing |= dict.fromkeys(rendered.missing)
         self._take(len(rendered.text.encode(errors="replace")))
         return rendered.text

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.templates.liquid import CannotRender, TemplateValues, template_values
+from engine.workflows import interpolation
 from engine.workflows.interpolation import MASK, MAX_BYTES, MAX_SHOWN_CHARACTERS, MAX_TEXTS, Interpolator, shown
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -74,6 +75,15 @@ def test_the_texts_of_a_step_are_bounded_together() -> None:
             values.value([template] * 5)
     with pytest.raises(CannotRender, match="1,000 texts"):
         fill().value(["{{ now }}"] * (MAX_TEXTS + 1))
+
+
+def test_the_time_for_the_texts_of_a_step_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interpolation, "MAX_CPU_SECONDS", 0.0)
+    filling = fill()
+
+    assert filling.text("{% for n in (1..100) %}{{ n }}{% endfor %}").startswith("123")
+    with pytest.raises(CannotRender, match="too long"):
+        filling.text("{{ now }}")
 
 
 @pytest.mark.parametrize(
