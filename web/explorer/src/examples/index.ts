@@ -7,6 +7,7 @@ import latestEvents from './latest-events.graphql';
 import sendPush from './send-push.graphql';
 import trackEvent from './track-event.graphql';
 import viewer from './viewer.graphql';
+import workflowRunUpdates from './workflow-run-updates.graphql';
 
 const TRACK_VARIABLES = `{
   "event": {
@@ -40,6 +41,7 @@ export const EXAMPLES = [
   example(identify, IDENTIFY_VARIABLES),
   example(deliveryUpdates, '{ "filter": { "channels": ["PUSH"] } }'),
   example(sendPush, SEND_PUSH_VARIABLES),
+  example(workflowRunUpdates, '{ "filter": { "statuses": null } }'),
   example(latestEvents, '{ "first": 10, "filter": { "eventTypes": ["*"] } }'),
   example(eventTypes, '{ "search": null }'),
   example(viewer),
