@@ -55,9 +55,14 @@ async def append_transitions(
         column(transitions, "created_at"),
         at,
     )
-    first = row["previous_head"] + 1
-    records = (_transition(project_id, seq, each, at) for seq, each in enumerate(transitions, first))
-    return row["epoch"], tuple(records)
+    return row["epoch"], transition_records(project_id, row["previous_head"] + 1, transitions, at)
+
+
+def transition_records(
+    project_id: UUID, first_seq: int, transitions: Sequence[NewTransition], at: datetime
+) -> tuple[TransitionRecord, ...]:
+    """What is stored of transitions whose first one got this seq."""
+    return tuple(_transition(project_id, seq, each, at) for seq, each in enumerate(transitions, first_seq))
 
 
 async def read_deliveries(

@@ -7,9 +7,9 @@ transitions that belong into the same transaction (`engine.dispatch.ledger`), an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 LOST_CODE = "WorkerLost"
 """The error of an attempt whose worker never said what became of it."""
+
+T = TypeVar("T")
 
 _SQL = statements("dispatch")
 
@@ -76,6 +78,15 @@ class SettlementWrite(msgspec.Struct, frozen=True, kw_only=True):
     signature_header: str | None = None
 
 
+class Written(msgspec.Struct, Generic[T], frozen=True):
+    """What a write took effect for. `epoch` and `first_seq` are of its transitions, where they were written with it:
+    those are numbered in the order that was given, without gaps."""
+
+    items: set[T]
+    epoch: int | None = None
+    first_seq: int = 0
+
+
 class ExpiredRecord(msgspec.Struct, frozen=True):
     """A delivery that is SENDING under a lease that has ended. `lost_count` counts earlier attempts that were lost."""
 
@@ -84,30 +95,37 @@ class ExpiredRecord(msgspec.Struct, frozen=True):
     lost_count: int
 
 
-async def lock_pending_keys(
-    connection: asyncpg.Connection, *, project_id: UUID, now: datetime, after: str, limit: int
-) -> list[PendingKey] | None:
-    """The next `limit` dispatch keys after one, sorted; from here on the caller's transaction alone claims for the
-    project. None when another one does. Never waits.
-    """
-    rows = await connection.fetch(_SQL["lock_pending_keys"], project_id, now, after, limit)
-    if not rows[0]["is_mine"]:
-        return None
-    return [PendingKey(row["dispatch_key"], row["is_due"]) for row in rows if row["dispatch_key"] is not None]
-
-
-async def read_candidates(
+async def find_candidates(
     connection: asyncpg.Connection,
     *,
     project_id: UUID,
     now: datetime,
-    keys: Sequence[str],
-    rooms: Sequence[int],
+    after: str,
+    max_keys: int,
+    rooms: Mapping[str, int],
+    default_room: int,
     limit: int,
-) -> list[DeliveryRecord]:
-    """At most `limit` due deliveries, and of each key at most its room: fair to keys, oldest first. Without locks."""
-    rows = await connection.fetch(_SQL["read_candidates"], project_id, now, keys, rooms, limit)
-    return [delivery_of(row) for row in rows]
+) -> tuple[list[PendingKey], list[DeliveryRecord]] | None:
+    """The next dispatch keys after one, sorted, and at most `limit` due deliveries under them, without locks: of each
+    key at most its room, fair to keys, oldest first. From here on the caller's transaction alone claims for the
+    project; None when another one does. Never waits.
+    """
+    rows = await connection.fetch(
+        _SQL["find_candidates"],
+        project_id,
+        now,
+        after,
+        max_keys,
+        list(rooms),
+        list(rooms.values()),
+        default_room,
+        limit,
+    )
+    if not rows[0]["is_mine"]:
+        return None
+    keys = {row["key"]: row["key_is_due"] for row in rows if row["key"] is not None}
+    found = [_candidate_of(row) for row in rows if row["delivery_id"] is not None]
+    return [PendingKey(key, keys[key]) for key in sorted(keys)], found
 
 
 async def lock_persons(connection: asyncpg.Connection, *, project_id: UUID, user_ids: Sequence[str]) -> list[str]:
@@ -134,8 +152,9 @@ async def write_claims(
     now: datetime,
     lease_token: UUID,
     lease: timedelta,
-) -> set[UUID]:
-    """Write what was decided; returns the deliveries that it took effect for."""
+    with_transitions: bool,
+) -> Written[UUID]:
+    """Write what was decided, and the transitions of it where nothing else is to be said: that locks their head."""
     rows = await connection.fetch(
         _SQL["write_claims"],
         project_id,
@@ -157,14 +176,21 @@ async def write_claims(
         now,
         lease_token,
         lease,
+        with_transitions,
     )
-    return {row["delivery_id"] for row in rows}
+    return _written({row["delivery_id"] for row in rows}, rows)
 
 
 async def write_settlements(
-    connection: asyncpg.Connection, *, project_id: UUID, settlements: Sequence[SettlementWrite], now: datetime
-) -> set[tuple[UUID, UUID]]:
-    """End attempts; returns the deliveries, each with its lease, that were still held under it.
+    connection: asyncpg.Connection,
+    *,
+    project_id: UUID,
+    settlements: Sequence[SettlementWrite],
+    now: datetime,
+    with_transitions: bool,
+) -> Written[tuple[UUID, UUID]]:
+    """End attempts; gives the deliveries, each with its lease, that were still held under it. Their transitions are
+    written too where nothing else is to be said: that locks their head.
 
     The others' attempts are kept all the same. One delivery may be among them under several leases.
     """
@@ -190,8 +216,9 @@ async def write_settlements(
         column(settlements, "signature_header"),
         now,
         LOST_CODE,
+        with_transitions,
     )
-    return {(row["delivery_id"], row["lease_token"]) for row in rows}
+    return _written({(row["delivery_id"], row["lease_token"]) for row in rows}, rows)
 
 
 async def lock_expired(connection: asyncpg.Connection, *, project_id: UUID, limit: int) -> list[ExpiredRecord]:
@@ -207,6 +234,18 @@ async def lock_expired(connection: asyncpg.Connection, *, project_id: UUID, limi
 async def find_expired(connection: asyncpg.Connection, *, limit: int = 10_000) -> list[UUID]:
     """The projects that have deliveries whose lease has ended; of all projects, so it looks at `limit` deliveries."""
     return [row["project_id"] for row in await connection.fetch(_SQL["find_expired"], limit)]
+
+
+def _candidate_of(row: Mapping[str, Any]) -> DeliveryRecord:
+    values = dict(row.items())
+    del values["is_mine"], values["key"], values["key_is_due"]
+    return delivery_of(values)
+
+
+def _written(items: set[T], rows: Sequence[Mapping[str, Any]]) -> Written[T]:
+    if not rows or rows[0]["epoch"] is None:
+        return Written(items)
+    return Written(items, rows[0]["epoch"], rows[0]["previous_head"] + 1)
 
 
 async def find_due_projects(connection: asyncpg.Connection, *, now: datetime) -> list[UUID]:

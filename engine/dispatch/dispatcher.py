@@ -55,6 +55,7 @@ REFILL_SECONDS = 0.005
 CONTENDED_SECONDS = 0.005
 """Until we look again at a project that another worker is claiming for, or that deliveries were given back to. About
 half of what a claim takes: so that a worker that claims without a pause does not keep the others out."""
+BEGIN_AT_ONCE = int(__import__("os").environ.get("BAO", "8"))
 STOP_RESERVE = timedelta(seconds=3)
 """Of the grace in `stop`, for writing outcomes."""
 
@@ -115,6 +116,7 @@ class Dispatcher:
             database, works, clock, announce, self._on_settled, writers=share, monotonic=monotonic
         )
         self._lined_up: dict[Slot, Claimed] = {}
+        self._beginnings: dict[str, None] = {}
         self._sends: set[asyncio.Task[None]] = set()
         self._drains: dict[UUID, asyncio.Task[bool]] = {}
         self._again: set[UUID] = set()
@@ -161,7 +163,14 @@ class Dispatcher:
 
     async def settled(self) -> None:
         """Return when nothing is being claimed, sent or written any more."""
-        while self._drains or self._sends or self._refills or self._recalls or self._settlement.tasks():
+        while (
+            self._drains
+            or self._sends
+            or self._beginnings
+            or self._refills
+            or self._recalls
+            or self._settlement.tasks()
+        ):
             waited = [*self._drains.values(), *self._sends, *self._settlement.tasks()]
             if waited:
                 await asyncio.wait(waited)
@@ -212,7 +221,7 @@ class Dispatcher:
         while not self._stopping:
             self._again.discard(project_id)
             found = await self.step(project_id, after=after)
-            if found.is_contended:
+            if found.is_contended or (found.candidates and not found.count):
                 self._recall(project_id, CONTENDED_SECONDS)
                 return False
             full.update(found.full_keys)
@@ -278,29 +287,42 @@ class Dispatcher:
             return await self._try_claim(project_id, after, 1, faulty=failure.delivery_ids)
 
     async def _try_claim(self, project_id: UUID, after: str, limit: int, faulty: Sequence[UUID] = ()) -> Round:
-        """One transaction. Every place taken for it is given back, or goes with what was claimed."""
+        """One round. Every place taken for it is given back, or goes with what was claimed.
+
+        Without a transaction around it its last statement is the commit. What is found to need one is found anew.
+        """
+        in_transaction = self._claims.needs_transaction(project_id)
         places: dict[UUID, Slot] = {}
-        claimed: tuple[Claimed, ...] = ()
+        tentative: list[Claimed] = []
+        claimed: Sequence[Claimed] = ()
         try:
-            async with self._database.transaction() as connection:
+            async with self._database.transaction() if in_transaction else self._database.connection() as connection:
                 found = await self._claims.select(
                     connection, project_id=project_id, now=self._clock.now(), after=after, limit=limit, places=places
                 )
-                if found.candidates:
-                    found = await self._claims.claim(connection, found, places=places, faulty=faulty)
+                if found.candidates and (in_transaction or not found.needs_transaction):
+                    found = await self._claims.claim(
+                        connection, found, places=places, faulty=faulty, tentative=tentative
+                    )
                     claimed = found.claimed
         except Exception as error:
+            if not in_transaction and is_passing(error):
+                claimed = tentative
             self._give_back(claimed)
             if claimed or not places or is_passing(error):
                 raise
             raise _ClaimFailed(tuple(places)) from error
         except BaseException:
+            if not in_transaction:
+                claimed = tentative
             self._give_back(claimed)
             raise
         finally:
             for delivery_id in places.keys() - {each.delivery.delivery_id for each in claimed}:
                 self._leave_lane(places[delivery_id], "unused")
                 self._lanes.leave_process(places[delivery_id])
+        if found.needs_transaction and not in_transaction:
+            return await self._try_claim(project_id, after, limit, faulty)
         return found
 
     def _give_back(self, claimed: Iterable[Claimed]) -> None:
@@ -323,12 +345,27 @@ class Dispatcher:
             self._begin(lane)
 
     def _begin(self, lane: str) -> None:
+        """Begin what a lane has a place for, a few in each turn of the event loop."""
+        if not self._beginnings:
+            asyncio.get_running_loop().call_soon(self._begin_some)
+        self._beginnings[lane] = None
+
+    def _begin_some(self) -> None:
+        """One of each lane in turn."""
+        left = 0 if self._stopping else BEGIN_AT_ONCE
+        while self._beginnings and left:
+            lane = next(iter(self._beginnings))
+            del self._beginnings[lane]
+            for slot in self._lanes.begin(lane, 1):
+                task = asyncio.create_task(self._send(self._lined_up.pop(slot)))
+                self._sends.add(task)
+                task.add_done_callback(self._sends.discard)
+                self._beginnings[lane] = None
+                left -= 1
         if self._stopping:
-            return
-        for slot in self._lanes.begin(lane):
-            task = asyncio.create_task(self._send(self._lined_up.pop(slot)))
-            self._sends.add(task)
-            task.add_done_callback(self._sends.discard)
+            self._beginnings.clear()
+        elif self._beginnings:
+            asyncio.get_running_loop().call_soon(self._begin_some)
 
     async def _send(self, claimed: Claimed) -> None:
         """One attempt, if it may still be made."""

@@ -111,11 +111,11 @@ class Lanes:
         """Its delivery is claimed, and may be attempted when it is its turn."""
         self._lanes[slot.lane].lines.setdefault(slot.project_id, deque()).append(slot)
 
-    def begin(self, lane: str) -> list[Slot]:
-        """Whose turn it is now: as many as may be under way in a lane, one of each project after the other."""
+    def begin(self, lane: str, limit: int = LANE_LIMIT) -> list[Slot]:
+        """Whose turn it is now: up to `limit` of those that may be under way in a lane, one of each project in turn."""
         begun: list[Slot] = []
         found = self._lanes.get(lane, Lane())
-        while found.lines and found.sending < found.window:
+        while found.lines and found.sending < found.window and len(begun) < limit:
             project_id = next(iter(found.lines))
             line = found.lines.pop(project_id)
             begun.append(line.popleft())

@@ -35,6 +35,7 @@ from engine.announcements import Announcement
 from engine.backoff import Backoff
 from engine.channels.base import Accepted, Answer, ChannelWork, Outcome, Settled
 from engine.clock import Clock
+from engine.dispatch.announcing import announcements_of
 from engine.dispatch.claims import Claimed
 from engine.dispatch.ledger import record
 from engine.dispatch.retry import Plan, Verdict, judge
@@ -192,18 +193,25 @@ class Settlement:
         now = self._clock.now()
         verdicts = [_verdict(each, now) for each in ended]
         writes = [_write_of(each, verdict, now) for each, verdict in zip(ended, verdicts, strict=True)]
+        news = [_news(each, verdict) for each, verdict in zip(ended, verdicts, strict=True)]
         async with self._database.transaction() as connection:
             events = await self._heed(connection, project_id, ended, now) if heed else []
-            held = await write_settlements(connection, project_id=project_id, settlements=writes, now=now)
+            # The head of events is locked before that of transitions.
+            at_once = not events and not any(event for _, event in news)
+            written = await write_settlements(
+                connection, project_id=project_id, settlements=writes, now=now, with_transitions=at_once
+            )
             transitions: list[NewTransition] = []
-            for each, verdict in zip(ended, verdicts, strict=True):
-                if (each.claimed.delivery.delivery_id, each.claimed.lease.token) in held:
-                    transition, event = _news(each, verdict)
+            for each, (transition, event) in zip(ended, news, strict=True):
+                if (each.claimed.delivery.delivery_id, each.claimed.lease.token) in written.items:
                     transitions.append(transition)
                     events += event
-            announcements = await record(
-                connection, project_id=project_id, transitions=transitions, events=events, now=now
-            )
+            if at_once:
+                announcements = announcements_of(project_id, written, transitions, now)
+            else:
+                announcements = await record(
+                    connection, project_id=project_id, transitions=transitions, events=events, now=now
+                )
         self.late += len(ended) - len(transitions)
         for transition in transitions:
             status = DeliveryStatus(transition.to_status)

@@ -46,7 +46,7 @@ async def take_over(
         return TakenOver()
     verdicts = [_verdict(each, now) for each in expired]
     writes = [_write_of(each, verdict, now) for each, verdict in zip(expired, verdicts, strict=True)]
-    await write_settlements(connection, project_id=project_id, settlements=writes, now=now)
+    await write_settlements(connection, project_id=project_id, settlements=writes, now=now, with_transitions=False)
     transitions, events = [], []
     for each, verdict in zip(expired, verdicts, strict=True):
         delivery = each.delivery

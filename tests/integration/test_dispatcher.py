@@ -17,6 +17,7 @@ import pytest
 
 from db.delivery_records import DeliveryRecord
 from db.dispatch import LOST_CODE, find_due_projects, find_expired
+from db.failures import is_passing
 from db.records import NewEvent
 from db.statements import statements
 from engine.channels.base import (
@@ -34,10 +35,11 @@ from engine.channels.base import (
 from engine.dispatch.breaker import FAILURES_TO_OPEN
 from engine.dispatch.dispatcher import Dispatcher
 from engine.dispatch.lanes import LANE_LIMIT
+from engine.dispatch.ledger import create_deliveries
 from engine.dispatch.settlement import Ended, Settlement
 from engine.dispatch.status import delivery_event
 from engine.dispatch.values import Channel, DeliveryError, DeliveryStatus, SuppressedReason
-from tests.integration.dispatch_support import HOST, START, Desk, open_desk, until
+from tests.integration.dispatch_support import HOST, START, Desk, new_delivery, open_desk, until
 from tests.integration.log_support import open_database, wait_until_blocked
 from tests.peers.memory_channel import MemoryChannel, MemoryMessage, accept
 
@@ -195,6 +197,15 @@ async def test_policy_holds_deliveries_back_without_an_attempt(module_database_u
         assert desk.push.keys == {postponed: 1}
 
 
+async def wait_until_somebody_is_blocked(watching: asyncpg.Connection) -> int:
+    """The backend that waits for a lock."""
+    pid = None
+    while pid is None:
+        pid = await watching.fetchval("SELECT pid FROM pg_locks WHERE NOT granted")
+    await wait_until_blocked(watching, pid)
+    return int(pid)
+
+
 async def test_a_delivery_that_cannot_be_prepared_is_put_off_alone(module_database_url: str) -> None:
     def decide(delivery: DeliveryRecord, _now: datetime) -> None:
         if delivery.delivery_id == faulty:
@@ -254,10 +265,7 @@ async def test_a_revocation_that_commits_before_the_dispatch_wins(module_databas
             await revoking.execute("SELECT FROM profiles WHERE project_id = $1 FOR NO KEY UPDATE", project)
             drain = asyncio.create_task(desk.drain(dispatcher, project))
             async with other.connection() as watching:
-                pid = None
-                while pid is None:
-                    pid = await watching.fetchval("SELECT pid FROM pg_locks WHERE NOT granted")
-                await wait_until_blocked(watching, pid)
+                await wait_until_somebody_is_blocked(watching)
             await revoking.execute(
                 "INSERT INTO consents VALUES ($1, 'u1', 'PUSH', 'REVOKED', 'test', clock_timestamp())", project
             )
@@ -369,6 +377,43 @@ async def test_a_claim_that_was_not_committed_and_the_next_one_settle_in_one_rou
         assert (settlement.counts, settlement.late) == ({DeliveryStatus.DELIVERED: 1}, 1)
         gate.opened.set()
         await dispatcher.settled()
+
+
+async def test_what_is_claimed_is_numbered_after_what_its_lane_got_meanwhile(module_database_url: str) -> None:
+    """A claim and its transitions are one statement, which sees the lane as it was before it waited for its head."""
+    async with open_desk(module_database_url) as desk, open_database(module_database_url) as other:
+        project = await desk.project()
+        due = await desk.enqueue(project, 3)
+        later = new_delivery(desk.clock.now(), next_attempt_at=START + timedelta(days=1))
+        dispatcher = desk.dispatcher()
+        async with other.transaction() as making:
+            await create_deliveries(making, project_id=project, deliveries=[later], now=desk.clock.now())
+            drain = asyncio.create_task(desk.drain(dispatcher, project))
+            async with other.connection() as watching:
+                await wait_until_somebody_is_blocked(watching)
+        await drain
+
+        done = ["QUEUED", "SENDING", "DELIVERED"]
+        assert await desk.steps(project) == {**dict.fromkeys(due, done), later.delivery_id: ["QUEUED"]}
+
+
+async def test_a_connection_that_breaks_in_a_claim_delays_it_and_loses_nothing(module_database_url: str) -> None:
+    async with open_desk(module_database_url) as desk, open_database(module_database_url) as other:
+        project = await desk.project()
+        due = await desk.enqueue(project, 3)
+        dispatcher = desk.dispatcher()
+        async with other.transaction() as holding:
+            await holding.execute("SELECT FROM heads WHERE project_id = $1 FOR UPDATE", project)
+            drain = asyncio.create_task(dispatcher.drain(project))
+            async with other.connection() as cutting:
+                await cutting.execute("SELECT pg_terminate_backend($1)", await wait_until_somebody_is_blocked(cutting))
+            await asyncio.wait([drain])
+        assert is_passing(cast(Exception, drain.exception()))
+        await dispatcher.settled()
+
+        assert await desk.steps(project) == {each: ["QUEUED", "SENDING", "DELIVERED"] for each in due}
+        assert set(desk.webhook.keys.values()) == {1}
+        assert (dispatcher.stats().held, dispatcher.stats().sending) == (0, 0)
 
 
 async def test_a_lease_that_is_nearly_over_is_given_back_instead_of_used(module_database_url: str) -> None:
@@ -631,8 +676,8 @@ async def test_deliveries_are_looked_up_one_by_one_in_a_table_without_statistics
             for statement, arguments in (
                 ("deliveries.read_deliveries", [ids]),
                 ("deliveries.lock_deliveries", [ids]),
-                ("dispatch.write_claims", [ids, *[nothing] * 14, START, uuid4(), timedelta(seconds=60)]),
-                ("dispatch.write_settlements", [ids, *[nothing] * 16, START, "WorkerLost"]),
+                ("dispatch.write_claims", [ids, *[nothing] * 14, START, uuid4(), timedelta(seconds=60), True]),
+                ("dispatch.write_settlements", [ids, *[nothing] * 16, START, "WorkerLost", True]),
             ):
                 family, name = statement.split(".")
                 plan = await connection.fetch(f"EXPLAIN {statements(family)[name]}", project, *arguments)
