@@ -20,12 +20,7 @@ from schema.workflow import Workflow
     )
 )
 class ImportWorkflowsPayload(MutationPayload):
-    created: list[Workflow] = strawberry.field(description="Of names that there were not.")
-    updated: list[Workflow] = strawberry.field(description="Saved anew, or switched on or off.")
-    unchanged: list[Workflow] = strawberry.field(description="As the bundle has them already.")
-    created_audiences: list[Audience] = strawberry.field(description="Of names that there were not.")
-    updated_audiences: list[Audience] = strawberry.field(description="With other conditions than before.")
-    unchanged_audiences: list[Audience] = strawberry.field(description="As the bundle has them already.")
+    imported: strawberry.Private[Imported]
     before: JSON | None = strawberry.field(
         description="What the project had under the names of the bundle, as a bundle; null when nothing was done."
     )
@@ -33,22 +28,42 @@ class ImportWorkflowsPayload(MutationPayload):
         description="The same, as it is now: the bundle in its canonical form. Null when nothing was done."
     )
 
+    @strawberry.field(description="Workflows of names that there were not. Needs EDITOR.")
+    def created(self) -> list[Workflow]:
+        return self._workflows(SaveOutcome.CREATED)
+
+    @strawberry.field(description="Workflows that were saved anew, or switched on or off. Needs EDITOR.")
+    def updated(self) -> list[Workflow]:
+        return self._workflows(SaveOutcome.UPDATED)
+
+    @strawberry.field(description="Workflows that are as the bundle has them already. Needs EDITOR.")
+    def unchanged(self) -> list[Workflow]:
+        return self._workflows(SaveOutcome.UNCHANGED)
+
+    @strawberry.field(description="Audiences of names that there were not. Needs EDITOR.")
+    def created_audiences(self) -> list[Audience]:
+        return self._audiences(SaveOutcome.CREATED)
+
+    @strawberry.field(description="Audiences that have other conditions than before. Needs EDITOR.")
+    def updated_audiences(self) -> list[Audience]:
+        return self._audiences(SaveOutcome.UPDATED)
+
+    @strawberry.field(description="Audiences that are as the bundle has them already. Needs EDITOR.")
+    def unchanged_audiences(self) -> list[Audience]:
+        return self._audiences(SaveOutcome.UNCHANGED)
+
     @staticmethod
     def of(imported: Imported) -> ImportWorkflowsPayload:
-        def workflows(outcome: SaveOutcome) -> list[Workflow]:
-            return [Workflow.of(each.workflow) for each in imported.workflows if each.outcome is outcome]
-
-        def audiences(outcome: SaveOutcome) -> list[Audience]:
-            return [Audience.of(each.audience) for each in imported.audiences if each.outcome is outcome]
-
         return ImportWorkflowsPayload(
-            created=workflows(SaveOutcome.CREATED),
-            updated=workflows(SaveOutcome.UPDATED),
-            unchanged=workflows(SaveOutcome.UNCHANGED),
-            created_audiences=audiences(SaveOutcome.CREATED),
-            updated_audiences=audiences(SaveOutcome.UPDATED),
-            unchanged_audiences=audiences(SaveOutcome.UNCHANGED),
+            imported=imported,
             before=None if imported.before is None else JSON(imported.before),
             after=None if imported.after is None else JSON(imported.after),
             user_errors=user_errors(imported.errors),
         )
+
+    def _workflows(self, outcome: SaveOutcome) -> list[Workflow]:
+        """Made when they are asked for: there may be a thousand."""
+        return [Workflow.of(each.workflow) for each in self.imported.workflows if each.outcome is outcome]
+
+    def _audiences(self, outcome: SaveOutcome) -> list[Audience]:
+        return [Audience.of(each.audience) for each in self.imported.audiences if each.outcome is outcome]
