@@ -932,7 +932,8 @@ CREATE INDEX workflow_runs_by_user ON workflow_runs (project_id, user_id, workfl
 WHERE user_id IS NOT NULL;
 CREATE INDEX workflow_runs_going_on ON workflow_runs (project_id, workflow_id, run_id)
 WHERE status IN ('QUEUED', 'RUNNING', 'PAUSED');
-CREATE INDEX workflow_runs_failed ON workflow_runs (project_id, run_id) WHERE status = 'FAILED';
+CREATE INDEX workflow_runs_by_status ON workflow_runs (project_id, status, run_id)
+WHERE status IN ('QUEUED', 'PAUSED', 'FAILED', 'CANCELLED');
 
 -- The trace: what each step of a run did, as it stands now.
 CREATE TABLE workflow_run_steps (
