@@ -36,6 +36,7 @@ from transport.application import LiveSource, Membership
 from transport.execution.service import GraphQLRequest, GraphQLService
 
 REGION = "us"
+SECRET = b"a secret of tests, long enough for it"
 NOBODY = "redis://127.0.0.1:1"
 """A Redis that is never connected to: these tests follow nothing."""
 
@@ -182,7 +183,11 @@ TRACK = """mutation ($input: TrackInput!) {
 
 @asynccontextmanager
 async def open_gateway(
-    database_url: str, redis_url: str | None = None, *, egress: Egress | None = None
+    database_url: str,
+    redis_url: str | None = None,
+    *,
+    egress: Egress | None = None,
+    clock: DatabaseClock | None = None,
 ) -> AsyncIterator[Gateway]:
     """With `redis_url` its streams are live; without, nothing follows. `egress` may allow peers on loopback."""
     async with AsyncExitStack() as stack:
@@ -205,12 +210,12 @@ async def open_gateway(
         tell = announced.append if redis_url is None else announce
         log = EventLog(database, tell)
         stack.push_async_callback(log.close)
-        cursors = CursorCodec(b"a secret of tests, long enough for it")
+        cursors = CursorCodec(SECRET)
         streams = Streams(hub, database, cursors)
         stack.push_async_callback(streams.stop)
         revocations = Revocations(hub, database)
         identities = Identities(database, region=REGION, revocations=revocations)
-        clock = DatabaseClock(database)
+        clock = clock or DatabaseClock(database)
         await stack.enter_async_context(clock.running())
         woken: list[Work] = []
         readers = Readers(database)
@@ -224,7 +229,7 @@ async def open_gateway(
             announce=tell,
             region=REGION,
             clock=clock,
-            vault=Vault(b"a secret of tests, long enough for it"),
+            vault=Vault(SECRET),
             egress=egress or Egress(),
             wake=woken.append,
             public_url="http://gateway.test",
