@@ -32,7 +32,7 @@ from engine.workflows.run_ledger import failed, held, run_update_of, state_of, s
 from engine.workflows.state import AskModel, Decision, DeliverPush, Effect, MergeTraits, Report, StepTrace
 from engine.workflows.transition import decide, is_settled
 
-MAX_ROUND_SECONDS = 3.0
+MAX_ROUND_SECONDS = 2.0
 """Of processor time. A full round of ordinary steps takes some 50 ms; a transaction that waits for 30 s is ended."""
 MAX_ROUND_DECISIONS = 2_000
 """Bounds what one transaction writes."""

@@ -21,7 +21,7 @@ MAX_TEXTS = 1_000
 """Texts with markup in one step."""
 MAX_BYTES = 512 * 1024
 """Of all finished texts of one step together."""
-MAX_CPU_SECONDS = 2.0
+MAX_CPU_SECONDS = 1.0
 """Of all texts of one step together: an ordinary one takes a few milliseconds, and a round holds locks meanwhile."""
 MAX_SHOWN_CHARACTERS = 4_096
 """Of one text in a trace, which is for looking at."""
