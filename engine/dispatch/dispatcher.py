@@ -145,11 +145,7 @@ class Dispatcher:
     async def step(self, project_id: UUID, *, after: str = "", limit: int = CLAIM_LIMIT) -> Round:
         """One round: claim up to `limit` deliveries, behind a dispatch key, and begin to send them."""
         async with self._claimers:
-            found = await self._claim(project_id, after, limit)
-        for announcement in found.announcements:
-            self._announce(announcement)
-        self._line_up(found.claimed)
-        return found
+            return await self._claim(project_id, after, limit)
 
     async def take_over(self, project_id: UUID, limit: int = takeover.TAKE_OVER_LIMIT) -> int:
         """Decide about deliveries whose lease has ended; returns how many. Call again while it is `limit`."""
@@ -295,6 +291,7 @@ class Dispatcher:
         places: dict[UUID, Slot] = {}
         tentative: list[Claimed] = []
         claimed: Sequence[Claimed] = ()
+        is_begun = False
         try:
             async with self._database.transaction() if in_transaction else self._database.connection() as connection:
                 found = await self._claims.select(
@@ -305,7 +302,16 @@ class Dispatcher:
                         connection, found, places=places, faulty=faulty, tentative=tentative
                     )
                     claimed = found.claimed
+                    if not in_transaction:
+                        # It is committed. Giving the connection back takes some turns of a busy event loop.
+                        is_begun = True
+                        self._begin_round(found)
+            if not is_begun:
+                is_begun = True
+                self._begin_round(found)
         except Exception as error:
+            if is_begun:
+                raise
             if not in_transaction and is_passing(error):
                 claimed = tentative
             self._give_back(claimed)
@@ -313,9 +319,9 @@ class Dispatcher:
                 raise
             raise _ClaimFailed(tuple(places)) from error
         except BaseException:
-            if not in_transaction:
-                claimed = tentative
-            self._give_back(claimed)
+            if not is_begun:
+                claimed = claimed if in_transaction else tentative
+                self._give_back(claimed)
             raise
         finally:
             for delivery_id in places.keys() - {each.delivery.delivery_id for each in claimed}:
@@ -332,6 +338,12 @@ class Dispatcher:
             self._settlement.add(Ended(each, None, self._clock.now()))
 
     # Sending.
+
+    def _begin_round(self, found: Round) -> None:
+        """Announce what was committed, and send what was claimed."""
+        for announcement in found.announcements:
+            self._announce(announcement)
+        self._line_up(found.claimed)
 
     def _line_up(self, claimed: Sequence[Claimed]) -> None:
         """Send them as soon as their lanes have a place."""
