@@ -131,8 +131,8 @@ class Cohort:
     def detach(self, member: Member, position: int) -> None:
         """Take a member out of the live ones; it stands at `position` then.
 
-        With the last one goes what waits: what comes while nobody is live waits for nobody, so whoever attached to a
-        queue that was left standing would miss it.
+        With the last one goes what waits: nothing is queued while nobody is live, so whoever attached to a queue that
+        was left standing would miss what had come in between.
         """
         if member.live:
             member.position = position
@@ -140,7 +140,7 @@ class Cohort:
             del self._live[member]
             self._snapshot = None
             if not self._live:
-                self._waiting.clear()
+                self._stop_waiting()
 
     def advance(self, item: Item) -> None:
         """The next item that the filter matches."""
@@ -164,9 +164,7 @@ class Cohort:
 
     def close(self) -> None:
         """The last member has left."""
-        self._waiting.clear()
-        if self._drainer is not None:
-            self._drainer.cancel()
+        self._stop_waiting()
         self.ring.close()
 
     def _send(self, seq: int, payload: bytes, cursor: str) -> None:
@@ -188,25 +186,26 @@ class Cohort:
         elif self._drainer is None or self._drainer.done():
             self._drainer = asyncio.create_task(self._drain(), name="cohort-rendering")
 
+    def _stop_waiting(self) -> None:
+        """Nobody is live: who will be must not have to wait for renderings that were for others."""
+        self._waiting.clear()
+        drainer, self._drainer = self._drainer, None
+        if drainer is not None:
+            drainer.cancel()
+
     async def _drain(self) -> None:
         while self._waiting:
-            rendered = self._waiting[0]
-            item, payload = rendered
+            item, payload = self._waiting[0]
             try:
                 if not isinstance(payload, bytes):
                     payload = await asyncio.shield(payload)
             except Exception as error:
-                if self._is_next(rendered):
-                    self._fail(error)
-            else:
-                if self._is_next(rendered):
-                    self._send(item.seq, payload, item.cursor)
-                if self._is_next(rendered):
-                    self._waiting.popleft()
-
-    def _is_next(self, rendered: _Rendered) -> bool:
-        """Whether it still waits: while it was rendered everybody may have left, or been sent to the log."""
-        return bool(self._waiting) and self._waiting[0] is rendered
+                self._fail(error)
+                return
+            self._send(item.seq, payload, item.cursor)
+            # The queue has gone where this has made the last live reader full, or leave.
+            if self._waiting:
+                self._waiting.popleft()
 
     def _shed(self) -> None:
         """Rendering cannot keep up: hold nothing, and let each member read on from where it is."""

@@ -16,6 +16,7 @@ from db.heads import advance_epoch, read_heads
 from db.records import Lane
 from engine.cursors import Cursor, CursorCodec, CursorKind
 from engine.errors import CursorExpired, CursorInvalid, NotFound, RateLimited
+from engine.live import pages
 from tests.integration.log_support import make_project, new_event
 from tests.integration.stream_support import CODEC, RecordingSink, Rendering, open_gateway, until
 
@@ -372,7 +373,11 @@ async def test_streams_per_project_are_limited(database_url: str, redis_url: str
         assert gateway.hub.stats().streams == 2
 
 
-async def test_a_thousand_slow_readers_share_pages(database_url: str, redis_url: str) -> None:
+async def test_a_thousand_slow_readers_share_pages(
+    database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # How often pages are read anew because they have grown old is the machine's speed.
+    monkeypatch.setattr(pages, "PAGE_AGE", 600.0)
     async with open_gateway(database_url, redis_url) as gateway:
         project_id = await make_project(gateway.database)
         await gateway.append_many(project_id, 2_000)

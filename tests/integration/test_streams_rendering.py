@@ -236,7 +236,7 @@ async def test_who_ends_because_an_item_cannot_be_rendered_stands_before_it(
         assert [member.cursor for member in members] == [cursor_of(project_id, 1)] * 2
 
 
-async def test_a_rendering_that_fails_when_nobody_waits_for_it_any_more_ends_nobody(
+async def test_who_comes_later_does_not_wait_for_a_rendering_that_was_for_others(
     module_database_url: str, redis_url: str
 ) -> None:
     async with open_gateway(module_database_url, redis_url) as gateway:
@@ -249,12 +249,17 @@ async def test_a_rendering_that_fails_when_nobody_waits_for_it_any_more_ends_nob
         await full.until_count(1)
         await gateway.append_many(project_id, 1)
         await until(lambda: 2 in rendering.asked)
+        # The one that is full keeps the cohort, and nobody is live.
         gone.leave()
         await gateway.subscribe(project_id, sink, rendering=rendering)
 
-        rendering.fail(2)
         rendering.let_go(3)
         await gateway.append_many(project_id, 1)
         await sink.until_count(1)
+        rendering.fail(2)
+        rendering.let_go(4)
+        await gateway.append_many(project_id, 1)
+        await sink.until_count(2)
 
-        assert (sink.seqs, sink.error, full.error) == ([3], None, None)
+        assert (sink.seqs, sink.error) == ([3, 4], None)
+        assert (full.seqs, full.error) == ([1], None)
