@@ -22,7 +22,7 @@ from tests.integration.worker_support import START, Store, open_store
 
 PEOPLE = 500
 MOST_SECONDS = 60.0
-"""Of real time for their four days, on a machine that is busy with other tests; five where it has nothing else to do."""
+"""Of real time for their four days, on a machine that is busy with other tests; five on one with nothing else to do."""
 ZONES = (
     "Pacific/Auckland",
     "Asia/Tokyo",
