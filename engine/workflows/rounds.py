@@ -19,7 +19,7 @@ import msgspec
 
 from db.profiles import lock_profiles
 from db.projects import read_project
-from db.workflow_runs import DueRun, LockedRun, StepDelivery, read_step_deliveries, try_lock_runs
+from db.workflow_runs import DueRun, LockedRun, StepDelivery, lock_runs, read_step_deliveries, try_lock_runs
 from db.workflows import share_workflows
 from engine.announcements import Announcement
 from engine.vault import Vault
@@ -114,7 +114,9 @@ class Round:
         people = await lock_profiles(connection, project_id=project_id, user_ids=user_ids) if user_ids else set()
         workflow_ids = sorted({each.workflow_id for each in due})
         workflows = await share_workflows(connection, project_id=project_id, workflow_ids=workflow_ids)
-        locked = await try_lock_runs(connection, project_id=project_id, run_ids=[each.run_id for each in due])
+        # An answer is not given up because somebody is about to find out that the run is not theirs.
+        lock = try_lock_runs if answered is None else lock_runs
+        locked = await lock(connection, project_id=project_id, run_ids=[each.run_id for each in due])
         mine = [each for each in locked if self._is_mine(each, answered)]
         if project is None or not mine:
             return None
