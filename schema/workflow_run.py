@@ -10,6 +10,7 @@ import strawberry
 from db.workflow_records import RunRecord
 from engine.errors import UserError
 from engine.node_ids import NodeKind, write_node_id
+from engine.workflows.state import MAX_STEPS
 from resolvers import workflow_runs as resolve
 from resolvers.loaders import RUN_DELIVERIES
 from schema.errors import MutationPayload, user_errors
@@ -59,7 +60,7 @@ class WorkflowRun(Node):
     @strawberry.field(
         description=(
             "What its steps did, in the order in which they ran, those that were repeated in a circle as often; up to "
-            "1,000. Needs VIEWER."
+            f"{MAX_STEPS:,}. Needs VIEWER."
         )
     )
     async def trace(self, info: Info) -> list[StepTrace]:

@@ -12,13 +12,14 @@ from uuid_utils.compat import uuid7
 
 from db.delivery_filters import DeliveryFilter
 from db.records import Lane
-from engine.announcements import Announcement, channel_of, decode
+from engine.announcements import MAX_ANNOUNCEMENT_BYTES, Announcement, channel_of, decode
 from engine.cursors import Cursor, CursorKind
-from engine.dispatch.ledger import create_deliveries
-from engine.lanes import DELIVERIES
+from engine.dispatch.ledger import create_deliveries, record
+from engine.lanes import DELIVERIES, RUNS
 from engine.live import hub
 from tests.integration.delivery_support import new_delivery
 from tests.integration.log_support import make_project
+from tests.integration.run_support import new_run_update
 from tests.integration.stream_support import CODEC, Gateway, RecordingSink, open_gateway, until
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -162,6 +163,38 @@ async def test_a_range_and_a_filter_of_the_lane_are_read_from_it(module_database
         assert live.seqs == list(range(501, 2_001))
         assert replayed.seqs == list(range(251, 2_001))
         assert live.violations == replayed.violations == []
+
+
+async def change_runs(gateway: Gateway, project_id: UUID, *steps: str | None) -> None:
+    """Append to the lane of runs in one commit, and announce it."""
+    updates = [new_run_update(NOON, step=step) for step in steps]
+    async with gateway.database.transaction() as connection:
+        told = await record(connection, project_id=project_id, transitions=(), events=(), run_updates=updates, now=NOON)
+    for announcement in told:
+        gateway.broadcast.announce(announcement)
+
+
+async def test_the_lane_of_runs_is_followed_beside_the_others(module_database_url: str, redis_url: str) -> None:
+    """What its steps hold may be too much for an announcement: hubs are told of the range, and read it."""
+    async with open_gateway(module_database_url, redis_url) as gateway:
+        project_id = await make_project(gateway.database)
+        transitions, runs = RecordingSink(), RecordingSink()
+        await gateway.subscribe(project_id, transitions, kind=DELIVERIES)
+        await gateway.subscribe(project_id, runs, kind=RUNS)
+
+        await change_runs(gateway, project_id, None, '{"label": "one"}')
+        await send(gateway, project_id, 1)
+        await change_runs(gateway, project_id, *[f'{{"label": "{"x" * MAX_ANNOUNCEMENT_BYTES}"}}'] * 2, None)
+
+        await transitions.until_count(1)
+        await runs.until_count(5)
+        assert (transitions.seqs, runs.seqs) == ([1], [1, 2, 3, 4, 5])
+        assert runs.cursors[-1] == CODEC.encode(Cursor(CursorKind.RUNS, project_id, 1, (5,)))
+        start = CODEC.encode(Cursor(CursorKind.HEAD, project_id, 1, (0, 1, 3, 0)))
+        replayed = RecordingSink()
+        await gateway.subscribe(project_id, replayed, kind=RUNS, after=start)
+        await replayed.until_count(2)
+        assert replayed.seqs == [4, 5]
 
 
 async def test_an_ended_project_frees_what_it_held(module_database_url: str, redis_url: str) -> None:
