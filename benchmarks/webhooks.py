@@ -1,27 +1,30 @@
 """How fast do webhooks leave one worker, how soon does a single one, and does a backlog of another project delay it?
 
-Data: `--rounds` (default 3) times `--deliveries` (default 5,000) queued webhooks with bodies of about 300 bytes, each
+Data: `--rounds` (default 3) times `--deliveries` (default 7,000) queued webhooks with bodies of about 300 bytes, each
 time after a bare aiohttp loop with 64 posts under way has sent the same bodies with as many headers to the same
-receiver; then as many events, tracked in batches of 1,000, which a follower makes webhooks of while they are sent;
-then `--singles` (default 100) test webhooks one after the other; then the same while another project has `--backlog`
-(default 100,000) rows queued, which the worker sends at the same time to the same host. Nothing is analyzed: the
-planner knows nothing of rows that are so young.
+receiver and read its answers; then as many events, tracked in batches of 1,000, which a follower makes webhooks of
+while they are sent; then `--singles` (default 100) test webhooks one after the other; then the same while another
+project has `--backlog` (default 100,000) rows queued, which the worker sends at the same time to the same host. Nothing
+is analyzed: the planner knows nothing of rows that are so young.
 
 Shows: deliveries a second from the first arrival to the last, as rows that are queued already and with following,
-beside the bare loop's, medians (goal: queued ones at least 0.4 of it); enqueue to arrival of single deliveries, p50 and
-p90 in ms (goal: p50 under 20); and how many times longer that takes beside the backlog (goal: 2).
+beside the bare loop's, medians (goal: queued ones at least 0.4 of it), and what each queued one costs the worker and
+PostgreSQL in µs of CPU, beside a post of the bare loop; enqueue to arrival of single deliveries, p50 and p90 in ms
+(goal: p50 under 20); and how many times longer that takes beside the backlog (goal: 2).
 Counts only when every delivery arrived exactly once.
 
-Command: `python -m benchmarks.webhooks [--rounds 3] [--deliveries 5000] [--singles 100] [--backlog 100000]`
+Command: `python -m benchmarks.webhooks [--rounds 3] [--deliveries 7000] [--singles 100] [--backlog 100000]`
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import median
 from typing import Any
 from uuid import UUID
@@ -35,6 +38,8 @@ from benchmarks.harness import ROOT, BenchmarkError, Gateway, Server, gateway, p
 BATCH = 1_000
 UNDER_WAY = 64
 """Posts at once of the bare loop: as many as a worker has to one host."""
+SETTLING_SECONDS = 0.3
+"""After the last arrival, until its outcome is written."""
 SAVE_ENDPOINT = """mutation ($url: String!) {
   saveWebhookEndpoint(input: {url: $url, events: ["bench.*"], allowPlainHttp: true}) {
     endpoint { id } userErrors { message } } }"""
@@ -76,13 +81,23 @@ async def run(server: Gateway, receiver: Server, *, rounds: int, deliveries: int
         api = Api(server, session, server.key)
         url = f"http://127.0.0.1:{receiver.port}/hook"
         endpoint = (await api.run(SAVE_ENDPOINT, url=url))["endpoint"]["id"]
-        bare, queued = [], []
+        bare, queued, costs = [], [], []
         for number in range(rounds):
+            before = time.process_time()
             bare.append(deliveries / await bare_loop(url, deliveries))
+            cost = [time.process_time() - before]
             await wait_for(session, receiver, deliveries)
             await queue(server, server.project_id, endpoint, url, f"queued{number}", bodies(deliveries))
+            before_all = cpu_seconds(server)
             queued.append(rate_of(await wait_for(session, receiver, deliveries)))
+            await asyncio.sleep(SETTLING_SECONDS)
+            cost += [after - before for before, after in zip(before_all, cpu_seconds(server), strict=True)]
+            costs.append([seconds / deliveries * 1e6 for seconds in cost])
         report("webhooks by one worker, queued already", queued, bare)
+        post, worker, postgres = (median(column) for column in zip(*costs, strict=True))
+        print(
+            f"CPU for each: worker {worker:.0f} µs, PostgreSQL {postgres:.0f} µs; a post of the bare loop {post:.0f} µs"
+        )
         await track(api, deliveries)
         report("the same, with following", [rate_of(await wait_for(session, receiver, deliveries))], bare)
         idle = await measure_singles(api, session, receiver, endpoint, singles)
@@ -98,6 +113,31 @@ async def run(server: Gateway, receiver: Server, *, rounds: int, deliveries: int
         )
         if not left:
             raise BenchmarkError("the backlog was gone before the measurement ended: make it larger")
+
+
+def cpu_seconds(server: Gateway) -> tuple[float, float]:
+    """User and system time so far of our worker and of our PostgreSQL, backends that have ended included."""
+    processes: dict[int, tuple[int, str, float]] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        ticks = sum(map(int, fields[11:15]))
+        processes[int(entry.name)] = (int(fields[1]), command, ticks / os.sysconf("SC_CLK_TCK"))
+    supervisor = processes[server.pid][0]
+    ours = {pid for pid in processes if supervisor in ancestors(pid, processes)}
+    worker = sum(processes[pid][2] for pid in ours if " worker " in processes[pid][1])
+    return worker, sum(processes[pid][2] for pid in ours if "postgres" in processes[pid][1])
+
+
+def ancestors(pid: int, processes: Mapping[int, tuple[int, str, float]]) -> list[int]:
+    found = []
+    while pid in processes:
+        pid = processes[pid][0]
+        found.append(pid)
+    return found
 
 
 def report(what: str, rates: list[float], bare: list[float]) -> None:
@@ -218,7 +258,7 @@ def event(number: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--deliveries", type=int, default=5_000)
+    parser.add_argument("--deliveries", type=int, default=7_000)
     parser.add_argument("--singles", type=int, default=100)
     parser.add_argument("--backlog", type=int, default=100_000)
     arguments = parser.parse_args()
