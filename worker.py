@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
+from db.audience_members import find_building_projects, find_recheck_projects
 from db.audience_sends import find_audience_sends
 from db.database import Database
 from db.dispatch import find_due_projects, find_expired
@@ -26,6 +27,9 @@ from db.records import Lane
 from db.replays import find_replaying_projects
 from db.workflow_runs import find_projects_with_runs
 from engine.ai.models import Models
+from engine.audiences.checking import Checking
+from engine.audiences.following import AudienceCache, Following
+from engine.audiences.keeping import NAME as AUDIENCES_FOLLOWER
 from engine.audiences.sending import member_pages
 from engine.channels.apns import ApnsSender
 from engine.channels.base import ChannelWork
@@ -104,7 +108,11 @@ class WorkerProcess:
         self._enrolment = Enrolment(
             self.database, self.clock, self._definitions, self.broadcast.announce, self.broadcast.wake
         )
+        audiences = AudienceCache()
+        self._audiences = self._follower(AUDIENCES_FOLLOWER, EVENTS, Following(audiences).follow)
+        self._checking = Checking(self.database, self.clock, audiences, self.broadcast.announce)
         self._followed = (
+            Followed(AUDIENCES_FOLLOWER, Lane.EVENTS, WorkKind.AUDIENCES, bell=WorkKind.EVENTS),
             Followed(webhooks.NAME, Lane.EVENTS, WorkKind.EVENTS, bell=WorkKind.EVENTS),
             Followed(TRIGGERS_FOLLOWER, Lane.EVENTS, WorkKind.TRIGGERS, bell=WorkKind.EVENTS),
             Followed(REPORTS_FOLLOWER, Lane.DELIVERIES, WorkKind.RUN_REPORTS, bell=WorkKind.RUN_REPORTS),
@@ -206,6 +214,8 @@ class WorkerProcess:
         return {
             WorkKind.DELIVERIES: dispatch,
             WorkKind.AUDIENCE_SENDS: send_to_audiences,
+            WorkKind.AUDIENCES: follow(self._audiences),
+            WorkKind.AUDIENCE_CHECKS: self._checking.go_on,
             WorkKind.EVENTS: follow(self._webhooks),
             WorkKind.REPLAYS: replay,
             WorkKind.TRIGGERS: follow(self._triggers),
@@ -230,8 +240,13 @@ class WorkerProcess:
         async def find_sends(connection: asyncpg.Connection) -> list[UUID]:
             return await find_audience_sends(connection, now=self.clock.now())
 
+        async def find_checks(connection: asyncpg.Connection) -> list[UUID]:
+            due = await find_recheck_projects(connection, now=self.clock.now())
+            return [*due, *await find_building_projects(connection)]
+
         return (
             (WorkKind.DELIVERIES, find_due),
+            (WorkKind.AUDIENCE_CHECKS, find_checks),
             (WorkKind.AUDIENCE_SENDS, find_sends),
             (WorkKind.REPLAYS, find_replaying_projects),
             (WorkKind.RUNS, find_runs),

@@ -29,7 +29,7 @@ DELIVERED = frozenset(
     Query.inboundEndpoints Mutation.saveInboundEndpoint Mutation.deleteInboundEndpoint
     Query.templates Mutation.saveTemplate Mutation.deleteTemplate Query.senderDomains Mutation.addSenderDomain
     Mutation.verifySenderDomain Mutation.sendEmail
-    Subscription.eventStream Subscription.deliveryUpdates
+    Subscription.eventStream Subscription.deliveryUpdates Subscription.audienceChanges
     Query.webhookEndpoints Mutation.saveWebhookEndpoint Mutation.deleteWebhookEndpoint
     Mutation.rotateWebhookSecret Mutation.retireWebhookSecret Mutation.sendTestWebhook
     Query.exportWorkflows Mutation.importWorkflows
@@ -44,11 +44,11 @@ DELIVERED = frozenset(
 
 OWED = {
     "audiences and analytics": """
-        AudienceChange AudienceChangeEdge Board FunnelGroup FunnelInput FunnelOrder FunnelReport FunnelStepInput
+        Board FunnelGroup FunnelInput FunnelOrder FunnelReport FunnelStepInput
         FunnelStepResult Insight InsightConnection InsightEdge InsightKind Interval Measure Mutation.deleteBoard
         Mutation.deleteInsight Mutation.saveBoard Mutation.saveInsight Query.boards Query.funnel Query.insights
         Query.retention Query.trend RetentionCohort RetentionInput RetentionReport SaveBoardInput
-        SaveBoardPayload SaveInsightInput SaveInsightPayload Subscription.audienceChanges
+        SaveBoardPayload SaveInsightInput SaveInsightPayload
         Subscription.funnelUpdates TrendInput TrendPoint TrendReport TrendSeries
     """,
     "identity, consent and limits": """

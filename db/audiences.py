@@ -1,7 +1,7 @@
 """Audiences: groups of people that conditions describe, and who belongs to one as things stand.
 
-Guarantees: whether somebody belongs is decided by `db.conditions` over the rows as the statement sees them. One that
-was deleted is found by nothing here. Whoever opened the transaction commits it.
+Guarantees: whether somebody belongs is decided by `db.conditions` over the rows as the statement sees them. Whoever
+opened the transaction commits it.
 
 Where a statement is composed here, its text is made of constants; whatever a caller supplies is a parameter.
 """
@@ -69,12 +69,17 @@ async def share_audiences(
 
 
 async def update_audience(
-    connection: asyncpg.Connection, *, project_id: UUID, audience_id: UUID, name: str, conditions: str, now: datetime
+    connection: asyncpg.Connection,
+    *,
+    project_id: UUID,
+    audience_id: UUID,
+    name: str,
+    conditions: str,
+    now: datetime,
 ) -> AudienceRecord:
     """Replace an audience that the transaction has locked. Raises `asyncpg.UniqueViolationError` for a taken name."""
-    return _audience_of(
-        await connection.fetchrow(_SQL["update_audience"], project_id, audience_id, name, conditions, now)
-    )
+    values = (project_id, audience_id, name, conditions, now)
+    return _audience_of(await connection.fetchrow(_SQL["update_audience"], *values))
 
 
 async def find_audience_names(
@@ -98,6 +103,22 @@ async def read_audiences(
     """Audiences by id, in any order; unknown ones are absent."""
     rows = await connection.fetch(_SQL["read_audiences"], project_id, audience_ids)
     return [_audience_of(row) for row in rows]
+
+
+async def read_audiences_ever(
+    connection: asyncpg.Connection, *, project_id: UUID, audience_ids: Sequence[UUID]
+) -> list[AudienceRecord]:
+    """Audiences by id, those that were deleted included: what was said of them still has a name."""
+    rows = await connection.fetch(_SQL["read_audiences_ever"], project_id, audience_ids)
+    return [_audience_of(row) for row in rows]
+
+
+async def read_audiences_of_people(
+    connection: asyncpg.Connection, *, project_id: UUID, user_ids: Sequence[str]
+) -> list[tuple[str, AudienceRecord]]:
+    """Who of some people belonged to what when it was last looked at, by the name of the audience."""
+    rows = await connection.fetch(_SQL["read_audiences_of_people"], project_id, user_ids)
+    return [(row["user_id"], _audience_of(row)) for row in rows]
 
 
 async def read_all_audiences(connection: asyncpg.Connection, *, project_id: UUID) -> list[AudienceRecord]:
@@ -234,4 +255,5 @@ def _met(conditions: Sequence[Condition], now: datetime, parameters: list[Any]) 
 
 
 def _audience_of(row: Mapping[str, Any]) -> AudienceRecord:
-    return AudienceRecord(**{**dict(row.items()), "conditions": msgspec.Raw(row["conditions"].encode())})
+    values = {name: row[name] for name in AudienceRecord.__struct_fields__}
+    return AudienceRecord(**{**values, "conditions": msgspec.Raw(row["conditions"].encode())})

@@ -70,7 +70,7 @@ def condition_sql(
     `withinSeconds` looks back from and what IS_ANNIVERSARY calls today for a person (an event's today is the day, in
     UTC, on which it was received). Over profiles, `event.*` is possible only inside counts of events.
     """
-    return _Writer(parameters, table, alias, now).write_all(conditions)
+    return ConditionWriter(parameters, table, alias, now).write_all(conditions)
 
 
 def count_test_sql(test: Condition, parameters: list[Any], *, alias: str) -> str:
@@ -79,10 +79,10 @@ def count_test_sql(test: Condition, parameters: list[Any], *, alias: str) -> str
     The row has a project_id and a user_id, the `seq` up to which events count, and `at`, from which `withinSeconds`
     looks back. `test` is one of `events`. Appends to `parameters` as `condition_sql` does.
     """
-    return _Writer(parameters, "profiles", alias, None).write_all([test])
+    return ConditionWriter(parameters, "profiles", alias, None).write_all([test])
 
 
-class _Writer:
+class ConditionWriter:
     """Writes tests for the rows of one table. Without a `now` each row has a moment of its own: `at`, and a `seq`."""
 
     def __init__(
@@ -261,7 +261,7 @@ class _Writer:
         if path.root == "event":
             return f"{self._alias}.received_at", "'UTC'"
         named = f"({self._column(Path('profile', 'traits'))} ->> 'timezone')"
-        known = f"{named} IN (SELECT name FROM pg_timezone_names)"
+        known = f"EXISTS (SELECT FROM time_zones AS zone WHERE zone.name = {named})"
         return f"{self._bind(self._now)}::timestamptz", f"(CASE WHEN {known} THEN {named} ELSE 'UTC' END)"
 
     def _month_day(self, path: Path, zone: str) -> str:
@@ -300,7 +300,7 @@ class _Writer:
             tests.append(f"counted.seq <= {self._alias}.seq")
         if count.within_seconds is not None:
             tests.append(f"counted.timestamp >= {self._since(timedelta(seconds=count.within_seconds))}")
-        tests.append(_Writer(self._parameters, "events", "counted", self._now).write_all(count.where))
+        tests.append(ConditionWriter(self._parameters, "events", "counted", self._now).write_all(count.where))
         return f"events AS counted WHERE {' AND '.join(tests)}"
 
     def _since(self, span: timedelta) -> str:

@@ -13,6 +13,8 @@ from uuid import UUID
 
 import msgspec
 
+from db.audience_log import read_audience_change_page
+from db.audience_records import EVERY_AUDIENCE, AudienceChangeRecord, AudienceFilter
 from db.delivery_filters import EVERY_DELIVERY, DeliveryFilter
 from db.delivery_log import read_transition_page
 from db.delivery_records import TransitionRecord
@@ -22,6 +24,7 @@ from db.records import EventRecord, HeadRecord, Lane
 from db.run_filters import EVERY_RUN, RunFilter
 from db.workflow_records import RunUpdateRecord
 from db.workflow_run_log import read_run_update_page
+from engine.audiences.filters import AUDIENCE_MATCHING
 from engine.cursors import CursorKind
 from engine.dispatch.filters import DELIVERY_MATCHING
 from engine.filter_index import Matching
@@ -42,6 +45,9 @@ UPDATE_BYTES = 4_096
 `LaneKind.rendered_bytes`."""
 RUN_UPDATE_JSON_BYTES = 200
 """An update of a run as JSON, at least, besides its step: two UUIDs and two instants."""
+
+AUDIENCE_CHANGE_JSON_BYTES = 250
+"""A change of an audience as JSON, at least: two UUIDs, a user id and an instant."""
 
 
 class LaneRecord(Protocol):
@@ -124,6 +130,15 @@ async def _read_run_updates(
     return LanePage(page.updates, page.reached, page.head)
 
 
+async def _read_audience_changes(
+    connection: asyncpg.Connection, *, project_id: UUID, after: int, limit: int, item_filter: AudienceFilter
+) -> LanePage[AudienceChangeRecord]:
+    page = await read_audience_change_page(
+        connection, project_id=project_id, after=after, limit=limit, audience_filter=item_filter
+    )
+    return LanePage(page.changes, page.reached, page.head)
+
+
 def _event_json_bytes(event: EventRecord) -> int:
     return len(event.properties) + len(event.context)
 
@@ -162,7 +177,17 @@ RUNS: LaneKind[RunUpdateRecord, RunFilter] = LaneKind(
     json_bytes=_run_update_json_bytes,
     rendered_bytes=lambda update: RECORD_OVERHEAD + RENDERED_COPIES * _run_update_json_bytes(update) + UPDATE_BYTES,
 )
+AUDIENCES: LaneKind[AudienceChangeRecord, AudienceFilter] = LaneKind(
+    lane=Lane.AUDIENCES,
+    cursor=CursorKind.AUDIENCES,
+    item=AudienceChangeRecord,
+    everything=EVERY_AUDIENCE,
+    matching=AUDIENCE_MATCHING,
+    read_page=_read_audience_changes,
+    json_bytes=lambda _change: AUDIENCE_CHANGE_JSON_BYTES,
+    rendered_bytes=lambda _change: RECORD_OVERHEAD + AUDIENCE_CHANGE_JSON_BYTES + UPDATE_BYTES,
+)
 
 LANE_KINDS: Mapping[Lane, LaneKind[Any, Any]] = MappingProxyType(
-    {kind.lane: kind for kind in (EVENTS, DELIVERIES, RUNS)}
+    {kind.lane: kind for kind in (EVENTS, DELIVERIES, RUNS, AUDIENCES)}
 )

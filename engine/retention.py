@@ -2,7 +2,8 @@
 
 Guarantees: only the oldest are removed, so what is left has no gaps; each step is a transaction that moves the lane's
 floor with the rows, and one that is killed has done whole steps or none. A cursor from before the floor expires
-(`CURSOR_EXPIRED`). What a follower has not read yet stays, however old. Profiles and the counts of event types stay.
+(`CURSOR_EXPIRED`). What a follower has not read yet stays, however old. Everybody is looked at anew for audiences,
+which may have counted what goes. Profiles and the counts of event types stay.
 Leaves to others: when it runs (`cli.py trim`).
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 from datetime import timedelta
 from uuid import UUID
 
+from db.audience_members import rebuild_audiences
 from db.database import Database
 from db.events import find_first_since, trim_events
 from db.followers import read_slowest_position
@@ -38,6 +40,7 @@ async def trim_project(database: Database, *, project_id: UUID, older_than: time
             )
             slowest = await read_slowest_position(connection, project_id=project_id, lane=Lane.EVENTS)
             first_seq = kept if slowest is None else min(kept, slowest + 1)
+            await rebuild_audiences(connection, project_id=project_id)
             removed += await trim_events(connection, project_id=project_id, first_seq=first_seq)
         more = first_seq == end <= head.head
     return removed

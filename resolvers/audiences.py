@@ -6,18 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
+from db.audience_records import AudienceChangeRecord
 from db.audiences import AudienceRecord, count_members, count_some_members
 from db.audiences import list_audiences as read_audience_list
 from db.audiences import list_members as read_member_list
 from db.records import CappedCount, ProfileRecord
 from engine.audiences.conditions import conditions_of
-from engine.audiences.membership import audiences_of_people
 from engine.audiences.saving import NOT_FOUND, AudienceChange, Outcome, change_audience, create_audience
 from engine.audiences.saving import delete_audience as remove_audience
 from engine.cursors import Cursor, CursorKind
-from engine.errors import UserError
+from engine.errors import NotFound, UserError
 from engine.identity import Role
 from engine.node_ids import NodeKind, parse_node_id
+from engine.work import Work, WorkKind
 from resolvers.context import Context
 from resolvers.filters import check_text
 from resolvers.paging import Counter, Listed, Page, PageArguments, read_window
@@ -78,13 +79,10 @@ async def list_members(ctx: Context, *, record: AudienceRecord, arguments: PageA
 
 
 async def audiences_of(ctx: Context, *, profile: ProfileRecord) -> Sequence[AudienceRecord]:
-    """The audiences that a person belongs to now, by name."""
+    """The audiences that a person belonged to when that was last looked at, by name."""
     require(ctx, Role.VIEWER)
-    async with ctx.reading(profile.project_id) as connection:
-        found = await audiences_of_people(
-            connection, project_id=profile.project_id, user_ids=[profile.user_id], now=ctx.services.clock.now()
-        )
-    return found.get(profile.user_id, [])
+    found = await ctx.loaders.audiences_of_people.load((profile.project_id, profile.user_id))
+    return [audience for _, audience in found]
 
 
 async def audience_of(ctx: Context, *, audience_id: UUID | None) -> AudienceRecord | None:
@@ -108,6 +106,8 @@ async def save_audience(ctx: Context, *, given: Mapping[str, Any]) -> Outcome:
             database, project_id=viewer.project_id, audience_id=audience_id, given=change, now=now
         )
     ctx.forget_reads()
+    if outcome[0] is not None:
+        _look_at_everybody(ctx, viewer.project_id)
     return outcome
 
 
@@ -122,13 +122,29 @@ async def delete(ctx: Context, *, node_id: str) -> tuple[str | None, tuple[UserE
         services.database, project_id=viewer.project_id, audience_id=audience_id, now=services.clock.now()
     )
     ctx.forget_reads()
-    return (None, errors) if errors else (node_id, ())
+    if errors:
+        return None, errors
+    _look_at_everybody(ctx, viewer.project_id)
+    return node_id, ()
+
+
+async def audience_of_change(ctx: Context, *, change: AudienceChangeRecord) -> AudienceRecord:
+    """The audience of an item of the lane, as it is now; one that was deleted as it was last."""
+    require(ctx, Role.VIEWER)
+    found = await ctx.loaders.audiences_ever.load((change.project_id, change.audience_id))
+    if found is None:
+        raise NotFound("This audience no longer exists.")
+    return found
 
 
 def audience_id_of(node_id: str) -> UUID | None:
     """None for anything but the node id of an audience."""
     parsed = parse_node_id(node_id)
     return parsed.uuid if parsed is not None and parsed.kind is NodeKind.AUDIENCE else None
+
+
+def _look_at_everybody(ctx: Context, project_id: UUID) -> None:
+    ctx.services.wake(Work(WorkKind.AUDIENCE_CHECKS, project_id))
 
 
 async def _count_members(ctx: Context, record: AudienceRecord) -> CappedCount:

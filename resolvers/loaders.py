@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from uuid import UUID
 
 from db.api_keys import read_api_keys
-from db.audiences import AudienceRecord, read_audiences
+from db.audiences import AudienceRecord, read_audiences, read_audiences_ever, read_audiences_of_people
 from db.database import Database
 from db.deliveries import read_attempts, read_deliveries
 from db.delivery_records import AttemptRecord, DeliveryRecord
@@ -307,6 +307,20 @@ class Lookups:
             ),
             lambda record: record.run_id,
         )
+        self.audiences_ever: Lookup[UUID, AudienceRecord | None] = _rows(
+            database,
+            lambda connection, project_id, keys: read_audiences_ever(
+                connection, project_id=project_id, audience_ids=keys
+            ),
+            lambda record: record.audience_id,
+        )
+        self.audiences_of_people: Lookup[str, tuple[tuple[str, AudienceRecord], ...]] = _groups(
+            database,
+            lambda connection, project_id, keys: read_audiences_of_people(
+                connection, project_id=project_id, user_ids=keys
+            ),
+            lambda found: found[0],
+        )
         self.sender_domains: Lookup[UUID, SenderDomainRecord | None] = _rows(
             database,
             lambda connection, project_id, keys: read_sender_domains(
@@ -343,6 +357,8 @@ class Loaders:
         self.webhook_endpoints = Loader(lookups.webhook_endpoints)
         self.templates = Loader(lookups.templates)
         self.audiences = Loader(lookups.audiences)
+        self.audiences_ever = Loader(lookups.audiences_ever)
+        self.audiences_of_people = Loader(lookups.audiences_of_people)
         self.workflows = Loader(lookups.workflows)
         self.definitions = Loader(lookups.definitions)
         self.workflow_counts = Loader(lookups.workflow_counts)

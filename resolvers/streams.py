@@ -6,13 +6,16 @@ from collections.abc import Callable
 from typing import TypeVar
 from uuid import UUID
 
+from db.audience_records import AudienceChangeRecord, AudienceFilter
 from db.delivery_records import TransitionRecord
 from db.records import EventRecord
 from db.workflow_records import RunUpdateRecord
+from engine.errors import NotFound
 from engine.identity import Role
-from engine.lanes import DELIVERIES, EVENTS, RUNS, LaneKind
+from engine.lanes import AUDIENCES, DELIVERIES, EVENTS, RUNS, LaneKind
 from engine.live.items import StreamItem
 from engine.live.streams import StreamSource
+from resolvers.audiences import audience_id_of, audience_of
 from resolvers.context import Context
 from resolvers.delivery_filters import DeliveryFilterArguments, read_delivery_filter
 from resolvers.filters import STREAM_ROOTS, EventFilterArguments, read_event_filter
@@ -64,6 +67,21 @@ async def follow_runs(
     require(ctx, Role.VIEWER)
     wanted = read_run_filter(run_filter)
     return _follow(ctx, RUNS, item_filter=wanted, after=after, convert=convert)
+
+
+async def follow_audience(
+    ctx: Context,
+    *,
+    audience_id: str,
+    after: str | None,
+    convert: Callable[[StreamItem[AudienceChangeRecord]], object],
+) -> StreamSource:
+    """Who comes to belong to an audience and who ceases to, from just after a position, or from now."""
+    require(ctx, Role.VIEWER)
+    found = await audience_of(ctx, audience_id=audience_id_of(audience_id))
+    if found is None:
+        raise NotFound("This project has no such audience.")
+    return _follow(ctx, AUDIENCES, item_filter=AudienceFilter(found.audience_id), after=after, convert=convert)
 
 
 def _follow(

@@ -94,7 +94,12 @@ class Profile(Node):
         found = await tokens_of(info.context, project_id=self.record.project_id, user_id=self.record.user_id)
         return [PushToken.of(record) for record in found]
 
-    @strawberry.field(description="The audiences that the person belongs to now, by name; needs VIEWER.")
+    @strawberry.field(
+        description=(
+            "The audiences that the person belongs to, by name: as kept up to date, within about a second of what "
+            "happens. Needs VIEWER."
+        )
+    )
     async def audiences(self, info: Info) -> list[Annotated[Audience, strawberry.lazy("schema.audience")]]:
         found = await resolve_audiences.audiences_of(info.context, profile=self.record)
         return [audiences.Audience.of(record) for record in found]

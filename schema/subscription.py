@@ -11,6 +11,7 @@ from resolvers import streams
 from schema.event_filter import FilterArgument
 from schema.event_list import EventEdge, edge_maker
 from schema.info import Info
+from schema.roots.audiences import AudiencesSubscription
 from schema.roots.deliveries import DeliveriesSubscription
 from schema.roots.workflow_runs import WorkflowRunsSubscription
 from schema.scalars import Cursor
@@ -24,7 +25,7 @@ from schema.scalars import Cursor
         "a Redis restart or a move to another gateway, as long as the client comes back with its last cursor."
     )
 )
-class Subscription(DeliveriesSubscription, WorkflowRunsSubscription):
+class Subscription(DeliveriesSubscription, WorkflowRunsSubscription, AudiencesSubscription):
     @strawberry.subscription(description="Events as they are stored. Needs VIEWER.")
     async def event_stream(
         self,

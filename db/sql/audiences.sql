@@ -12,9 +12,15 @@ WHERE project_id = $1 AND audience_id = $2 AND deleted_at IS NULL
 FOR NO KEY UPDATE;
 
 -- name: update_audience
--- Replaces an audience that the transaction has locked.
+-- Replaces an audience that the transaction has locked; where it asks for something else, everybody is to be looked at.
 UPDATE audiences
-SET name = $3, conditions = CAST($4 AS text)::json, updated_at = $5
+SET
+    name = $3,
+    conditions = CAST($4 AS text)::json,
+    updated_at = $5,
+    revision = revision + 1,
+    is_building = is_building OR CAST(conditions AS text) <> $4,
+    built_up_to = CASE WHEN CAST(conditions AS text) <> $4 THEN NULL ELSE built_up_to END
 WHERE project_id = $1 AND audience_id = $2
 RETURNING project_id, audience_id, name, conditions, created_at, updated_at;
 
@@ -25,8 +31,8 @@ FROM audiences
 WHERE project_id = $1 AND name = ANY($2) AND deleted_at IS NULL;
 
 -- name: delete_audience
--- Takes an audience that the transaction has locked out of every list.
-UPDATE audiences SET deleted_at = $3
+-- Takes an audience that the transaction has locked out of every list; a worker forgets who belonged to it.
+UPDATE audiences SET deleted_at = $3, is_building = true, built_up_to = NULL
 WHERE project_id = $1 AND audience_id = $2;
 
 -- name: read_audiences
@@ -34,6 +40,20 @@ WHERE project_id = $1 AND audience_id = $2;
 SELECT project_id, audience_id, name, conditions, created_at, updated_at
 FROM audiences
 WHERE project_id = $1 AND audience_id = ANY($2) AND deleted_at IS NULL;
+
+-- name: read_audiences_ever
+-- Audiences of a project by id, those that were deleted included.
+SELECT project_id, audience_id, name, conditions, created_at, updated_at
+FROM audiences
+WHERE project_id = $1 AND audience_id = ANY($2);
+
+-- name: read_audiences_of_people
+-- The audiences that some people belonged to when it was last looked at, by name.
+SELECT m.user_id, a.project_id, a.audience_id, a.name, a.conditions, a.created_at, a.updated_at
+FROM audience_members AS m
+JOIN audiences AS a ON a.project_id = m.project_id AND a.audience_id = m.audience_id AND a.deleted_at IS NULL
+WHERE m.project_id = $1 AND m.user_id = ANY($2)
+ORDER BY a.name;
 
 -- name: read_all_audiences
 -- Every audience of a project, by name.

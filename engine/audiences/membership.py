@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from db.audiences import AudienceRecord, find_members, read_all_audiences, read_audiences
+from db.audiences import AudienceRecord, find_members, read_audiences
 from db.audiences import page_members as read_member_page
 from db.filters import Condition
 from engine.audiences.conditions import conditions_of
@@ -63,17 +63,3 @@ async def find_audience(
     """An audience that was not deleted."""
     found = await read_audiences(connection, project_id=project_id, audience_ids=[audience_id])
     return found[0] if found else None
-
-
-async def audiences_of_people(
-    connection: asyncpg.Connection, *, project_id: UUID, user_ids: Sequence[str], now: datetime
-) -> dict[str, list[AudienceRecord]]:
-    """What some people belong to, by name; whoever belongs to nothing is absent."""
-    found: dict[str, list[AudienceRecord]] = {}
-    for audience in await read_all_audiences(connection, project_id=project_id):
-        members = await find_members(
-            connection, project_id=project_id, conditions=conditions_of(audience), user_ids=user_ids, now=now
-        )
-        for user_id in members:
-            found.setdefault(user_id, []).append(audience)
-    return found

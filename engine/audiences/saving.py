@@ -2,7 +2,8 @@
 
 Guarantees: one name once per project; a save takes effect as a whole or not at all, with everything that is wrong said
 at once; an audience that a workflow which is on starts for is not deleted. Saves of one project wait for one another.
-Leaves to others: who may, and who belongs to it (`engine.audiences.membership`).
+Leaves to others: who may, who belongs to it (`engine.audiences.membership`), and looking at everybody for it
+(`engine.audiences.checking`, which is to be woken).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Recording what happens to deliveries and runs: rows, events and their lanes, in one transaction and in lock order.
 
 Guarantees: a transition is in the lane exactly when its delivery's row says so, and its canonical event is in the log;
-each function takes the heads last (events, then deliveries, then runs), so only COMMIT may follow. Leaves to others:
-locking runs and deliveries before, writing runs, committing, trying again after a deadlock or a lost answer, and
-announcing what is returned, after the commit.
+each function takes the heads last (events, then deliveries, runs, audiences), so only COMMIT may follow. Leaves to
+others: locking runs and deliveries before, writing runs, committing, trying again after a deadlock or a lost answer,
+and announcing what is returned, after the commit.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from db.audience_log import append_audience_changes
+from db.audience_records import NewAudienceChange
 from db.deliveries import append_transitions, insert_deliveries
 from db.delivery_records import NewDelivery, NewTransition
 from db.events import append_events
@@ -75,8 +77,9 @@ async def record(
     events: Sequence[NewEvent],
     now: datetime,
     run_updates: Sequence[NewRunUpdate] = (),
+    audience_changes: Sequence[NewAudienceChange] = (),
 ) -> tuple[Announcement, ...]:
-    """Append events, transitions and changes of runs. Returns what to announce once the transaction has committed."""
+    """Append events, transitions, changes of runs and of audiences. Returns what to announce after the commit."""
     announcements = []
     if events:
         result = await append_events(connection, project_id=project_id, batch_token=secrets.randbits(63), events=events)
@@ -91,4 +94,9 @@ async def record(
     if run_updates:
         epoch, changes = await append_run_updates(connection, project_id=project_id, updates=run_updates, at=now)
         announcements.append(Announcement(project_id, Lane.RUNS, epoch, changes[0].seq, changes[-1].seq, changes))
+    if audience_changes:
+        epoch, moves = await append_audience_changes(
+            connection, project_id=project_id, changes=audience_changes, at=now
+        )
+        announcements.append(Announcement(project_id, Lane.AUDIENCES, epoch, moves[0].seq, moves[-1].seq, moves))
     return tuple(announcements)

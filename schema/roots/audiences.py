@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import AsyncGenerator
+from typing import Annotated, cast
 
 import strawberry
 
-from resolvers import audiences
+from resolvers import audiences, streams
 from resolvers.paging import PageArguments
 from schema.audience import (
     AudienceConnection,
@@ -14,9 +15,11 @@ from schema.audience import (
     SaveAudienceInput,
     SaveAudiencePayload,
 )
+from schema.audience_change import AudienceChangeEdge, change_edge
 from schema.head_first import reading
 from schema.info import Info
 from schema.paging import After, First
+from schema.scalars import Cursor
 from schema.send_payloads import DeletePayload
 
 
@@ -33,6 +36,28 @@ class AudiencesQuery:
         ctx = await reading(info)
         page = await audiences.list_audiences(ctx, arguments=PageArguments(first, after), search=search)
         return AudienceConnection.of(page)
+
+
+@strawberry.type
+class AudiencesSubscription:
+    @strawberry.subscription(
+        description=(
+            "Who comes to belong to an audience and who ceases to, as it is noticed: within about a second of what "
+            "happened, or of the moment at which time alone changed it. One that is not there: NOT_FOUND. "
+            "Needs VIEWER."
+        )
+    )
+    async def audience_changes(
+        self,
+        info: Info,
+        audience_id: Annotated[strawberry.ID, strawberry.argument(description="Node id of the audience.")],
+        after: Annotated[
+            Cursor | None,
+            strawberry.argument(description="Start just after this: a cursor of this stream, or Project.head."),
+        ] = None,
+    ) -> AsyncGenerator[AudienceChangeEdge | None, None]:
+        source = await streams.follow_audience(info.context, audience_id=audience_id, after=after, convert=change_edge)
+        return cast("AsyncGenerator[AudienceChangeEdge | None, None]", source)
 
 
 @strawberry.type

@@ -12,6 +12,8 @@ from db.consents import write_consent
 from engine.audiences import saving
 from engine.audiences.membership import members_among, page_members
 from engine.node_ids import parse_node_id
+from engine.work import Work, WorkKind
+from tests.integration.audience_support import AudienceWorker
 from tests.integration.graphql_support import Tenant, open_gateway
 
 SAVE = """mutation ($input: SaveAudienceInput!) {
@@ -128,6 +130,9 @@ async def test_a_person_says_what_they_belong_to(shop: Tenant) -> None:
     for name, where in (("Zeros", [{"not": PRO}]), ("Pros", [PRO]), ("Everybody", [])):
         await saved(shop, name, *where)
 
+    services = shop.gateway.services
+    assert Work(WorkKind.AUDIENCE_CHECKS, shop.project_id) in shop.gateway.woken
+    await AudienceWorker(services.database, services.clock).catch_up(shop.project_id)
     found = await shop.data('{ profile(userId: "ada") { audiences { name size } } }')
     assert found["profile"]["audiences"] == [{"name": "Everybody", "size": 1}, {"name": "Pros", "size": 1}]
 
@@ -224,7 +229,8 @@ async def test_one_that_starts_a_workflow_stays_for_as_long_as_that_is_on(shop: 
                  VALUES ($1, $2, 'Welcome', true, 1, now(), now()) RETURNING project_id, workflow_id
                )
                INSERT INTO workflow_versions (project_id, workflow_id, version, definition, created_at)
-               SELECT project_id, workflow_id, 1, json_build_object('trigger', json_build_object('audience_id', $3::text)),
+               SELECT project_id, workflow_id, 1,
+                 json_build_object('trigger', json_build_object('audience_id', $3::text)),
                  now()
                FROM made""",
             shop.project_id,
@@ -240,3 +246,41 @@ async def test_one_that_starts_a_workflow_stays_for_as_long_as_that_is_on(shop: 
     async with shop.gateway.services.database.connection() as connection:
         await connection.execute("UPDATE workflows SET is_active = false WHERE project_id = $1", shop.project_id)
     assert (await shop.data(DELETE, id=made["id"]))["deleteAudience"]["userErrors"] == []
+
+
+CHANGES = """subscription ($id: ID!, $after: Cursor) {
+  audienceChanges(audienceId: $id, after: $after) { cursor node { userId entered at audience { name } } }
+}"""
+
+
+async def test_who_comes_and_goes_is_followed_live_and_from_a_cursor(database_url: str, redis_url: str) -> None:
+    async with open_gateway(database_url, redis_url) as gateway:
+        shop = await gateway.tenant()
+        services = gateway.services
+        pros, others = await saved(shop, "Pros", PRO), await saved(shop, "Others", {"not": PRO})
+        worker = AudienceWorker(services.database, services.clock)
+        await worker.check(shop.project_id)
+        following = await shop.follow(CHANGES, id=pros["id"])
+
+        async def move(user_id: str, plan: str) -> None:
+            await identify(shop, user_id, plan=plan)
+            await worker.catch_up(shop.project_id)
+            for announcement in worker.announced:
+                services.announce(announcement)
+            worker.announced.clear()
+
+        await move("ada", "pro")
+        await move("bob", "free")
+        await move("ada", "free")
+        seen = [(await following.next())["data"]["audienceChanges"] for _ in range(2)]
+        assert [(each["node"]["userId"], each["node"]["entered"]) for each in seen] == [("ada", True), ("ada", False)]
+        assert seen[0]["node"]["audience"] == {"name": "Pros"}
+
+        # What was said of one that is gone by now can still be read.
+        again = await shop.follow(CHANGES, id=pros["id"], after=seen[0]["cursor"])
+        assert (await again.next())["data"]["audienceChanges"] == seen[1]
+        late = await shop.follow(CHANGES, id=others["id"], after=seen[0]["cursor"])
+        assert (await late.next())["data"]["audienceChanges"]["node"]["userId"] == "bob"
+        assert await shop.refusal(CHANGES, id="aud_x") == "NOT_FOUND"
+        await shop.data(DELETE, id=pros["id"])
+        assert await shop.refusal(CHANGES, id=pros["id"]) == "NOT_FOUND"

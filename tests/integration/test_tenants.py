@@ -20,6 +20,7 @@ from engine.errors import CursorInvalid
 from engine.node_ids import NodeKind, write_node_id
 from engine.workflows.signing import active_step_secrets
 from schema import build_schema
+from tests.integration.audience_support import AudienceWorker
 from tests.integration.delivery_support import make_delivery
 from tests.integration.graphql_support import Gateway, Tenant, open_gateway
 from tests.integration.run_support import insert_run_steps, insert_runs, new_run_update, start_run, uuid_of
@@ -385,6 +386,32 @@ async def _delete_audience(victim: Tenant, attacker: Tenant) -> None:
     refused = (await attacker.data(document, id=node_id))["deleteAudience"]
     assert refused == {"deletedId": None, "userErrors": [{"code": "NOT_FOUND"}]}
     assert len((await victim.data("{ audiences { edges { cursor } } }"))["audiences"]["edges"]) == 1
+
+
+@case("Subscription.audienceChanges")
+async def _audience_changes(victim: Tenant, attacker: Tenant) -> None:
+    document = """subscription ($id: ID!, $after: Cursor) {
+      audienceChanges(audienceId: $id, after: $after) { node { userId audience { where } } }
+    }"""
+    node_id = await _audience(victim)
+    assert await attacker.refusal(document, id=node_id) == "NOT_FOUND"
+    own = (await attacker.data(SAVE_AUDIENCE, input={"name": "Everybody", "where": []}))["saveAudience"]["audience"]
+    heads = [
+        (await each.data("{ viewer { project { head } } }"))["viewer"]["project"]["head"] for each in (victim, attacker)
+    ]
+    with pytest.raises(CursorInvalid):
+        await attacker.follow(document, id=own["id"], after=heads[0])
+    services = victim.gateway.services
+    for tenant in (victim, attacker):
+        await AudienceWorker(services.database, services.clock).check(tenant.project_id)
+    await attacker.track(id="mine", userId="bob")
+    await AudienceWorker(services.database, services.clock).catch_up(attacker.project_id)
+    follower = await attacker.follow(document, id=own["id"], after=heads[1])
+    node = (await follower.next())["data"]["audienceChanges"]["node"]
+    assert node == {"userId": "bob", "audience": {"where": []}}
+    assert follower.items.empty()
+    assert follower.membership is not None
+    follower.membership.leave()
 
 
 ADD_DOMAIN = """mutation { addSenderDomain(domain: "shop.example") {
