@@ -402,8 +402,6 @@ async def _audience_changes(victim: Tenant, attacker: Tenant) -> None:
     with pytest.raises(CursorInvalid):
         await attacker.follow(document, id=own["id"], after=heads[0])
     services = victim.gateway.services
-    for tenant in (victim, attacker):
-        await AudienceWorker(services.database, services.clock).check(tenant.project_id)
     await attacker.track(id="mine", userId="bob")
     await AudienceWorker(services.database, services.clock).catch_up(attacker.project_id)
     follower = await attacker.follow(document, id=own["id"], after=heads[1])
