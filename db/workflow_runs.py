@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MAX_ENDED_LEASES = 10_000
 """Looked at by one sweep, of all projects."""
+MAX_READ_STEPS = 1_000
+"""Of one run: all that it may have (`engine.workflows.state.MAX_STEPS`)."""
 NO_LEASE = timedelta()
 """Where no run is given one."""
 
@@ -136,8 +138,9 @@ async def read_runs(connection: asyncpg.Connection, *, project_id: UUID, run_ids
 async def read_run_steps(
     connection: asyncpg.Connection, *, project_id: UUID, run_ids: Sequence[UUID]
 ) -> list[RunStepRecord]:
-    """The traces of some runs, by run and number."""
-    return [_step(row) for row in await connection.fetch(_SQL["read_run_steps"], project_id, run_ids)]
+    """The first `MAX_READ_STEPS` steps of some runs, by run and number. Name each run once."""
+    rows = await connection.fetch(_SQL["read_run_steps"], project_id, run_ids, MAX_READ_STEPS)
+    return [_step(row) for row in rows]
 
 
 async def read_step_deliveries(

@@ -172,8 +172,14 @@ JOIN workflow_runs AS r ON r.project_id = w.project_id AND r.run_id = w.run_id;
 SELECT
     s.project_id, s.run_id, s.number, s.workflow_id, s.step, s.label, s.type, s.outcome, s.detail, s.input, s.output,
     s.started_at, s.finished_at
-FROM workflow_run_steps AS s
-WHERE s.project_id = $1 AND s.run_id = ANY($2)
+FROM unnest(CAST($2 AS uuid[])) AS given (run_id)
+CROSS JOIN LATERAL (
+    -- One look-up each, whatever the planner knows of the table.
+    SELECT * FROM workflow_run_steps AS t
+    WHERE t.project_id = $1 AND t.run_id = given.run_id
+    ORDER BY t.project_id, t.run_id, t.number
+    LIMIT $3
+) AS s
 ORDER BY s.run_id, s.number;
 
 -- name: read_step_deliveries
@@ -192,35 +198,46 @@ ORDER BY d.workflow_run_id, d.delivery_id;
 
 -- name: set_claims
 -- Has a worker look at runs whose open step waits for its deliveries; waits for whoever holds one.
-WITH locked AS MATERIALIZED (
-    SELECT r.run_id
-    FROM workflow_runs AS r
-    WHERE r.project_id = $1 AND r.run_id = ANY(CAST($2 AS uuid[])) AND r.status = 'RUNNING' AND NOT r.is_held
-        AND r.open_trace IS NOT NULL AND r.next_step_at IS NULL AND r.lease_token IS NULL AND r.claim_at IS NULL
-    ORDER BY r.run_id
-    FOR NO KEY UPDATE
+WITH wanted AS MATERIALIZED (
+    SELECT CAST($1 AS uuid) AS project_id, given.run_id
+    FROM unnest(CAST($2 AS uuid[])) AS given (run_id)
+),
+locked AS MATERIALIZED (
+    SELECT waiting.project_id, waiting.run_id
+    FROM (SELECT project_id, run_id FROM wanted ORDER BY run_id) AS w
+    CROSS JOIN LATERAL (
+        -- One look-up each, whatever the planner knows of the table.
+        SELECT r.project_id, r.run_id FROM workflow_runs AS r
+        WHERE r.project_id = w.project_id AND r.run_id = w.run_id AND r.status = 'RUNNING' AND NOT r.is_held
+            AND r.open_trace IS NOT NULL AND r.next_step_at IS NULL AND r.lease_token IS NULL AND r.claim_at IS NULL
+        LIMIT 1
+        FOR NO KEY UPDATE
+    ) AS waiting
 )
 UPDATE workflow_runs AS r
 SET claim_at = $3
 FROM locked
-WHERE r.project_id = $1 AND r.run_id = locked.run_id
+WHERE r.project_id = locked.project_id AND r.run_id = locked.run_id
 RETURNING r.run_id;
 
 -- name: return_leases
 -- Has runs ask their model at once again whose asking was broken off, each given with its lease.
-WITH locked AS MATERIALIZED (
-    SELECT r.run_id
-    FROM workflow_runs AS r
-    JOIN unnest(CAST($2 AS uuid[]), CAST($3 AS uuid[])) AS given (run_id, lease_token)
-        ON given.run_id = r.run_id AND given.lease_token = r.lease_token
-    WHERE r.project_id = $1 AND r.status = 'RUNNING'
+WITH wanted AS MATERIALIZED (
+    SELECT CAST($1 AS uuid) AS project_id, given.run_id, given.lease_token
+    FROM unnest(CAST($2 AS uuid[]), CAST($3 AS uuid[])) AS given (run_id, lease_token)
+),
+locked AS MATERIALIZED (
+    SELECT r.project_id, r.run_id
+    FROM wanted AS w
+    JOIN workflow_runs AS r ON r.project_id = w.project_id AND r.run_id = w.run_id
+    WHERE r.lease_token = w.lease_token AND r.status = 'RUNNING'
     ORDER BY r.run_id
     FOR NO KEY UPDATE OF r
 )
 UPDATE workflow_runs AS r
 SET lease_token = NULL, lease_until = NULL, next_step_at = $4, claim_at = $4
 FROM locked
-WHERE r.project_id = $1 AND r.run_id = locked.run_id;
+WHERE r.project_id = locked.project_id AND r.run_id = locked.run_id;
 
 -- name: lock_changing_workflow
 -- The first workflow of a project whose runs are to change, locked.
@@ -235,13 +252,24 @@ FOR NO KEY UPDATE;
 
 -- name: lock_pending_deliveries
 -- The deliveries of some runs that can still be cancelled, locked, in the order of their ids.
+WITH wanted AS MATERIALIZED (
+    -- Joined by both columns: one look-up each, whatever the planner knows of the table.
+    SELECT CAST($1 AS uuid) AS project_id, given.run_id
+    FROM unnest(CAST($2 AS uuid[])) AS given (run_id)
+)
 SELECT d.delivery_id
-FROM deliveries AS d
-WHERE d.project_id = $1 AND d.workflow_run_id = ANY($2) AND d.status IN ('QUEUED', 'SCHEDULED', 'RETRYING')
+FROM wanted AS w
+JOIN deliveries AS d ON d.project_id = w.project_id AND d.workflow_run_id = w.run_id
+WHERE d.status IN ('QUEUED', 'SCHEDULED', 'RETRYING')
 ORDER BY d.delivery_id
-FOR NO KEY UPDATE;
+FOR NO KEY UPDATE OF d;
 
 -- name: cancel_deliveries
 -- Cancels deliveries that the caller has locked.
-UPDATE deliveries SET status = 'CANCELLED', next_attempt_at = NULL, finished_at = $3
-WHERE project_id = $1 AND delivery_id = ANY($2);
+WITH wanted AS MATERIALIZED (
+    SELECT CAST($1 AS uuid) AS project_id, given.delivery_id
+    FROM unnest(CAST($2 AS uuid[])) AS given (delivery_id)
+)
+UPDATE deliveries AS d SET status = 'CANCELLED', next_attempt_at = NULL, finished_at = $3
+FROM wanted AS w
+WHERE d.project_id = w.project_id AND d.delivery_id = w.delivery_id;
