@@ -6,16 +6,12 @@ Bounded in items and bytes; all rings of one `RingQuota` share its bytes evenly.
 
 from __future__ import annotations
 
-import sys
 from bisect import bisect_right
 from collections import deque
 from itertools import islice
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-
-PAST_ALL = sys.maxsize
-"""No lane comes this far: the floor of a ring that holds nothing any more."""
 
 
 class RingQuota:
@@ -41,6 +37,7 @@ class Ring(Generic[T]):
         self._items: deque[tuple[int, int, T]] = deque()
         self.floor = floor
         self.bytes = 0
+        self._closed = False
         quota.rings += 1
 
     def __len__(self) -> int:
@@ -54,11 +51,11 @@ class Ring(Generic[T]):
         while self.bytes > share or len(self._items) > self._quota.ring_items:
             dropped, dropped_size, _ = self._items.popleft()
             self.bytes -= dropped_size
-            self.floor = max(self.floor, dropped)
+            self.floor = dropped
 
     def covers(self, position: int) -> bool:
-        """Whether everything past a position is held."""
-        return position >= self.floor
+        """Whether everything past a position is held. Never once it has been closed: who reads on asks the log."""
+        return position >= self.floor and not self._closed
 
     def after(self, position: int, limit: int) -> list[T]:
         """Up to `limit` items past a covered position, oldest first."""
@@ -72,8 +69,8 @@ class Ring(Generic[T]):
         self.floor = floor
 
     def close(self) -> None:
-        """Give the share back; nothing is covered from here on, so who reads on asks the log. Call it once."""
+        """Give the share back, and hold nothing. Call it once."""
         self._items.clear()
         self.bytes = 0
-        self.floor = PAST_ALL
+        self._closed = True
         self._quota.rings -= 1
