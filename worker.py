@@ -54,7 +54,7 @@ from engine.sms.work import SmsWork
 from engine.tasks import end_tasks
 from engine.webhooks import follower as webhooks
 from engine.webhooks.work import WebhookWork
-from engine.work import WorkKind
+from engine.work import Work, WorkKind
 from engine.workers.attendance import Attendance, Handler
 from engine.workers.followers import Follower, Reaction
 from engine.workers.hints import Followed, Hints
@@ -77,6 +77,9 @@ if TYPE_CHECKING:
 STOP_GRACE = timedelta(seconds=18)
 """For sends under way, whose time-out is 15 s, and for writing down what became of them."""
 
+QUEUE_CONNECTIONS = 3
+"""For jobs, besides the worker's own: asking for them, taking them, and saying that they are still at work."""
+
 _logger = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=LaneRecord)
@@ -98,6 +101,15 @@ class WorkerProcess:
             max_size=settings.worker_pool_size,
             application_name="sendora-worker",
         )
+        # A job that is lost with the server is asked for again by the sweeper: no commit of the queue waits for a disk.
+        self._queue = Database(
+            required(settings.database_url),
+            min_size=1,
+            max_size=QUEUE_CONNECTIONS,
+            application_name="sendora-worker-jobs",
+            waits_for_disk=False,
+        )
+        self._attendance: Attendance | None = None
         self.clock = clock or DatabaseClock(self.database)
         self.broadcast = Broadcast(required(settings.redis_url))
         self.relay = Relay(self.database, self.broadcast)
@@ -105,9 +117,7 @@ class WorkerProcess:
         self._definitions = Definitions()
         self._triggers = self._follower(TRIGGERS_FOLLOWER, EVENTS, Triggers(TriggerCache(), self._definitions).follow)
         self._reports = self._follower(REPORTS_FOLLOWER, DELIVERIES, report, item_filter=RUN_REPORTS)
-        self._enrolment = Enrolment(
-            self.database, self.clock, self._definitions, self.broadcast.announce, self.broadcast.wake
-        )
+        self._enrolment = Enrolment(self.database, self.clock, self._definitions, self.broadcast.announce, self._wake)
         audiences = AudienceCache()
         self._audiences = self._follower(AUDIENCES_FOLLOWER, EVENTS, Following(audiences).follow)
         self._checking = Checking(self.database, self.clock, audiences, self.broadcast.announce)
@@ -121,7 +131,7 @@ class WorkerProcess:
     async def run(self, stop: asyncio.Event, *, grace: timedelta = STOP_GRACE) -> None:
         """Work until `stop`; what is under way is finished within `grace`."""
         async with self.opened() as (dispatcher, runner):
-            attendance = Attendance(Jobs(self.database), self.handlers(dispatcher, runner))
+            attendance = self._attendance = Attendance(Jobs(self._queue), self.handlers(dispatcher, runner))
             sweeper = Sweeper(self.database, self.clock, self.finders(), attendance.enqueue)
             hints = Hints(self.broadcast, self._followed, attendance.hint)
             tasks = [
@@ -149,6 +159,8 @@ class WorkerProcess:
         async with AsyncExitStack() as stack:
             await self.database.connect()
             stack.push_async_callback(self.database.disconnect)
+            await self._queue.connect()
+            stack.push_async_callback(self._queue.disconnect)
             await stack.enter_async_context(self.clock.running())
             await self.broadcast.connect()
             stack.push_async_callback(self.broadcast.disconnect)
@@ -161,13 +173,18 @@ class WorkerProcess:
                 self.database,
                 self.clock,
                 self.broadcast.announce,
-                self.broadcast.wake,
+                self._wake,
                 vault=vault,
                 refuse_url=egress.refusal,
                 models=models,
                 definitions=self._definitions,
             )
             yield dispatcher, runner
+
+    def _wake(self, work: Work) -> None:
+        """Tell whoever attends to it here: then nobody else does. Else tell all workers."""
+        if self._attendance is None or not self._attendance.ring(work):
+            self.broadcast.wake(work)
 
     def _follower(
         self, name: str, kind: LaneKind[R, F], react: Reaction[R], *, item_filter: F | None = None
@@ -179,7 +196,7 @@ class WorkerProcess:
             database=self.database,
             clock=self.clock,
             announce=self.broadcast.announce,
-            wake=self.broadcast.wake,
+            wake=self._wake,
             item_filter=item_filter,
         )
 
@@ -200,15 +217,13 @@ class WorkerProcess:
             return handle
 
         async def replay(project_id: UUID) -> bool:
-            return await continue_replays(
-                self.database, self.clock, self.broadcast.announce, self.broadcast.wake, project_id
-            )
+            return await continue_replays(self.database, self.clock, self.broadcast.announce, self._wake, project_id)
 
         pages = member_pages(vault_of(self._settings))
 
         async def send_to_audiences(project_id: UUID) -> bool:
             return await continue_audience_sends(
-                self.database, self.clock, self.broadcast.announce, self.broadcast.wake, pages, project_id
+                self.database, self.clock, self.broadcast.announce, self._wake, pages, project_id
             )
 
         return {

@@ -41,7 +41,8 @@ CLIENT_MARGIN = timedelta(seconds=5)
 class Database:
     """A pool of connections to one PostgreSQL. `url` is whatever libpq reads, unix sockets and their port included.
 
-    `application_name` is what operators see in `pg_stat_activity`.
+    `application_name` is what operators see in `pg_stat_activity`. Without `waits_for_disk` a commit is answered before
+    it is on disk, and the last ones are lost with the server: for what is no truth of its own.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Database:
         application_name: str = "sendora",
         acquire_timeout: timedelta = ACQUIRE_TIMEOUT,
         statement_timeout: timedelta = STATEMENT_TIMEOUT,
+        waits_for_disk: bool = True,
     ) -> None:
         self.max_size = max_size
         self._acquire_timeout = acquire_timeout.total_seconds()
@@ -70,7 +72,7 @@ class Database:
             timeout=CONNECT_TIMEOUT.total_seconds(),
             command_timeout=(statement_timeout + CLIENT_MARGIN).total_seconds(),
             reset=_keep_session,
-            server_settings=_server_settings(application_name, statement_timeout),
+            server_settings=_server_settings(application_name, statement_timeout, waits_for_disk=waits_for_disk),
         )
 
     async def connect(self) -> None:
@@ -103,8 +105,10 @@ async def _keep_session(_connection: asyncpg.Connection) -> None:
     """Instead of `RESET ALL` and its like, see above."""
 
 
-def _server_settings(application_name: str, statement_timeout: timedelta) -> dict[str, str]:
+def _server_settings(application_name: str, statement_timeout: timedelta, *, waits_for_disk: bool) -> dict[str, str]:
     return {
+        # What the server itself is set to, unless told otherwise: only the operator may weaken it.
+        **({} if waits_for_disk else {"synchronous_commit": "off"}),
         "application_name": application_name,
         "timezone": "UTC",
         # What a single statement in autocommit gets; the append relies on it.

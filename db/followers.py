@@ -39,7 +39,10 @@ async def ensure_follower(connection: asyncpg.Connection, *, project_id: UUID, f
 async def lease_follower(
     connection: asyncpg.Connection, *, project_id: UUID, follower: str, lane: Lane, token: UUID, lease: timedelta
 ) -> int | None:
-    """Take or renew the lease; the position, or None where another worker holds it or nothing is followed."""
+    """Take or renew the lease; the position, or None where another worker holds it or nothing is followed.
+
+    Alone in its transaction, which does not wait for the disk.
+    """
     position: int | None = await connection.fetchval(_SQL["lease_follower"], project_id, follower, lane, token, lease)
     return position
 
@@ -65,7 +68,7 @@ async def advance_follower(
 async def release_follower(
     connection: asyncpg.Connection, *, project_id: UUID, follower: str, lane: Lane, token: UUID
 ) -> None:
-    """Give the lease back, so that another worker need not wait for its end."""
+    """Give the lease back, so that another worker need not wait for its end. Alone in its transaction."""
     await connection.execute(_SQL["release_follower"], project_id, follower, lane, token)
 
 

@@ -8,10 +8,12 @@ ON CONFLICT DO NOTHING;
 
 -- name: lease_follower
 -- Takes or renews a follower's lease, and gives its position; no row where another worker holds it.
+-- Its commit does not wait for the disk: a lease that is lost with the server is taken again, and moves no position.
 UPDATE log_followers
 SET lease_token = $4, lease_until = clock_timestamp() + $5
 WHERE project_id = $1 AND follower = $2 AND lane = $3
     AND (lease_token IS NULL OR lease_token = $4 OR lease_until < clock_timestamp())
+    AND set_config('synchronous_commit', 'off', true) = 'off'
 RETURNING position;
 
 -- name: advance_follower
@@ -22,10 +24,11 @@ WHERE project_id = $1 AND follower = $2 AND lane = $3 AND lease_token = $4 AND p
 RETURNING position;
 
 -- name: release_follower
--- Gives a follower's lease back.
+-- Gives a follower's lease back; its commit does not wait for the disk either.
 UPDATE log_followers
 SET lease_token = NULL, lease_until = NULL
-WHERE project_id = $1 AND follower = $2 AND lane = $3 AND lease_token = $4;
+WHERE project_id = $1 AND follower = $2 AND lane = $3 AND lease_token = $4
+    AND set_config('synchronous_commit', 'off', true) = 'off';
 
 -- name: read_followed_projects
 -- The projects that a follower follows, with whether it is behind.

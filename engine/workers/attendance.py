@@ -50,12 +50,16 @@ class Attendance:
 
     def hint(self, work: Work) -> None:
         """There may be something to do. Never blocks."""
+        if not self.ring(work) and not self._is_taken(work):
+            self._wanted[work] = None
+            self._wake.set()
+
+    def ring(self, work: Work) -> bool:
+        """A hint of this worker's own; False when it is not attended to here, so that others have to be told."""
         bell = self._bells.get(work)
         if bell is not None:
             bell.set()
-        elif not self._is_taken(work):
-            self._wanted[work] = None
-            self._wake.set()
+        return bell is not None
 
     async def enqueue(self, works: Sequence[Work]) -> None:
         """The same from the sweeper, for several. Raises what the database raises."""
@@ -134,5 +138,6 @@ async def _rings(bell: asyncio.Event, seconds: float) -> bool:
         async with asyncio.timeout(seconds):
             await bell.wait()
     except TimeoutError:
-        return False
+        # It may have rung in the moment in which the time was over.
+        return bell.is_set()
     return True

@@ -104,9 +104,9 @@ class Follower(Generic[R]):
         """Read on to the head. Returns early where another worker holds the lease."""
         while (position := await self._lease(project_id)) is not None:
             page = await self._read_page(project_id, position)
-            if page.reached <= position:
+            # At the head it is over: whatever comes after it rings again.
+            if page.reached <= position or not await self._take_effect(project_id, position, page):
                 break
-            await self._take_effect(project_id, position, page)
         await self._release(project_id)
 
     async def _lease(self, project_id: UUID) -> int | None:
@@ -126,15 +126,17 @@ class Follower(Generic[R]):
                 connection, project_id=project_id, after=position, limit=PAGE_ITEMS, item_filter=self._item_filter
             )
 
-    async def _take_effect(self, project_id: UUID, position: int, page: LanePage[R]) -> None:
-        """One page, in one transaction; tried again after whatever passes by itself.
+    async def _take_effect(self, project_id: UUID, position: int, page: LanePage[R]) -> bool:
+        """One page, or what of it the reaction takes, in one transaction; tried again after whatever passes by itself.
 
-        Where the position has moved nothing is written: the lease was lost, or only the answer to the COMMIT was. Who
-        waits for what was announced or woken then is told by the relay and the sweeper.
+        True: there is more. Where the position has moved nothing is written: the lease was lost, or only the answer to
+        the COMMIT was. Who waits for what was announced or woken then is told by the relay and the sweeper.
         """
         while True:
             try:
-                return await self._try(project_id, position, page)
+                reacted = await self._try(project_id, position, page)
+                has_grown = any(each.lane is self._kind.lane for each in reacted.announcements)
+                return has_grown or page.reached < page.head.head
             except TakeLess as less:
                 page = _first_of(page, less.count)
                 continue
@@ -144,7 +146,7 @@ class Follower(Generic[R]):
                 _logger.info("follower.tried_again", extra={"follower": self.name, "reason": type(error).__name__})
             await asyncio.sleep(RETRY_SECONDS)
 
-    async def _try(self, project_id: UUID, position: int, page: LanePage[R]) -> None:
+    async def _try(self, project_id: UUID, position: int, page: LanePage[R]) -> Reacted:
         now = self._clock.now()
         async with self._database.transaction() as connection:
             moved = await advance_follower(
@@ -157,12 +159,13 @@ class Follower(Generic[R]):
                 reached=page.reached,
             )
             if not moved:
-                return
+                return NOTHING
             reacted = await self._react(connection, project_id=project_id, items=page.items, now=now)
         for announcement in reacted.announcements:
             self._announce(announcement)
         for work in reacted.works:
             self._wake(work)
+        return reacted
 
     async def _release(self, project_id: UUID) -> None:
         async with self._database.connection() as connection:

@@ -133,3 +133,9 @@ async def _free_slots(database: Database, size: int) -> int:
             return await connection.fetchval("SELECT 1")
 
     return sum(await asyncio.gather(*(hold() for _ in range(size))))
+
+
+async def test_only_what_says_so_does_not_wait_for_the_disk(database_url: str) -> None:
+    for options, expected in (({}, "on"), ({"waits_for_disk": False}, "off")):
+        async with open_database(database_url, **options) as database, database.connection() as connection:
+            assert await connection.fetchval("SHOW synchronous_commit") == expected

@@ -17,6 +17,7 @@ from db.events import append_events
 from db.followers import ensure_follower, read_followed_projects
 from db.heads import read_heads
 from db.records import EventRecord, Lane
+from db.statements import statements
 from engine.announcements import Announcement
 from engine.clock import DatabaseClock
 from engine.dispatch.ledger import create_deliveries
@@ -24,7 +25,7 @@ from engine.lanes import EVENTS
 from engine.retention import trim_project
 from engine.work import Work, WorkKind
 from engine.workers import followers
-from engine.workers.followers import Follower, Reacted, Reaction
+from engine.workers.followers import LEASE, Follower, Reacted, Reaction
 from tests.integration.log_support import make_project, new_event, open_database
 
 NAME = "tests"
@@ -217,6 +218,27 @@ async def test_a_reaction_that_fails_moves_nothing(module_database_url: str) -> 
         await make_follower(database).follow(project_id)
 
         assert await followed(database, project_id) == [1, 2]
+
+
+async def test_a_lease_waits_for_no_disk_and_what_follows_from_events_does(module_database_url: str) -> None:
+    async def settings_of(statement: str, *arguments: object) -> list[str]:
+        """What the commit of a statement is subject to, and that of the next one."""
+        async with open_database(module_database_url, max_size=1) as database:
+            async with database.transaction() as connection:
+                await connection.fetchval(statement, *arguments)
+                within = await connection.fetchval("SHOW synchronous_commit")
+            async with database.connection() as connection:
+                return [within, await connection.fetchval("SHOW synchronous_commit")]
+
+    async with open_database(module_database_url) as database:
+        project_id = await make_project(database)
+        await begin(database, project_id)
+    token, sql = uuid7(), statements("followers")
+    named = (project_id, NAME, Lane.EVENTS, token)
+
+    assert await settings_of(sql["lease_follower"], *named, LEASE) == ["off", "on"]
+    assert await settings_of(sql["advance_follower"], *named, 0, 0) == ["on", "on"]
+    assert await settings_of(sql["release_follower"], *named) == ["off", "on"]
 
 
 async def test_retention_keeps_what_a_follower_has_not_read(module_database_url: str) -> None:

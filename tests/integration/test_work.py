@@ -66,6 +66,25 @@ async def test_a_hint_becomes_work_at_once(database_url: str) -> None:
     assert done[1][1] - hinted_at < 0.05
 
 
+async def test_a_worker_rings_for_itself_where_it_attends(database_url: str) -> None:
+    """Then no other worker does, so nobody else has to be told."""
+    done = 0
+
+    async def do(_project_id: UUID) -> bool:
+        nonlocal done
+        done += 1
+        return False
+
+    async with open_database(database_url) as database, worker(database, do) as attending:
+        work = Work(WorkKind.RUNS, uuid4())
+        assert not attending.ring(work)
+        attending.hint(work)
+        await until(lambda: done == 1)
+        assert attending.ring(work)
+        await until(lambda: done == 2)
+        assert not attending.ring(Work(WorkKind.TRIGGERS, work.project_id))
+
+
 async def test_several_workers_never_do_one_project_at_the_same_time(database_url: str) -> None:
     at_work: Counter[UUID] = Counter()
     done: Counter[UUID] = Counter()
