@@ -84,9 +84,9 @@ class Runner:
         ends_at = time.monotonic() + TIME_BOX.total_seconds()
         put_off = 0
         while not self._stopping:
-            is_changed = await self._change(project_id)
             due = await self._find_due(project_id)
             done = await self._carry_on(project_id, due, put_off=put_off) if due else Done()
+            is_changed = await self._change(project_id)
             if not is_changed and not done.runs:
                 # Nothing is due, or another worker is at all of it.
                 return False
