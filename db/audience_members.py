@@ -59,8 +59,8 @@ async def evaluate(
     parameters: list[Any] = [project_id, user_ids]
     text = f"""
         SELECT p.user_id,
-            {condition_sql(conditions, parameters, table="profiles", alias="p", now=now)} AS is_member,
-            {next_change_sql(conditions, parameters, alias="p", now=now)} AS recheck_at
+            {condition_sql(conditions, parameters, table="profiles", alias="p", now=now, project="$1")} AS is_member,
+            {next_change_sql(conditions, parameters, alias="p", now=now, project="$1")} AS recheck_at
         FROM profiles AS p
         WHERE p.project_id = $1 AND p.user_id = ANY ($2)"""  # noqa: S608
     rows = await connection.fetch(text, *parameters)

@@ -251,7 +251,7 @@ async def count_some_members(
 
 
 def _met(conditions: Sequence[Condition], now: datetime, parameters: list[Any]) -> str:
-    return condition_sql(conditions, parameters, table="profiles", alias="p", now=now)
+    return condition_sql(conditions, parameters, table="profiles", alias="p", now=now, project="$1")
 
 
 def _audience_of(row: Mapping[str, Any]) -> AudienceRecord:

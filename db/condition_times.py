@@ -30,9 +30,11 @@ _JUST_AFTER = timedelta(microseconds=1)
 _VALID_DAY = "^(0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])$|^(0[469]|11)-(0[1-9]|[12][0-9]|30)$|^02-(0[1-9]|[12][0-9])$"
 
 
-def next_change_sql(conditions: Sequence[Condition], parameters: list[Any], *, alias: str, now: datetime) -> str:
-    """One SQL expression: an instant after `now`, or NULL. Appends to `parameters` as `condition_sql` does."""
-    writer = _TimeWriter(parameters, "profiles", alias, now)
+def next_change_sql(
+    conditions: Sequence[Condition], parameters: list[Any], *, alias: str, now: datetime, project: str | None = None
+) -> str:
+    """One SQL expression: an instant after `now`, or NULL. The arguments are those of `condition_sql`."""
+    writer = _TimeWriter(parameters, "profiles", alias, now, project)
     times = list(writer.write_times(conditions))
     return f"LEAST({', '.join(times)})" if times else "NULL::timestamptz"
 

@@ -63,14 +63,16 @@ def condition_sql(
     table: Literal["events", "profiles"],
     alias: str,
     now: datetime,
+    project: str | None = None,
 ) -> str:
     """One boolean SQL expression: do all conditions hold for the row of `table` that the statement calls `alias`?
 
     Appends to `parameters` what the expression refers to as $n, counting on from those already there. `now` is what
     `withinSeconds` looks back from and what IS_ANNIVERSARY calls today for a person (an event's today is the day, in
     UTC, on which it was received). Over profiles, `event.*` is possible only inside counts of events.
+    `project` is the parameter that holds the rows' project, e.g. `$1`: with it a count is planned for one partition.
     """
-    return ConditionWriter(parameters, table, alias, now).write_all(conditions)
+    return ConditionWriter(parameters, table, alias, now, project).write_all(conditions)
 
 
 def count_test_sql(test: Condition, parameters: list[Any], *, alias: str) -> str:
@@ -86,12 +88,18 @@ class ConditionWriter:
     """Writes tests for the rows of one table. Without a `now` each row has a moment of its own: `at`, and a `seq`."""
 
     def __init__(
-        self, parameters: list[Any], table: Literal["events", "profiles"], alias: str, now: datetime | None
+        self,
+        parameters: list[Any],
+        table: Literal["events", "profiles"],
+        alias: str,
+        now: datetime | None,
+        project: str | None = None,
     ) -> None:
         self._parameters = parameters
         self._table = table
         self._alias = alias
         self._now = now
+        self._project = project or f"{alias}.project_id"
 
     def write_all(self, conditions: Sequence[Condition], joined_by: str = " AND ") -> str:
         return "(" + joined_by.join(self._write(condition) for condition in conditions) + ")" if conditions else "true"
@@ -144,20 +152,20 @@ class ConditionWriter:
     def _of_person(self, column: str) -> str:
         return (
             f"(SELECT person.{column} FROM profiles AS person"
-            f" WHERE person.project_id = {self._alias}.project_id AND person.user_id = {self._alias}.user_id)"
+            f" WHERE person.project_id = {self._project} AND person.user_id = {self._alias}.user_id)"
         )
 
     def _last_seen(self) -> str:
         return (
             f"(SELECT latest.timestamp FROM events AS latest"
-            f" WHERE latest.project_id = {self._alias}.project_id AND latest.user_id = {self._alias}.user_id"
+            f" WHERE latest.project_id = {self._project} AND latest.user_id = {self._alias}.user_id"
             f" ORDER BY latest.seq DESC LIMIT 1)"
         )
 
     def _consent(self, purpose: str) -> str:
         return (
             f"COALESCE((SELECT said.state FROM consents AS said"
-            f" WHERE said.project_id = {self._alias}.project_id AND said.user_id = {self._alias}.user_id"
+            f" WHERE said.project_id = {self._project} AND said.user_id = {self._alias}.user_id"
             f" AND said.purpose = {self._bind(purpose.upper())}::text), '{CONSENT_WITHOUT_RECORD}')"
         )
 
@@ -294,7 +302,7 @@ class ConditionWriter:
         return f"(SELECT COALESCE(sum({number}), 0) FROM {self._counted_rows(count)})"
 
     def _counted_rows(self, count: EventCount) -> str:
-        owner = f"counted.project_id = {self._alias}.project_id AND counted.user_id = {self._alias}.user_id"
+        owner = f"counted.project_id = {self._project} AND counted.user_id = {self._alias}.user_id"
         tests = [owner, self._event_types_test(count.event_types)]
         if self._now is None:
             tests.append(f"counted.seq <= {self._alias}.seq")

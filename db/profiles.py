@@ -131,7 +131,9 @@ def _bound(operator: str, key: ProfileKey | None, parameters: list[Any]) -> str:
 
 
 def _matching(where: Sequence[Condition], search: str | None, now: datetime, parameters: list[Any]) -> str:
-    conditions = condition_sql(where, parameters, table="profiles", alias="p", now=now) if where else "true"
+    conditions = (
+        condition_sql(where, parameters, table="profiles", alias="p", now=now, project="$1") if where else "true"
+    )
     if search is None:
         return conditions
     parameters.append(search)

@@ -2,6 +2,7 @@
 
 Guarantees: whoever's answer an event may have changed is touched by it: by a counted event (its type, and `where`), by
 traits that the conditions read, by a word about consent, by any event where the time somebody was last seen is read.
+Where one event more can only move people in (at least three), or only out, the touch says so.
 An event says in `context.traits` which traits it merged (`engine.events`; what workflows merge says so too). Somebody
 new is looked at where the conditions may hold for a person of whom nothing is known. Leaves to others: the passing of
 time (`db.condition_times`). Pure.
@@ -12,6 +13,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
+from enum import Enum
 from typing import TypeAlias
 from uuid import UUID
 
@@ -19,7 +22,8 @@ import msgspec
 
 from db.condition_terms import Path, parse_path
 from db.filters import Condition, ConditionOperator, EventFilter
-from db.records import EventRecord
+from db.records import EventRecord, ProfileRecord
+from engine.conditions import EventView
 from engine.filter_index import FilterIndex
 from engine.filters import EVENT_MATCHING
 from engine.workflows.conditions import Subject, count_passes, holds
@@ -32,10 +36,34 @@ _KNOWN_OF_EVERYBODY = frozenset({"userId", "anonymous", "createdAt"})
 """Fields that somebody new has, and which then stay."""
 
 
+class Direction(Enum):
+    """Which way an event may move its person."""
+
+    IN = 1
+    OUT = -1
+    EITHER = 0
+
+    @property
+    def opposite(self) -> Direction:
+        return Direction(-self.value)
+
+
+_DIRECTIONS: Mapping[str, Direction] = {
+    ConditionOperator.GT: Direction.IN,
+    ConditionOperator.GTE: Direction.IN,
+    ConditionOperator.LT: Direction.OUT,
+    ConditionOperator.LTE: Direction.OUT,
+}
+
 _Answers: TypeAlias = frozenset[bool]
 """What a condition may say about somebody of whom nothing is known."""
 _EITHER: _Answers = frozenset({True, False})
-_NOBODY_KNOWN = Subject(event=None, profile=None, now=datetime(1970, 1, 1, tzinfo=UTC))
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NOBODY_KNOWN = Subject(
+    event=None,
+    profile=ProfileRecord(UUID(int=0), UUID(int=0), "", False, msgspec.Raw(b"{}"), _EPOCH, None),
+    now=_EPOCH,
+)
 
 
 class _Traits(msgspec.Struct):
@@ -52,6 +80,7 @@ class Dependencies:
 
     def __init__(self, audiences: Mapping[UUID, Sequence[Condition]]) -> None:
         self._counts: FilterIndex[tuple[UUID, int], EventFilter, EventRecord] = FilterIndex(EVENT_MATCHING)
+        self._tests: dict[tuple[UUID, int], _SignedTest] = {}
         self._by_trait: defaultdict[str, set[UUID]] = defaultdict(set)
         self._all_traits: set[UUID] = set()
         self._consent: set[UUID] = set()
@@ -62,9 +91,18 @@ class Dependencies:
         for audience_id, conditions in audiences.items():
             self._add(audience_id, conditions)
 
-    def touched_by(self, event: EventRecord) -> set[UUID]:
+    def touched_by(self, event: EventRecord) -> dict[UUID, Direction]:
         """The audiences to which the event's person may belong now and did not before, or the other way round."""
-        found = {audience_id for audience_id, _ in self._counts.match(event)} | self._seen
+        found: dict[UUID, Direction] = {}
+        for key in self._counts.match(event):
+            direction = _direction(self._tests[key], event)
+            found[key[0]] = direction if found.get(key[0], direction) is direction else Direction.EITHER
+        for audience_id in self._touched_otherwise(event):
+            found[audience_id] = Direction.EITHER
+        return found
+
+    def _touched_otherwise(self, event: EventRecord) -> set[UUID]:
+        found = set(self._seen)
         if event.event_type in CONSENT_EVENTS:
             found |= self._consent
         if self._by_trait or self._all_traits:
@@ -75,10 +113,12 @@ class Dependencies:
         return found
 
     def _add(self, audience_id: UUID, conditions: Sequence[Condition]) -> None:
-        for number, test in enumerate(tests_in(conditions)):
+        for number, signed in enumerate(signed_tests_in(conditions)):
+            test = signed.test
             if test.events is not None:
                 counted = EventFilter(event_types=test.events.event_types, where=test.events.where)
                 self._counts.add((audience_id, number), counted)
+                self._tests[(audience_id, number)] = signed
             else:
                 self._add_path(audience_id, parse_path(test.path or ""), test.op)
 
@@ -96,14 +136,33 @@ class Dependencies:
                 self._seen.add(audience_id)
 
 
-def tests_in(conditions: Iterable[Condition]) -> Iterator[Condition]:
+class _SignedTest(msgspec.Struct, frozen=True):
+    """A test of a path or a count; `is_negated`: the whole is the likelier to hold the less it does."""
+
+    test: Condition
+    is_negated: bool
+
+
+def signed_tests_in(conditions: Iterable[Condition], *, is_negated: bool = False) -> Iterator[_SignedTest]:
     """The tests of paths and counts, wherever they stand."""
     for condition in conditions:
         if condition.path is not None or condition.events is not None:
-            yield condition
-        yield from tests_in(condition.any or ())
-        yield from tests_in(condition.all or ())
-        yield from tests_in(() if condition.negate is None else (condition.negate,))
+            yield _SignedTest(condition, is_negated)
+        yield from signed_tests_in(condition.any or (), is_negated=is_negated)
+        yield from signed_tests_in(condition.all or (), is_negated=is_negated)
+        negated = () if condition.negate is None else (condition.negate,)
+        yield from signed_tests_in(negated, is_negated=not is_negated)
+
+
+def _direction(signed: _SignedTest, event: EventRecord) -> Direction:
+    """One event more makes no count smaller, and a number that is not negative no sum."""
+    test = signed.test
+    if test.events is not None and test.events.sum is not None:
+        added = EventView(event).read(parse_path(test.events.sum))
+        if isinstance(added, int | Decimal) and added < 0:
+            return Direction.EITHER
+    direction = _DIRECTIONS.get(test.op or "", Direction.EITHER)
+    return direction.opposite if signed.is_negated else direction
 
 
 def merged_traits(event: EventRecord) -> frozenset[str]:

@@ -15,12 +15,14 @@ from datetime import datetime
 from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
 
-from db.audience_members import Pair, find_newcomers, read_audience_revisions
+import msgspec
+
+from db.audience_members import Pair, find_newcomers, read_audience_revisions, read_kept
 from db.audiences import AudienceRecord, read_all_audiences
 from db.filters import Condition
 from db.records import EventRecord
 from engine.audiences.conditions import conditions_of
-from engine.audiences.dependencies import Dependencies
+from engine.audiences.dependencies import Dependencies, Direction
 from engine.audiences.keeping import Cause, Said, look_at
 from engine.node_ids import write_event_id
 from engine.webhooks.follower import depth_of
@@ -85,7 +87,7 @@ class Following:
         if not audiences.names or not events:
             return NOTHING
         newcomers = await _newcomers(connection, project_id, audiences.dependencies, events)
-        causes = _causes(audiences.dependencies, events, newcomers)
+        causes = await _open(connection, project_id, _touches(audiences.dependencies, events, newcomers))
         people: defaultdict[UUID, list[str]] = defaultdict(list)
         for audience_id, user_id in causes:
             people[audience_id].append(user_id)
@@ -109,21 +111,48 @@ async def _newcomers(
     return await find_newcomers(connection, project_id=project_id, user_ids=people, since_seq=events[0].seq)
 
 
-def _causes(dependencies: Dependencies, events: Sequence[EventRecord], newcomers: set[str]) -> dict[Pair, Cause]:
+class _Touch(msgspec.Struct, frozen=True):
+    """Why to look at a pair, and which way it may have moved."""
+
+    cause: Cause
+    direction: Direction
+
+
+async def _open(connection: asyncpg.Connection, project_id: UUID, touches: Mapping[Pair, _Touch]) -> dict[Pair, Cause]:
+    """The pairs that can have moved: whoever belongs stays where one can only come in, and the other way round.
+
+    That the time to look at those again is not moved on costs one look too many when it comes.
+    """
+    if not touches:
+        return {}
+    kept = await read_kept(connection, project_id=project_id, pairs=list(touches))
+    settled = {True: Direction.IN, False: Direction.OUT}
+    return {
+        pair: touch.cause for pair, touch in touches.items() if touch.direction is not settled[kept[pair].is_member]
+    }
+
+
+def _touches(dependencies: Dependencies, events: Sequence[EventRecord], newcomers: set[str]) -> dict[Pair, _Touch]:
     """Whom to look at for which audience, and the event because of which: the one that is furthest derived, of equals
     the last. Raises `TakeLess` where that would be too many at once."""
-    causes: dict[Pair, Cause] = {}
+    touches: dict[Pair, _Touch] = {}
     for number, event in enumerate(events):
         if event.user_id is None:
             continue
         touched = dependencies.touched_by(event)
         if event.user_id in newcomers:
-            touched = touched | dependencies.newcomers
-        if number and len(causes) + len(touched) > MAX_PAIRS:
+            touched |= dict.fromkeys(dependencies.newcomers, Direction.EITHER)
+        if number and len(touches) + len(touched) > MAX_PAIRS:
             raise TakeLess(number)
         cause = Cause(write_event_id(event.project_id, event.seq), depth_of(event))
-        for audience_id in touched:
+        for audience_id, direction in touched.items():
             pair = (audience_id, event.user_id)
-            if pair not in causes or cause.depth >= causes[pair].depth:
-                causes[pair] = cause
-    return causes
+            touches[pair] = _both(touches.get(pair), _Touch(cause, direction))
+    return touches
+
+
+def _both(before: _Touch | None, after: _Touch) -> _Touch:
+    if before is None:
+        return after
+    cause = after.cause if after.cause.depth >= before.cause.depth else before.cause
+    return _Touch(cause, after.direction if after.direction is before.direction else Direction.EITHER)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -403,7 +404,8 @@ STEPS = st.one_of(
     st.tuples(st.just("check")),
     st.tuples(st.just("save"), CONDITIONS),
 )
-EXAMPLES = 25
+EXAMPLES = int(os.environ.get("AUDIENCE_EXAMPLES", "25"))
+"""More for a thorough run; each costs about a tenth of a second."""
 
 
 async def test_what_is_kept_is_what_the_conditions_say_after_any_history(module_database_url: str) -> None:
