@@ -9,6 +9,7 @@ Leaves to others: exactly once, which comes from the follower's position (engine
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -47,7 +48,7 @@ class Triggers:
     ) -> Reacted:
         """Begin the runs that follow from a page of events, in their order. `now` is business time."""
         index = await self._indexes.read(connection, project_id=project_id)
-        entrants = _entrants(index, items)
+        entrants = await _entrants(index, items)
         if not entrants:
             return NOTHING
         present = await _share_people(connection, project_id, entrants)
@@ -70,10 +71,14 @@ class Triggers:
         )
 
 
-def _entrants(index: TriggerIndex, events: Sequence[EventRecord]) -> list[Entrant]:
-    """Who may enter what because of which event. Raises `TakeLess` where that would be too many at once."""
+async def _entrants(index: TriggerIndex, events: Sequence[EventRecord]) -> list[Entrant]:
+    """Who may enter what because of which event. Raises `TakeLess` where that would be too many at once.
+
+    Lets others have their turn between events: one may be put to thousands of filters.
+    """
     entrants: list[Entrant] = []
     for number, event in enumerate(events):
+        await asyncio.sleep(0)
         found = index.candidates(event)
         if not found or not _starts_anything(event):
             continue
