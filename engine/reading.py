@@ -32,24 +32,39 @@ RETRY_AFTER_MS = 1_000
 class _Turns:
     """One project's places. Kept while anybody holds one or waits."""
 
-    def __init__(self) -> None:
-        self.places = asyncio.Semaphore(PROJECT_READS)
+    def __init__(self, places: int) -> None:
+        self.places = asyncio.Semaphore(places)
         self.readers = 0
 
 
 class Readers:
-    """Connections for lists and counts. Belongs to one event loop."""
+    """Connections for lists and counts. Belongs to one event loop.
 
-    def __init__(self, database: Database) -> None:
+    `at_once` and `waiting` are of one project; `what` is read, in words for whoever is refused.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        at_once: int = PROJECT_READS,
+        waiting: int = PROJECT_WAITING,
+        what: str = "lists",
+    ) -> None:
         self._database = database
+        self._at_once = at_once
+        self._most = at_once + waiting
+        self._what = what
         self._turns: dict[UUID, _Turns] = {}
 
     @asynccontextmanager
     async def connection(self, project_id: UUID) -> AsyncIterator[asyncpg.Connection]:
         """A connection, when it is this project's turn. Raises `RateLimited`, or `TimeoutError` when all are busy."""
-        turns = self._turns.setdefault(project_id, _Turns())
-        if turns.readers >= PROJECT_READS + PROJECT_WAITING:
-            raise RateLimited("Too many lists of this project wait to be read.", retry_after_ms=RETRY_AFTER_MS)
+        turns = self._turns.setdefault(project_id, _Turns(self._at_once))
+        if turns.readers >= self._most:
+            raise RateLimited(
+                f"Too many {self._what} of this project wait for their turn.", retry_after_ms=RETRY_AFTER_MS
+            )
         turns.readers += 1
         try:
             async with turns.places, self._database.connection() as connection:
