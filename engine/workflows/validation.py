@@ -67,7 +67,7 @@ class Changes(msgspec.Struct, frozen=True):
     """What was given of a workflow. What is UNSET stays as it is."""
 
     name: str | UnsetType = UNSET
-    description: str | None | UnsetType = UNSET
+    description: str | UnsetType | None = UNSET
     trigger: Trigger | UnsetType = UNSET
     steps: tuple[Step, ...] | UnsetType = UNSET
 
