@@ -3,8 +3,9 @@
 Data: `--audiences` (default 100) audiences of one project, of five kinds in turn: at least n orders over an amount
 within some days, a sum of amounts within some days, a trait, a count of another event, and people who never did
 something; and one more that is followed: whoever reached a level within 30 days. `--rate` (default 500) single events
-a second from `--callers` (default 64) keep-alive connections for `--seconds` (default 20): of 25 events one is a new
-person reaching that level, one merges a trait, the rest are orders and views of `--people` (default 5,000) people.
+a second from `--callers` (default 64) keep-alive connections for `--seconds` (default 20): of 25 events one is another
+person reaching that level, one merges a trait, the rest are orders and views of `--people` (default 5,000) people. All
+of them have been seen before.
 
 Shows: p50, p90, p99 and worst in ms from writing the request to reading the frame (goal: p99 under 1,000), the rate
 that was really reached, and what an event costs the worker and PostgreSQL in µs of CPU. Counts only when everybody who
@@ -30,6 +31,8 @@ from benchmarks.webhooks import cpu_seconds
 
 WARM_UP_SECONDS = 3
 PATIENCE_SECONDS = 60
+BATCH = 1_000
+TRACK_BATCH = "mutation ($input: TrackBatchInput!) { trackBatch(input: $input) { accepted userErrors { message } } }"
 TRACK = "mutation ($input: TrackInput!) { track(input: $input) { event { seq } userErrors { message } } }"
 SAVE = (
     "mutation ($input: SaveAudienceInput!) { saveAudience(input: $input) { audience { id } userErrors { message } } }"
@@ -97,6 +100,7 @@ async def run(server: Gateway, *, rate: int, callers: int, seconds: int, audienc
     """Save the audiences, follow one, track at the given rate, report."""
     connector = aiohttp.TCPConnector(limit=callers + 2)
     async with aiohttp.ClientSession(connector=connector, headers=server.headers) as session:
+        await introduce(server, session, people, last=rate * (WARM_UP_SECONDS + seconds))
         for number in range(audiences):
             await save(server, session, f"Audience {number}", conditions(number))
         reached = {"eventType": "level.reached", "withinSeconds": 30 * DAY}
@@ -126,6 +130,14 @@ async def run(server: Gateway, *, rate: int, callers: int, seconds: int, audienc
         f"p50 {p50:.0f} ms, p90 {p90:.0f} ms, p99 {p99:.0f} ms, worst {delays[-1]:.0f} ms of {len(delays)} changes"
     )
     print(f"CPU for each event: worker {costs[0]:.0f} µs, PostgreSQL {costs[1]:.0f} µs")
+
+
+async def introduce(server: Gateway, session: aiohttp.ClientSession, people: int, *, last: int) -> None:
+    """Let everybody be seen who will do something."""
+    names = [f"user-{number}" for number in range(people)] + [f"mover-{number}" for number in range(0, last + 25, 25)]
+    for start in range(0, len(names), BATCH):
+        events = [{"eventType": "page.viewed", "userId": name} for name in names[start : start + BATCH]]
+        await post(server, session, TRACK_BATCH, {"events": events})
 
 
 async def save(server: Gateway, session: aiohttp.ClientSession, name: str, where: list[dict[str, Any]]) -> str:
