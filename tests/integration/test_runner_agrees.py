@@ -190,8 +190,8 @@ def told(step: StepTrace) -> tuple[Any, ...]:
     return step.number, step.step, step.label, step.type, step.outcome, step.detail, step.input, step.output, ended
 
 
-async def test_what_is_sent_is_what_the_trace_says(database_url: str) -> None:
-    async with open_shop(database_url) as shop:
+async def test_what_is_sent_is_what_the_trace_says(module_database_url: str) -> None:
+    async with open_shop(module_database_url) as shop:
         await prepare(shop, Case(0, True, ConsentState.UNKNOWN, "ada"))
         body = "{{ user.name }} {{ event.total }} {{ run.id }} {{ run.workflow }}"
         run_id = await shop.begin({"type": "SEND_SMS", "config": {"body": body}}, total=7)

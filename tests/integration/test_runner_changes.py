@@ -26,8 +26,8 @@ STEPS = (UPDATE, WAIT, WEBHOOK, ASK)
 
 
 @pytest.fixture
-async def shop(database_url: str) -> AsyncIterator[Shop]:
-    async with open_shop(database_url) as shop:
+async def shop(module_database_url: str) -> AsyncIterator[Shop]:
+    async with open_shop(module_database_url) as shop:
         await shop.person("ada", name="Ada")
         yield shop
 
@@ -200,7 +200,7 @@ async def test_a_paused_workflow_holds_its_runs_and_lets_them_go_on_in_order(sho
         (False, "QUEUED", True, None),
     }
     assert [await shop.outcomes(each) for each in queued[:1]] == [[("wait", "waited"), ("mark", "ok")]]
-    assert found == [shop.project_id]
+    assert shop.project_id in found
     assert {(each.run_id in running, each.status, each.is_held) for each in released} == {
         (True, "COMPLETED", False),
         (False, "RUNNING", False),

@@ -44,8 +44,8 @@ ASK = {"type": "AI_ACTION", "label": "ask", "config": {"flavor": "generate", "pr
 
 
 @pytest.fixture
-async def shop(database_url: str) -> AsyncIterator[Shop]:
-    async with open_shop(database_url) as shop:
+async def shop(module_database_url: str) -> AsyncIterator[Shop]:
+    async with open_shop(module_database_url) as shop:
         await shop.person("ada", plan="pro")
         yield shop
 
@@ -136,9 +136,9 @@ async def test_a_commit_whose_answer_is_lost_is_not_done_again(shop: Shop, tmp_p
 
 
 async def test_two_workers_never_have_one_run(shop: Shop) -> None:
-    await shop.person(*people(50), plan="pro")
+    await shop.person(*people(30), plan="pro")
     workflow_id = await shop.workflow(WHICH, MARK, CALL)
-    runs = await shop.start(workflow_id, people(50) * 3, event_seq=await shop.track())
+    runs = await shop.start(workflow_id, people(30) * 2, event_seq=await shop.track())
     runners = [shop.another_runner(round_runs=7) for _ in range(4)]
 
     while {each.status for each in await shop.runs(runs)} != {"COMPLETED"}:
@@ -225,7 +225,7 @@ async def test_a_million_waiting_runs_cost_what_a_thousand_cost(shop: Shop) -> N
     async with shop.database.connection() as connection:
         due = await find_due_runs(connection, project_id=shop.project_id, now=shop.clock.now(), limit=100)
         assert len(due) == 10
-        assert await find_projects_with_runs(connection, now=shop.clock.now()) == [shop.project_id]
+        assert shop.project_id in await find_projects_with_runs(connection, now=shop.clock.now())
 
 
 async def add_waiting(shop: Shop, workflow_id: UUID, count: int) -> None:

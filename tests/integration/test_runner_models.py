@@ -24,8 +24,8 @@ MARK = {"type": "UPDATE_PROFILE", "label": "mark", "config": {"traits": {"said":
 
 
 @pytest.fixture
-async def shop(database_url: str) -> AsyncIterator[Shop]:
-    async with open_shop(database_url) as shop:
+async def shop(module_database_url: str) -> AsyncIterator[Shop]:
+    async with open_shop(module_database_url) as shop:
         await shop.person("ada", name="Ada")
         yield shop
 
@@ -61,7 +61,7 @@ async def test_nobody_else_looks_at_a_run_while_its_model_is_asked(shop: Shop) -
     answer.set_result(ModelAnswer("yes"))
     await shop.runner.settled()
 
-    assert found == []
+    assert shop.project_id not in found
     assert len(shop.models.asked) == 1
     assert await shop.outcomes(run_id) == [("ask", "ok")]
 
@@ -111,7 +111,7 @@ async def test_a_worker_that_died_while_asking_counts_as_late(shop: Shop) -> Non
     shop.clock.advance(seconds=30)
     await shop.drain()
 
-    assert found == [shop.project_id]
+    assert shop.project_id in found
     assert pending == ignored == [("ask", "ai_pending")]
     assert await shop.outcomes(run_id) == [("ask", "ok"), ("mark", "ok")]
     assert (await shop.traits("ada"))["said"] == "yes"
