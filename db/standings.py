@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+import msgspec
+
 from db.statements import statements
 
 if TYPE_CHECKING:
@@ -28,3 +30,9 @@ async def read_held(
     """Why addresses are suppressed, by address; absent where they are not."""
     rows = await connection.fetch(_SQL["read_held"], project_id, channel, addresses)
     return {row["address"]: row["reason"] for row in rows}
+
+
+async def read_as_stored(connection: asyncpg.Connection, *, texts: Sequence[str]) -> list[msgspec.Raw]:
+    """JSON texts as they read once they are stored: members in their order, each once, numbers written out."""
+    rows = await connection.fetch(_SQL["read_as_stored"], texts)
+    return [msgspec.Raw(row["stored"].encode()) for row in rows]

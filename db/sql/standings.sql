@@ -9,3 +9,9 @@ WHERE project_id = $1 AND user_id = $2;
 SELECT address, reason
 FROM suppressions
 WHERE project_id = $1 AND channel = $2 AND address = ANY($3);
+
+-- name: read_as_stored
+-- JSON texts as columns would give them back, in their order.
+SELECT CAST(given.text AS jsonb) AS stored
+FROM unnest(CAST($1 AS text[])) WITH ORDINALITY AS given (text, number)
+ORDER BY given.number;

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
 import msgspec
 
+from db.filters import Condition
 from db.records import EventRecord, NewEvent, ProfileRecord, ProjectRecord
-from engine.audiences.membership import members_among
 from engine.consent import ConsentPurpose, allows
 from engine.egress import Egress
 from engine.errors import UserError
@@ -88,13 +88,13 @@ async def dry_run(
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         lookup = Lookup(connection, vault, project)
         profile = _after_event(await lookup.profile(checked.user_id), checked, project, now)
-        event = _event(checked, project, now)
+        profile = None if profile is None else await lookup.as_stored(profile)
+        event = await lookup.as_stored(_event(checked, project, now))
         is_scheduled = definition.trigger.schedule is not None
         around = await lookup.begin(
             event=None if is_scheduled else event, user_id=checked.user_id, profile=profile, refuse_url=egress.refusal
         )
-        is_member = await _is_member(connection, project, definition.trigger, around.user_id, now)
-        if not is_member or not await _matches(lookup, definition.trigger, around, now):
+        if not await _starts(lookup, definition.trigger, around, now):
             return DryRun()
         consent = around.consent(ConsentPurpose.WORKFLOWS)
         if around.user_id is not None and not allows(consent, unknown_allowed=around.unknown_allowed):
@@ -102,31 +102,27 @@ async def dry_run(
         return await _Walk(lookup, definition, around, now).walk()
 
 
-async def _is_member(
-    connection: asyncpg.Connection, project: ProjectRecord, trigger: Trigger, user_id: str | None, now: datetime
-) -> bool:
-    """Whether a workflow starts for somebody at all, as things stand before the sample."""
-    if trigger.audience_id is None:
-        return True
-    members = await members_among(
-        connection,
-        project_id=project.project_id,
-        audience_id=trigger.audience_id,
-        user_ids=[] if user_id is None else [user_id],
-        now=now,
-    )
-    return user_id in members
-
-
-async def _matches(lookup: Lookup, trigger: Trigger, around: Surroundings, now: datetime) -> bool:
+async def _starts(lookup: Lookup, trigger: Trigger, around: Surroundings, now: datetime) -> bool:
+    """Whether a workflow starts for somebody, as the sample leaves them; counts of events count it too."""
     subject = Subject(
         event=around.event,
         profile=around.profile,
         now=now,
         consents={purpose.lower(): state for purpose, state in around.consents.items()},
     )
-    subject = msgspec.structs.replace(subject, counted=await lookup.counted(trigger, subject))
-    return trigger_matches(trigger, subject) if trigger.schedule is None else holds(trigger.filters, subject)
+    if trigger.audience_id is not None:
+        members = await lookup.members(trigger.audience_id)
+        if members is None or subject.profile is None or not await _holds(lookup, members, subject):
+            return False
+    if trigger.schedule is not None:
+        return await _holds(lookup, trigger.filters, subject)
+    subject = msgspec.structs.replace(subject, counted=await lookup.counted(trigger.filters, subject))
+    return trigger_matches(trigger, subject)
+
+
+async def _holds(lookup: Lookup, conditions: Sequence[Condition], subject: Subject) -> bool:
+    counted = await lookup.counted(conditions, subject)
+    return holds(conditions, msgspec.structs.replace(subject, counted=counted))
 
 
 class _Walk:
@@ -150,7 +146,11 @@ class _Walk:
             self._around = await self._lookup.add(self._around, needs, self._now)
             if needs.devices:
                 self._count_own_pushes()
+            profile = self._around.profile
             await self._in_thread(self._decide)
+            if self._around.profile is not profile and self._around.profile is not None:
+                kept = await self._lookup.as_stored(self._around.profile)
+                self._around = msgspec.structs.replace(self._around, profile=kept)
         state = self._state
         return DryRun(matched=True, status=state.status, trace=tuple(self._traces.values()), error=state.error)
 

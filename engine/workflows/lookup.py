@@ -6,9 +6,10 @@ thing is read when a step first needs it, and once. Leaves to others: real runs,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+from uuid import UUID
 
 import msgspec
 
@@ -19,8 +20,10 @@ from db.push_settings import read_push_settings
 from db.push_tokens import read_tokens_by_user
 from db.records import EventRecord, ProfileRecord, ProjectRecord
 from db.sender_domains import find_sender_domains
-from db.standings import read_held, read_said
+from db.standings import read_as_stored, read_held, read_said
 from db.templates import read_templates
+from engine.audiences.conditions import conditions_of
+from engine.audiences.membership import find_audience
 from engine.consent import ConsentPurpose, ConsentState, allows_unknown
 from engine.dispatch.values import Channel
 from engine.email.accounts import read_mail_account
@@ -29,11 +32,12 @@ from engine.push.standing import rules_of
 from engine.sms.work import read_account
 from engine.vault import Vault
 from engine.workflows.conditions import Subject, count_passes, counts_in, without_event
-from engine.workflows.definition import Trigger
 from engine.workflows.surroundings import MailStanding, PushStanding, SmsStanding, Surroundings, Wanted
 
 if TYPE_CHECKING:
     import asyncpg
+
+R = TypeVar("R", EventRecord, ProfileRecord)
 
 
 class Lookup:
@@ -87,9 +91,21 @@ class Lookup:
         push = await self._push(around, now) if wanted.devices else around.push
         return msgspec.structs.replace(around, mail=mail, sms=sms, push=push)
 
-    async def counted(self, trigger: Trigger, subject: Subject) -> tuple[tuple[Condition, bool], ...]:
-        """The trigger's counts of events, the one in hand counted as if it were stored."""
-        return tuple([(test, await self._passes(test, subject)) for test in counts_in(trigger.filters)])
+    async def members(self, audience_id: UUID) -> tuple[Condition, ...] | None:
+        """What an audience asks of its members; None for one that was deleted."""
+        audience = await find_audience(self._connection, project_id=self._project_id, audience_id=audience_id)
+        return None if audience is None else conditions_of(audience)
+
+    async def counted(self, conditions: Sequence[Condition], subject: Subject) -> tuple[tuple[Condition, bool], ...]:
+        """The counts of events in conditions, the event in hand counted as if it were stored."""
+        return tuple([(test, await self._passes(test, subject)) for test in counts_in(conditions)])
+
+    async def as_stored(self, record: R) -> R:
+        """An event or a profile, its JSON as it reads once stored: texts may write objects and numbers out."""
+        names = [name for name in ("traits", "properties", "context") if hasattr(record, name)]
+        texts = [bytes(getattr(record, name)).decode() for name in names]
+        kept = await read_as_stored(self._connection, texts=texts)
+        return msgspec.structs.replace(record, **dict(zip(names, kept, strict=True)))
 
     async def _add_mail(self, mail: MailStanding, wanted: Wanted) -> MailStanding:
         domains = sorted(wanted.domains - mail.domains.keys())

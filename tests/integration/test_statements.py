@@ -171,6 +171,7 @@ OTHER_COLUMNS = {
     "send_counters.reserve_sends": ["granted"],
     "delivery_reports.stamp_reading": [],
     "suppressions.insert_suppressions": ["address"],
+    "standings.read_as_stored": ["stored"],
     "standings.read_held": ["address", "reason"],
     "standings.read_said": ["purpose", "state"],
     "audience_log.append_audience_changes": ["epoch", "previous_head"],

@@ -188,7 +188,8 @@ class Store:
 
     async def add_devices(self, devices: Iterable[tuple[str, str, str | None]]) -> None:
         """Registration token, person and time zone of each."""
-        await self.fetch(ADD_DEVICES, *(list(each) for each in zip(*devices, strict=True)))
+        columns = [list(each) for each in zip(*devices, strict=True)] or [[], [], []]
+        await self.fetch(ADD_DEVICES, *columns)
 
     async def say(self, user_id: str, purpose: ConsentPurpose, state: ConsentState) -> None:
         """A person's word."""

@@ -1,0 +1,234 @@
+"""A dry run shows what a real run does: for any workflow, person and event, `testRunWorkflow` gives the trace that the
+run of the same event has in the end, to the moment.
+
+What differs by its nature is made equal or left out: every provider takes what it is given, and the project has no
+model, of which a dry run says so in words of its own. `DRY_RUN_EXAMPLES=300` looks longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from db.suppressions import NewSuppression, insert_suppressions
+from engine.consent import ConsentState
+from tests.integration.probe_strategies import BOUNCED, MEMBERS, RECEIVER, SETTINGS, TEMPLATE, probes
+from tests.integration.run_support import SAVE_WORKFLOW
+from tests.integration.worker_support import START, Store, open_store
+
+EXAMPLES = int(os.environ.get("DRY_RUN_EXAMPLES", "4"))
+PROBES = 10
+"""Most that are tried together."""
+UPDATE_SETTINGS = """mutation ($input: PushSettingsInput!) {
+  updatePushSettings(input: $input) { userErrors { path message } }
+}"""
+SAVE_TEMPLATE = """mutation ($input: SaveTemplateInput!) {
+  saveTemplate(input: $input) { template { id } userErrors { message } }
+}"""
+SAVE_AUDIENCE = """mutation ($input: SaveAudienceInput!) {
+  saveAudience(input: $input) { audience { id } userErrors { path message } }
+}"""
+SWITCH_OFF = """mutation ($id: ID!) { setWorkflowActive(id: $id, isActive: false) { userErrors { message } } }"""
+TRACE = "trace { label type outcome outcomeCode detail startedAt finishedAt input output }"
+TRY = f"""mutation ($input: TestRunWorkflowInput!) {{ testRunWorkflow(input: $input) {{
+  matched status error {TRACE} userErrors {{ code path message }}
+}} }}"""
+RUNS = f"""query ($id: ID!) {{ workflowRuns(filter: {{workflowId: $id}}) {{
+  edges {{ node {{ status error startedAt {TRACE} }} }}
+}} }}"""
+
+
+class Bench:
+    """Where probes are tried: one project, and what its workflows may name."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.tried = 0
+        self.seen: Counter[str] = Counter()
+
+    async def open(self) -> None:
+        store = self.store
+        await store.configure()
+        saved = await store.data(
+            SAVE_TEMPLATE,
+            input={
+                "name": "order",
+                "channel": "EMAIL",
+                "subject": "{{ event.orderId }}",
+                "bodyHtml": "<p>{{ user.name }}, {{ event.thing }} {{ run.workflow }}</p>",
+            },
+        )
+        where = [{"path": "profile.traits.plan", "op": "EQ", "value": "pro"}]
+        members = await store.data(SAVE_AUDIENCE, input={"name": "pros", "where": where})
+        self._known = {
+            TEMPLATE: saved["template"]["id"],
+            MEMBERS: members["audience"]["id"],
+            RECEIVER: f"{store.receiver.url}/",
+        }
+        async with store.tenant.gateway.services.database.transaction() as connection:
+            await insert_suppressions(
+                connection,
+                project_id=store.project_id,
+                channel="EMAIL",
+                suppressions=[NewSuppression(BOUNCED, "BOUNCED")],
+                now=store.clock.now(),
+            )
+
+    async def compare(self, rules: Mapping[str, Any], given: list[dict[str, Any]]) -> None:
+        """Try some probes, then do them for real."""
+        store = self.store
+        store.clock.at = START
+        await store.data(UPDATE_SETTINGS, input=rules)
+        prepared = [await self._prepare(probe) for probe in given]
+        await store.work()
+        shown = [await self.trial(workflow, sample) for workflow, sample in prepared]
+        await store.track(sample for _, sample in prepared)
+        await store.pass_time()
+        for probe, (workflow, _), dry in zip(given, prepared, shown, strict=True):
+            real = await self.real(workflow)
+            assert real == dry, f"{json.dumps(probe, default=str)} with {rules}"
+            await store.data(SWITCH_OFF, id=workflow)
+
+    async def _prepare(self, probe: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """A workflow that is on, somebody new as they are before, and the event that may start it for them."""
+        self.tried += 1
+        name = f"probe.number_{self.tried}"
+        trigger = self._filled({"eventType": name, **probe["trigger"]})
+        workflow = {"name": name, "trigger": trigger, "steps": self._filled(probe["steps"]), "isActive": True}
+        saved = await self.store.data(SAVE_WORKFLOW, input=workflow)
+        sample = {"eventType": name, "properties": probe["properties"], "context": probe["context"]}
+        person = probe["person"]
+        if person is None:
+            return saved["workflow"]["id"], {**sample, "anonymousId": "somebody"}
+        user_id = f"person-{self.tried}"
+        if person["is_known"]:
+            await self.store.identify({user_id: person["traits"]})
+            devices = [(f"{user_id}-{n}", user_id, zone) for n, zone in enumerate(person["devices"])]
+            await self.store.add_devices(devices)
+            for purpose in sorted(person["refuses"]):
+                await self.store.say(user_id, purpose, ConsentState.DENIED)
+        return saved["workflow"]["id"], {**sample, "userId": user_id}
+
+    async def trial(self, workflow: str, sample: Mapping[str, Any]) -> Any:
+        """Status, error and trace of the dry run; None where no run would start."""
+        asked = {name: value for name, value in sample.items() if name != "anonymousId"}
+        result = (await self.store.tenant.data(TRY, input={"workflowId": workflow, **asked}))["testRunWorkflow"]
+        assert [each["code"] for each in result["userErrors"]] in ([], ["CONSENT"]), result
+        if result["status"] is None:
+            assert result["trace"] == []
+            return None
+        return _told(result, self.store.clock.now())
+
+    async def real(self, workflow: str) -> Any:
+        """The same of the run, which is over."""
+        edges = (await self.store.data(RUNS, id=workflow))["edges"]
+        assert len(edges) <= 1
+        for edge in edges:
+            self.seen.update(f"{step['type']} {step['outcomeCode']}" for step in edge["node"]["trace"])
+            return _told(edge["node"], datetime.fromisoformat(edge["node"]["startedAt"]))
+        self.seen["no run"] += 1
+        return None
+
+    def _filled(self, value: Any) -> Any:
+        """With what is the project's own in its places."""
+        text = json.dumps(value)
+        for placeholder, known in self._known.items():
+            text = text.replace(placeholder, known)
+        return json.loads(text)
+
+
+def _told(run: Mapping[str, Any], began: datetime) -> Any:
+    return run["status"], run["error"], [_told_step(step, began) for step in run["trace"]]
+
+
+def _told_step(step: Mapping[str, Any], began: datetime) -> dict[str, Any]:
+    times = {name: str(datetime.fromisoformat(step[name]) - began) for name in ("startedAt", "finishedAt")}
+    if step["outcome"] != "AI_UNAVAILABLE":
+        return {**step, **times}
+    # A dry run says that it asks nobody, a run that there is nobody; both say what was missing in the prompt
+    missing = (step["detail"] or "").partition("Missing, and left empty")[2]
+    return {**step, **times, "detail": missing}
+
+
+@pytest.fixture
+async def bench(database_url: str, redis_url: str) -> AsyncIterator[Bench]:
+    async with open_store(database_url, redis_url) as store:
+        bench = Bench(store)
+        await bench.open()
+        yield bench
+
+
+async def test_a_dry_run_has_the_trace_of_the_real_run(bench: Bench) -> None:
+    loop = asyncio.get_running_loop()
+
+    # What fails says which of its probes did, sooner than it could be made smaller
+    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+    @given(SETTINGS, st.lists(probes(), min_size=PROBES, max_size=PROBES))
+    def agree(rules: dict[str, Any], tried: list[dict[str, Any]]) -> None:
+        asyncio.run_coroutine_threadsafe(bench.compare(rules, tried), loop).result()
+
+    await asyncio.to_thread(agree)
+    print(f"\n{bench.tried} tried: {dict(bench.seen)}")
+    assert len(bench.seen) > 5
+
+
+async def test_one_that_goes_round_has_the_same_trace(bench: Bench) -> None:
+    steps = [
+        {"label": "s0", "type": "UPDATE_PROFILE", "config": {"traits": {"n": "{{ trait.n | default: 0 | plus: 1 }}"}}},
+        {"label": "s1", "type": "SEND_PUSH", "config": {"title": "{{ trait.n }}", "body": "{{ now }}"}},
+        {"label": "s2", "type": "WAIT", "config": {}, "delayMinutes": 25},
+        {
+            "label": "s3",
+            "type": "BRANCH",
+            "config": {"condition": {"trait": "n", "value": "4"}, "ifTrue": "end", "ifFalse": "s0"},
+        },
+    ]
+    person = {"traits": {}, "devices": ["Europe/Berlin"], "refuses": set(), "is_known": True}
+    probe = {"steps": steps, "trigger": {}, "person": person, "properties": {}, "context": {}}
+
+    await bench.compare({"freqCapPerUserPerHour": 1}, [probe])
+
+    assert bench.seen == {
+        "UPDATE_PROFILE ok": 4,
+        "SEND_PUSH sent": 2,
+        "SEND_PUSH suppressed": 2,
+        "WAIT waited": 4,
+        "BRANCH branched": 4,
+    }
+
+
+async def test_one_that_a_schedule_starts_has_the_same_trace(bench: Bench) -> None:
+    store = bench.store
+    await store.identify({"ada": {"plan": "pro", "name": "Ada", "phone": "+14155550132"}, "bob": {"plan": "free"}})
+    audience = await store.data(
+        SAVE_AUDIENCE,
+        input={"name": "all", "where": [{"path": "profile.userId", "op": "EXISTS"}]},
+    )
+    schedule = {"cron": "0 9 * * *", "timezone": "Europe/Berlin"}
+    filters = [{"path": "profile.traits.plan", "op": "EQ", "value": "pro"}]
+    trigger = {"schedule": schedule, "audienceId": audience["audience"]["id"], "filters": filters}
+    steps = [
+        {"label": "s0", "type": "SEND_SMS", "config": {"body": "Hi {{ user.name }} {{ event.orderId }}"}},
+        {"label": "s1", "type": "WAIT", "config": {}, "delayMinutes": 60},
+        {"label": "s2", "type": "WEBHOOK", "config": {"url": f"{store.receiver.url}/{{{{ event.orderId }}}}"}},
+    ]
+    given = {"name": "Daily", "trigger": trigger, "steps": steps, "isActive": True}
+    workflow = (await store.data(SAVE_WORKFLOW, input=given))["workflow"]["id"]
+    await store.work()
+    store.clock.at = START + timedelta(hours=19)
+    sample = {"eventType": "daily", "properties": {"orderId": "not of a schedule"}}
+
+    shown = [await bench.trial(workflow, {**sample, "userId": user_id}) for user_id in ("ada", "bob")]
+    await store.pass_time(timedelta(hours=2))
+
+    assert shown == [await bench.real(workflow), None]
+    assert bench.seen == {"SEND_SMS sent": 1, "WAIT waited": 1, "WEBHOOK sent": 1}
