@@ -138,6 +138,24 @@ CREATE TABLE profiles (
 
 CREATE INDEX profiles_by_creation ON profiles (project_id, created_at, profile_id);
 
+-- Whom an id stands for. A person is an identity: what they did before they signed up is theirs.
+--
+-- `user_id` is the end of the way: no link's user_id is the alias of a user's link, so that one hop is enough. Written
+-- under the lock of the project's events head only.
+CREATE TABLE identity_links (
+    project_id uuid NOT NULL REFERENCES projects,
+    -- Of the alias: an anonymous id that a user turned out to be, or a user that another one took over.
+    kind text COLLATE "C" NOT NULL CHECK (kind IN ('ANONYMOUS_ID', 'USER_ID')),
+    alias text COLLATE "C" NOT NULL,
+    user_id text COLLATE "C" NOT NULL,
+    -- The event that said so.
+    linked_seq bigint NOT NULL CHECK (linked_seq > 0),
+    PRIMARY KEY (project_id, kind, alias),
+    CHECK (kind <> 'USER_ID' OR alias <> user_id)
+);
+
+CREATE INDEX identity_links_by_user ON identity_links (project_id, user_id);
+
 CREATE FUNCTION append_events(
     p_project_id uuid,
     -- The same token with the same keys is the same append, tried again.
@@ -335,7 +353,29 @@ BEGIN
             key, module, event_type, timestamp, user_id, anonymous_id, properties, context, ordinal
         )
         WHERE input.key <> ALL (coalesce(v_held_keys, '{}'))
-        RETURNING seq, event_type, module, timestamp
+        RETURNING seq, event_type, module, timestamp, user_id, anonymous_id
+    ),
+    linked AS (
+        -- The first event that carries both of its ids says whose an anonymous id is.
+        INSERT INTO identity_links (project_id, kind, alias, user_id, linked_seq)
+        SELECT p_project_id, 'ANONYMOUS_ID', pair.anonymous_id, coalesce(
+            (
+                SELECT l.user_id FROM identity_links AS l
+                WHERE l.project_id = p_project_id AND l.kind = 'USER_ID' AND l.alias = pair.user_id
+                LIMIT 1
+            ),
+            pair.user_id
+        ), pair.seq
+        FROM (
+            SELECT DISTINCT ON (anonymous_id) anonymous_id, user_id, seq FROM inserted
+            WHERE user_id IS NOT NULL AND anonymous_id IS NOT NULL
+            ORDER BY anonymous_id, seq
+        ) AS pair
+        WHERE (
+            SELECT true FROM identity_links AS l
+            WHERE l.project_id = p_project_id AND l.kind = 'ANONYMOUS_ID' AND l.alias = pair.anonymous_id
+            LIMIT 1
+        ) IS NULL
     ),
     counted AS (
         INSERT INTO event_types AS t (project_id, event_type, module, count, last_seen_at)
@@ -1138,7 +1178,7 @@ INSERT INTO time_zones (name) SELECT name FROM pg_timezone_names;
 
 -- Who belonged when it was last looked at. Written under the lock of the project's follower `audiences` only.
 CREATE TABLE audience_members (
-    project_id uuid NOT NULL REFERENCES projects,
+    project_id uuid NOT NULL,
     audience_id uuid NOT NULL,
     user_id text COLLATE "C" NOT NULL,
     entered_at timestamptz NOT NULL,
@@ -1150,7 +1190,7 @@ CREATE INDEX audience_members_by_user ON audience_members (project_id, user_id);
 -- When a person, member or not, has to be looked at again although nothing happens: never later than the passing of
 -- time alone changes the answer. Business time. No row where it cannot.
 CREATE TABLE audience_rechecks (
-    project_id uuid NOT NULL REFERENCES projects,
+    project_id uuid NOT NULL,
     audience_id uuid NOT NULL,
     user_id text COLLATE "C" NOT NULL,
     recheck_at timestamptz NOT NULL,

@@ -22,7 +22,7 @@ INSERT INTO time_zones (name) SELECT name FROM pg_timezone_names;
 
 -- Who belonged when it was last looked at. Written under the lock of the project's follower `audiences` only.
 CREATE TABLE audience_members (
-    project_id uuid NOT NULL REFERENCES projects,
+    project_id uuid NOT NULL,
     audience_id uuid NOT NULL,
     user_id text COLLATE "C" NOT NULL,
     entered_at timestamptz NOT NULL,
@@ -34,7 +34,7 @@ CREATE INDEX audience_members_by_user ON audience_members (project_id, user_id);
 -- When a person, member or not, has to be looked at again although nothing happens: never later than the passing of
 -- time alone changes the answer. Business time. No row where it cannot.
 CREATE TABLE audience_rechecks (
-    project_id uuid NOT NULL REFERENCES projects,
+    project_id uuid NOT NULL,
     audience_id uuid NOT NULL,
     user_id text COLLATE "C" NOT NULL,
     recheck_at timestamptz NOT NULL,
