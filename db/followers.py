@@ -65,6 +65,11 @@ async def advance_follower(
     return moved is not None
 
 
+async def spare_disk(connection: asyncpg.Connection) -> None:
+    """Have the commit of this transaction not wait for the disk: all that it wrote may be lost with the server."""
+    await connection.execute(_SQL["spare_disk"])
+
+
 async def release_follower(
     connection: asyncpg.Connection, *, project_id: UUID, follower: str, lane: Lane, token: UUID
 ) -> None:

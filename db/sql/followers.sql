@@ -23,6 +23,10 @@ SET position = $6
 WHERE project_id = $1 AND follower = $2 AND lane = $3 AND lease_token = $4 AND position = $5
 RETURNING position;
 
+-- name: spare_disk
+-- Has the commit of this transaction not wait for the disk.
+SELECT set_config('synchronous_commit', 'off', true) AS synchronous_commit;
+
 -- name: release_follower
 -- Gives a follower's lease back; its commit does not wait for the disk either.
 UPDATE log_followers

@@ -19,7 +19,7 @@ import msgspec
 
 from db.database import Database
 from db.failures import is_passing
-from db.followers import advance_follower, lease_follower, release_follower
+from db.followers import advance_follower, lease_follower, release_follower, spare_disk
 from engine.announcements import Announcement
 from engine.clock import Clock
 from engine.lanes import LaneKind, LanePage, LaneRecord
@@ -161,6 +161,9 @@ class Follower(Generic[R]):
             if not moved:
                 return NOTHING
             reacted = await self._react(connection, project_id=project_id, items=page.items, now=now)
+            if reacted == NOTHING:
+                # Nobody is told of it, so nobody misses it: what is lost with the server is followed once more.
+                await spare_disk(connection)
         for announcement in reacted.announcements:
             self._announce(announcement)
         for work in reacted.works:

@@ -14,7 +14,7 @@ from uuid_utils.compat import uuid7
 from db.database import Database
 from db.delivery_records import NewDelivery
 from db.events import append_events
-from db.followers import ensure_follower, read_followed_projects
+from db.followers import ensure_follower, read_followed_projects, spare_disk
 from db.heads import read_heads
 from db.records import EventRecord, Lane
 from db.statements import statements
@@ -25,7 +25,7 @@ from engine.lanes import EVENTS
 from engine.retention import trim_project
 from engine.work import Work, WorkKind
 from engine.workers import followers
-from engine.workers.followers import LEASE, Follower, Reacted, Reaction
+from engine.workers.followers import LEASE, NOTHING, Follower, Reacted, Reaction
 from tests.integration.log_support import make_project, new_event, open_database
 
 NAME = "tests"
@@ -239,6 +239,34 @@ async def test_a_lease_waits_for_no_disk_and_what_follows_from_events_does(modul
     assert await settings_of(sql["lease_follower"], *named, LEASE) == ["off", "on"]
     assert await settings_of(sql["advance_follower"], *named, 0, 0) == ["on", "on"]
     assert await settings_of(sql["release_follower"], *named) == ["off", "on"]
+
+
+async def test_only_a_page_from_which_nothing_follows_waits_for_no_disk(
+    module_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[str] = []
+
+    async def nothing(
+        connection: asyncpg.Connection, *, project_id: UUID, items: Sequence[EventRecord], now: datetime
+    ) -> Reacted:
+        return NOTHING
+
+    async def spare(connection: asyncpg.Connection) -> None:
+        await spare_disk(connection)
+        waits.append(await connection.fetchval("SHOW synchronous_commit"))
+
+    monkeypatch.setattr(followers, "spare_disk", spare)
+    async with open_database(module_database_url, max_size=1) as database:
+        project_id = await make_project(database)
+        await begin(database, project_id)
+        await append(database, project_id, 1)
+        await make_follower(database, nothing).follow(project_id)
+        assert waits == ["off"]
+        async with database.connection() as connection:
+            assert await connection.fetchval("SHOW synchronous_commit") == "on"
+        await append(database, project_id, 1)
+        await make_follower(database).follow(project_id)
+        assert waits == ["off"]
 
 
 async def test_retention_keeps_what_a_follower_has_not_read(module_database_url: str) -> None:
