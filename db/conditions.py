@@ -75,13 +75,13 @@ def condition_sql(
     return ConditionWriter(parameters, table, alias, now, project).write_all(conditions)
 
 
-def count_test_sql(test: Condition, parameters: list[Any], *, alias: str) -> str:
+def count_test_sql(test: Condition, parameters: list[Any], *, alias: str, project: str) -> str:
     """Whether a test of a count holds for a row that the statement calls `alias`, of a person as of a moment.
 
-    The row has a project_id and a user_id, the `seq` up to which events count, and `at`, from which `withinSeconds`
-    looks back. `test` is one of `events`. Appends to `parameters` as `condition_sql` does.
+    The row has a user_id, the `seq` up to which events count, and `at`, from which `withinSeconds` looks back. `test`
+    is one of `events`, `project` as in `condition_sql`, which says how `parameters` are appended to.
     """
-    return ConditionWriter(parameters, "profiles", alias, None).write_all([test])
+    return ConditionWriter(parameters, "profiles", alias, None, project).write_all([test])
 
 
 class ConditionWriter:

@@ -88,6 +88,7 @@ async def scan_members(
     `now` is what the conditions look back from.
     """
     parameters: list[Any] = [project_id, after_user_id or "", MAX_SCANNED, limit]
+    met = condition_sql(conditions, parameters, table="profiles", alias="p", now=now, project="$1")
     text = f"""
         WITH scanned AS MATERIALIZED (
             SELECT p.project_id, p.user_id, p.anonymous, p.traits, p.created_at
@@ -99,7 +100,7 @@ async def scan_members(
         SELECT
             ARRAY(
                 SELECT p.user_id FROM scanned AS p
-                WHERE {condition_sql(conditions, parameters, table="profiles", alias="p", now=now)}
+                WHERE {met}
                 ORDER BY p.user_id
                 LIMIT $4
             ) AS members,

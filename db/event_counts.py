@@ -42,10 +42,7 @@ async def find_passing(
     ]
     text = f"""
         SELECT moment.ordinal
-        FROM (
-            SELECT CAST($1 AS uuid) AS project_id, given.user_id, given.seq, given.at, given.ordinal
-            FROM unnest(CAST($2 AS text[]), CAST($3 AS bigint[]), CAST($4 AS timestamptz[]))
-                WITH ORDINALITY AS given (user_id, seq, at, ordinal)
-        ) AS moment
-        WHERE {count_test_sql(test, parameters, alias="moment")}"""  # noqa: S608
+        FROM unnest(CAST($2 AS text[]), CAST($3 AS bigint[]), CAST($4 AS timestamptz[]))
+            WITH ORDINALITY AS moment (user_id, seq, at, ordinal)
+        WHERE {count_test_sql(test, parameters, alias="moment", project="$1")}"""  # noqa: S608
     return {moments[row["ordinal"] - 1] for row in await connection.fetch(text, *parameters)}
