@@ -2,7 +2,7 @@
 
 It takes every mail. What an address shall be answered instead is put in `SmtpPeer.replies` (at RCPT) or
 `SmtpPeer.data_replies` (after the body), by address; `drop_after_data` makes it vanish instead of answering the next
-body. Started by itself it prints its port.
+body, `answer_seconds` is how long it takes to answer one. Started by itself it prints its port.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class SmtpPeer:
         self.data_replies: dict[str, str] = {}
         self.sender_reply: str | None = None
         self.drop_after_data = False
+        self.answer_seconds = 0.0
         self.connections = 0
         self.port = 0
         self._users = users
@@ -103,6 +104,7 @@ class SmtpPeer:
             self.drop_after_data = False
             assert server.transport is not None
             server.transport.abort()
+        await asyncio.sleep(self.answer_seconds)
         return "250 2.0.0 Queued"
 
 

@@ -27,6 +27,9 @@ WHOLE_STREAM = STREAM.replace("userId", "userId properties context")
 UPDATES = """subscription Watch($filter: DeliveryFilter, $after: Cursor) {
   deliveryUpdates(filter: $filter, after: $after) { cursor node { from to delivery { id } attempt { number } } }
 }"""
+RUN_UPDATES = """subscription Watch($filter: WorkflowRunFilter, $after: Cursor) {
+  workflowRunUpdates(filter: $filter, after: $after) { cursor node { status run { id } step { label outcome } } }
+}"""
 PEOPLE_STREAM = STREAM.replace("userId", "userId profile { userId }")
 """What cannot be answered from the event alone: each item is waited for."""
 OPERATION = "s"
@@ -67,7 +70,18 @@ class Update:
     cursor: str
 
 
-Arrival = Item | Update | Position
+@dataclass(frozen=True, slots=True)
+class RunUpdate:
+    """A change of a run, with the step that began or ended, and the position after it."""
+
+    run_id: str
+    status: str
+    label: str | None
+    outcome: str | None
+    cursor: str
+
+
+Arrival = Item | Update | RunUpdate | Position
 
 
 class Ended(Exception):
@@ -290,13 +304,15 @@ def _operation(document: str, event_filter: dict[str, Any] | None, after: str | 
     return {"query": document, "variables": {"filter": event_filter, "after": after}}
 
 
-def item_of(payload: dict[str, Any]) -> Item | Update:
+def item_of(payload: dict[str, Any]) -> Item | Update | RunUpdate:
     """The item of a response. Raises `Ended` where there is none."""
     errors, data = payload.get("errors", []), payload.get("data") or {}
     if errors and not any(data.values()):
         raise ended_by(errors)
     if "deliveryUpdates" in data:
         return _update_of(data["deliveryUpdates"])
+    if "workflowRunUpdates" in data:
+        return _run_update_of(data["workflowRunUpdates"])
     edge = payload["data"]["eventStream"]
     node = edge["node"]
     error = ended_by(errors).code if errors else None
@@ -309,6 +325,11 @@ def _update_of(edge: dict[str, Any]) -> Update:
     node = edge["node"]
     number = node["attempt"] and node["attempt"]["number"]
     return Update(node["delivery"]["id"], node["from"], node["to"], number, edge["cursor"])
+
+
+def _run_update_of(edge: dict[str, Any]) -> RunUpdate:
+    node, step = edge["node"], edge["node"]["step"] or {}
+    return RunUpdate(node["run"]["id"], node["status"], step.get("label"), step.get("outcome"), edge["cursor"])
 
 
 def ended_by(errors: list[dict[str, Any]]) -> Ended:

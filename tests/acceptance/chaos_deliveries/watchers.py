@@ -1,4 +1,4 @@
-"""Watchers: each follows `deliveryUpdates` with one position for its whole life, through the deaths of its gateways."""
+"""Watchers: each follows a lane with one position for its whole life, through the deaths of its gateways."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tests.acceptance.chaos.clients import (
     UPDATES,
     Arrival,
     Ended,
+    RunUpdate,
     Stream,
     Update,
     open_event_stream,
@@ -54,14 +55,19 @@ INTERESTS = (
 
 
 class Watcher:
-    """A client that watches."""
+    """A client that watches. Other lanes are watched by subclasses: what they subscribe to, and what arrives then."""
+
+    document = UPDATES
+    kinds = KINDS
+    lane = DELIVERIES_LANE
+    item: type[Update | RunUpdate] = Update
 
     def __init__(self, deployment: Deployment, ledger: Ledger, interest: Interest, chance: random.Random) -> None:
         self.interest = interest
         self.start: int | None = None
         """The seq that it began after; None until the gateway has said so."""
         self.position = 0
-        self.received: list[tuple[int, Update]] = []
+        self.received: list[tuple[int, Any]] = []
         self._cursor: str | None = None
         self._deployment = deployment
         self._ledger = ledger
@@ -105,7 +111,7 @@ class Watcher:
             self._deployment.keys.secret_key,
             event_filter=self.interest.delivery_filter,
             after=self._cursor,
-            document=UPDATES,
+            document=self.document,
         )
         try:
             async with asyncio.timeout(seconds), opened as stream:
@@ -129,14 +135,14 @@ class Watcher:
                     return
 
     def _process(self, arrival: Arrival) -> None:
-        key = self._codec.decode(arrival.cursor, project_id=self._project_id, kinds=KINDS).key
-        position = int(key[DELIVERIES_LANE if len(key) > 1 else 0])
+        key = self._codec.decode(arrival.cursor, project_id=self._project_id, kinds=self.kinds).key
+        position = int(key[self.lane if len(key) > 1 else 0])
         if self.start is None:
             self.start = position
-            if isinstance(arrival, Update):
+            if isinstance(arrival, self.item):
                 self._ledger.violations.append(f"{self.name} was not told where it began")
-        if position < self.position or (position == self.position and isinstance(arrival, Update)):
+        if position < self.position or (position == self.position and isinstance(arrival, self.item)):
             self._ledger.violations.append(f"{self.name} went from {self.position} to {position}")
-        if isinstance(arrival, Update):
+        if isinstance(arrival, self.item):
             self.received.append((position, arrival))
         self.position, self._cursor = position, arrival.cursor

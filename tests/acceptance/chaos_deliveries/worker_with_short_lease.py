@@ -36,7 +36,8 @@ async def work() -> None:
     await WorkerProcess(settings, lease=timedelta(seconds=LEASE_SECONDS)).run(stop)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """A worker's whole life."""
     for channel in (engine.channels.http, engine.channels.smtp):
         channel.SEND_TIMEOUT = timedelta(seconds=SEND_SECONDS)
     engine.dispatch.dispatcher.ATTEMPT_SECONDS = ATTEMPT_SECONDS
@@ -45,3 +46,7 @@ if __name__ == "__main__":
         uvloop.run(work())
     except (OSError, asyncpg.PostgresError) as error:
         sys.exit(f"PostgreSQL was away ({type(error).__name__}): start again")
+
+
+if __name__ == "__main__":
+    main()
