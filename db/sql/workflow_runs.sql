@@ -197,19 +197,20 @@ JOIN deliveries AS d
 ORDER BY d.workflow_run_id, d.delivery_id;
 
 -- name: set_claims
--- Has a worker look at runs whose open step waits for its deliveries; waits for whoever holds one.
+-- Has a worker look at runs whose open step waits for its deliveries.
+-- Waits for whoever holds one, also where a look is due already: it may have been at how they stood before.
 WITH wanted AS MATERIALIZED (
     SELECT CAST($1 AS uuid) AS project_id, given.run_id
     FROM unnest(CAST($2 AS uuid[])) AS given (run_id)
 ),
 locked AS MATERIALIZED (
-    SELECT waiting.project_id, waiting.run_id
+    SELECT waiting.project_id, waiting.run_id, waiting.claim_at
     FROM (SELECT project_id, run_id FROM wanted ORDER BY run_id) AS w
     CROSS JOIN LATERAL (
         -- One look-up each, whatever the planner knows of the table.
-        SELECT r.project_id, r.run_id FROM workflow_runs AS r
+        SELECT r.project_id, r.run_id, r.claim_at FROM workflow_runs AS r
         WHERE r.project_id = w.project_id AND r.run_id = w.run_id AND r.status = 'RUNNING' AND NOT r.is_held
-            AND r.open_trace IS NOT NULL AND r.next_step_at IS NULL AND r.lease_token IS NULL AND r.claim_at IS NULL
+            AND r.open_trace IS NOT NULL AND r.next_step_at IS NULL AND r.lease_token IS NULL
         LIMIT 1
         FOR NO KEY UPDATE
     ) AS waiting
@@ -217,7 +218,8 @@ locked AS MATERIALIZED (
 UPDATE workflow_runs AS r
 SET claim_at = $3
 FROM locked
-WHERE r.project_id = locked.project_id AND r.run_id = locked.run_id
+-- As it is under the lock, not as it was when the statement began.
+WHERE r.project_id = locked.project_id AND r.run_id = locked.run_id AND locked.claim_at IS NULL
 RETURNING r.run_id;
 
 -- name: return_leases

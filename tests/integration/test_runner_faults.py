@@ -20,15 +20,17 @@ import msgspec
 import pytest
 
 from db.statements import statements
-from db.workflow_runs import find_due_runs, find_projects_with_runs
-from engine.workflows.advancing import BROKEN
-from engine.workflows.rounds import UNREADABLE
+from db.workflow_runs import DueRun, find_due_runs, find_projects_with_runs
+from engine.workflows.advancing import BROKEN, Budget
+from engine.workflows.asking import LEASE
+from engine.workflows.definitions import Definitions
+from engine.workflows.rounds import UNREADABLE, Round, Tools
 from engine.workflows.runner import NOT_STORABLE, TOO_LARGE
 from engine.workflows.state import ModelAnswer
 from tests.integration.log_support import open_database
 from tests.integration.postgres_proxy import open_proxy
 from tests.integration.runner_crash_driver import RUNS
-from tests.integration.runner_support import Shop, open_shop, people
+from tests.integration.runner_support import EGRESS, VAULT, Shop, open_shop, people
 
 ROOT = Path(__file__).resolve().parents[2]
 LIVES = int(os.environ.get("RUNNER_LIVES", "12"))
@@ -163,6 +165,35 @@ async def test_a_run_that_another_worker_holds_is_passed_over(shop: Shop) -> Non
 
     assert sorted(held) == ["COMPLETED", "RUNNING"]
     assert {each.status for each in await shop.runs([first, second])} == {"COMPLETED"}
+
+
+async def test_a_delivery_that_comes_to_something_while_its_run_is_looked_at_is_heard(shop: Shop) -> None:
+    run_id = await shop.begin(CALL, user_id=None)
+    await shop.drain()
+    run = await shop.run(run_id)
+    await shop.fetch(
+        "UPDATE workflow_runs SET claim_at = $3 WHERE project_id = $1 AND run_id = $2", run_id, shop.clock.now()
+    )
+    tools = Tools(vault=VAULT, definitions=Definitions(), refuse_url=EGRESS.refusal, lease=LEASE)
+    async with shop.database.transaction() as connection:
+        current = Round(connection, tools, project_id=shop.project_id, now=shop.clock.now())
+        done = await current.carry_on([DueRun(run_id, run.workflow_id, None)], Budget())
+        sending = asyncio.create_task(shop.send())
+        await wait_until_blocked_or_done(shop, sending)
+    await sending
+    await shop.drain()
+
+    assert done.runs == 1
+    assert (await shop.run(run_id)).status == "COMPLETED"
+
+
+async def wait_until_blocked_or_done(shop: Shop, task: asyncio.Task[None]) -> None:
+    waiting = (
+        "SELECT pid FROM pg_stat_activity WHERE $1::uuid IS NOT NULL AND datname = current_database()"
+        " AND cardinality(pg_blocking_pids(pid)) > 0"
+    )
+    while not task.done() and not await shop.fetch(waiting):
+        await asyncio.sleep(0)
 
 
 async def test_a_run_that_cannot_be_stored_is_found_and_fails_alone(shop: Shop) -> None:
