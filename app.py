@@ -21,6 +21,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from db.database import Database
 from db.failures import is_passing, is_statement_timeout
+from engine.analytics.pool import ACQUIRE_TIMEOUT as ANALYTICS_ACQUIRE_TIMEOUT
+from engine.analytics.pool import STATEMENT_TIMEOUT as ANALYTICS_STATEMENT_TIMEOUT
+from engine.analytics.pool import AnalyticsPool
 from engine.clock import DatabaseClock
 from engine.cursors import CursorCodec
 from engine.email.domains import txt_look_up
@@ -145,6 +148,14 @@ class Process:
         self.reading_database = Database(
             required(settings.database_url), min_size=0, max_size=POOL_SIZE, application_name="sendora-gateway"
         )
+        self.analytics_database = Database(
+            required(settings.database_url),
+            min_size=0,
+            max_size=settings.analytics_pool_size,
+            application_name="sendora-analytics",
+            acquire_timeout=ANALYTICS_ACQUIRE_TIMEOUT,
+            statement_timeout=ANALYTICS_STATEMENT_TIMEOUT,
+        )
         self.broadcast = Broadcast(required(settings.redis_url))
         self.hub = Hub(self.database, self.broadcast)
         self.revocations = Revocations(self.hub, self.database)
@@ -158,6 +169,7 @@ class Process:
             database=self.database,
             lookups=Lookups(self.database, readers),
             readers=readers,
+            analytics=AnalyticsPool(self.analytics_database),
             log=self.log,
             streams=self.streams,
             cursors=self.cursors,
@@ -183,6 +195,8 @@ class Process:
             stack.push_async_callback(self.database.disconnect)
             await self.reading_database.connect()
             stack.push_async_callback(self.reading_database.disconnect)
+            await self.analytics_database.connect()
+            stack.push_async_callback(self.analytics_database.disconnect)
             await stack.enter_async_context(self.clock.running())
             await self.broadcast.connect()
             stack.push_async_callback(self.broadcast.disconnect)

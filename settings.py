@@ -93,6 +93,7 @@ class Settings(BaseSettings):
     gateways: Annotated[int, Field(ge=1, le=64)] = 1
     database_pool_size: Annotated[int, Field(ge=2, le=200)] = 10
     worker_pool_size: Annotated[int, Field(ge=4, le=200)] = 10
+    analytics_pool_size: Annotated[int, Field(ge=2, le=200)] = 4
     introspection: bool = True
     status_profile: StatusProfile = StatusProfile.AUDITS
     allowed_origins: str = ""

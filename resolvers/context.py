@@ -17,6 +17,7 @@ from uuid import UUID
 from db.database import Database
 from db.heads import read_heads
 from db.records import HeadRecord, Lane
+from engine.analytics.pool import AnalyticsPool
 from engine.announcements import Announcement
 from engine.clock import Clock
 from engine.cursors import CursorCodec
@@ -39,13 +40,14 @@ class Services:
     """What every operation of this process shares. `announce` and `wake` never block; `region` is `us` or `eu`;
     `public_url` is where this deployment is reached from outside, without a slash at its end.
 
-    `database` is for look-ups by key, `readers` for whatever may take long; `look_up_txt` asks DNS, and
-    `spf_mechanism` is what a sender domain has to allow, e.g. include:_spf.example.com.
+    `database` is for look-ups by key, `readers` for lists and counts, `analytics` for questions that may take seconds;
+    `look_up_txt` asks DNS, and `spf_mechanism` is what a sender domain has to allow, e.g. include:_spf.example.com.
     """
 
     database: Database
     lookups: Lookups
     readers: Readers
+    analytics: AnalyticsPool
     log: EventLog
     streams: Streams
     cursors: CursorCodec
@@ -63,7 +65,7 @@ class Services:
 class Context:
     """One operation's, or one streamed item's. Cheap to make: everything in it is made when it is first used."""
 
-    __slots__ = ("_heads", "_loaders", "_turn", "_viewer", "selects_head", "services")
+    __slots__ = ("_heads", "_loaders", "_question", "_turn", "_viewer", "selects_head", "services")
 
     def __init__(self, services: Services, viewer: Viewer | None) -> None:
         self.services = services
@@ -71,6 +73,7 @@ class Context:
         self.selects_head: bool | None = None
         self._loaders: Loaders | None = None
         self._turn: asyncio.Lock | None = None
+        self._question: asyncio.Lock | None = None
         self._heads: dict[UUID, asyncio.Task[Mapping[Lane, HeadRecord]]] = {}
 
     @property
@@ -86,6 +89,14 @@ class Context:
         if self._turn is None:
             self._turn = asyncio.Lock()
         async with self._turn, self.services.readers.connection(project_id) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def asking(self, project_id: UUID) -> AsyncIterator[asyncpg.Connection]:
+        """A connection for a question about people. One at a time: a board of ten insights takes one place, not all."""
+        if self._question is None:
+            self._question = asyncio.Lock()
+        async with self._question, self.services.analytics.connection(project_id) as connection:
             yield connection
 
     async def heads(self, project_id: UUID) -> Mapping[Lane, HeadRecord]:

@@ -15,6 +15,7 @@ from graphql import ExecutionResult
 
 from app import GatewayApplication, GatewaySession
 from db.database import Database
+from engine.analytics.pool import AnalyticsPool
 from engine.announcements import Announcement
 from engine.clock import DatabaseClock
 from engine.cursors import CursorCodec
@@ -223,6 +224,7 @@ async def open_gateway(
             database=database,
             lookups=Lookups(database, readers),
             readers=readers,
+            analytics=AnalyticsPool(database),
             log=log,
             streams=streams,
             cursors=cursors,
