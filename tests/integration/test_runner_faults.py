@@ -193,7 +193,7 @@ async def wait_until_blocked_or_done(shop: Shop, task: asyncio.Task[None]) -> No
         " AND cardinality(pg_blocking_pids(pid)) > 0"
     )
     while not task.done() and not await shop.fetch(waiting):
-        await asyncio.sleep(0)
+        pass
 
 
 async def test_a_run_that_cannot_be_stored_is_found_and_fails_alone(shop: Shop) -> None:
