@@ -9,12 +9,14 @@ number 42, not the string "42".
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
+from engine.json_limits import MAX_INTEGER, MIN_INTEGER
 from engine.templates.liquid import MAX_MISSING, CannotRender, TemplateValues, render
 
 MAX_TEXTS = 1_000
@@ -30,6 +32,7 @@ MASK = "••••"
 _MARKUP = re.compile(r"\{[{%]")
 _PLACEHOLDER = re.compile(r"\{\{\s*([A-Za-z_][\w-]*(?:\.[A-Za-z_][\w-]*)*)\s*\}\}")
 _NOT_THERE = object()
+_LARGEST_FLOAT = int(sys.float_info.max)
 
 _SECRET_NAME = re.compile(
     r"authori[sz]ation|cookie|passw(or)?d|passphrase|secret|credential|signature|bearer|token"
@@ -81,7 +84,7 @@ class Interpolator:
                 found = self._look_up(value)
                 if isinstance(found, list | Mapping):
                     self._take(len(msgspec.json.encode(found)))
-                return self.text(value) if found is _NOT_THERE else found
+                return self.text(value) if found is _NOT_THERE else _within_64_bits(found)
             case Mapping():
                 return {name: self.value(each) for name, each in value.items()}
             case list() | tuple():
@@ -105,6 +108,19 @@ class Interpolator:
                 return _NOT_THERE
             found = found[key]
         return found if found is None or isinstance(found, bool | int | float | list | Mapping) else _NOT_THERE
+
+
+def _within_64_bits(value: Any) -> Any:
+    """JSON as it can be sent: what came as 1e22 is stored written out, as an integer that no JSON of ours may hold."""
+    match value:
+        case int() if not MIN_INTEGER <= value <= MAX_INTEGER:
+            return float(value) if abs(value) <= _LARGEST_FLOAT else value
+        case Mapping():
+            return {name: _within_64_bits(each) for name, each in value.items()}
+        case list():
+            return [_within_64_bits(each) for each in value]
+        case _:
+            return value
 
 
 def shown(value: Any) -> Any:

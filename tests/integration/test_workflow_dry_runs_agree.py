@@ -232,3 +232,32 @@ async def test_one_that_a_schedule_starts_has_the_same_trace(bench: Bench) -> No
 
     assert shown == [await bench.real(workflow), None]
     assert bench.seen == {"SEND_SMS sent": 1, "WAIT waited": 1, "WEBHOOK sent": 1}
+
+
+async def test_numbers_beyond_64_bits_come_out_as_they_are_stored(bench: Bench) -> None:
+    # They are sent with an exponent, and stored without
+    store = bench.store
+    filters = [{"path": "event.properties.n", "op": "LT", "value": 1e23}]
+    condition = {"event": "n", "op": "EQ", "value": "{{ event.n }}"}
+    config = {"condition": condition, "ifTrue": "s1", "ifFalse": "end"}
+    steps = [
+        {"label": "s0", "type": "BRANCH", "config": config},
+        {"label": "s1", "type": "UPDATE_PROFILE", "config": {"traits": {"n": "{{ event.n }}", "m": 1e22}}},
+    ]
+    given = {"name": "n", "trigger": {"eventType": "n", "filters": filters}, "steps": steps, "isActive": True}
+    workflow = (await store.data(SAVE_WORKFLOW, input=given))["workflow"]["id"]
+    sample = {"eventType": "n", "userId": "ada", "properties": {"n": 1e22}}
+
+    shown = await bench.trial(workflow, sample)
+    await store.track([sample])
+    await store.work()
+
+    assert shown == await bench.real(workflow)
+    branched, updated = shown[2]
+    assert branched["input"]["condition"] == {"event": "n", "op": "EQ", "value": 1e22}
+    assert branched["output"] == {"result": True, "next": "s1"}
+    assert (updated["outcome"], updated["input"]) == ("OK", {"traits": {"n": 1e22, "m": 1e22}})
+    assert (await store.data('{ profile(userId: "ada") { traits } }'))["traits"] == {"n": 1e22, "m": 1e22}
+    [saved] = (await store.data("{ workflows { edges { node { trigger { filters } steps { config } } } } }"))["edges"]
+    assert saved["node"]["steps"][1]["config"] == {"traits": {"n": "{{ event.n }}", "m": 1e22}}
+    assert saved["node"]["trigger"]["filters"][0]["value"] == 1e23
