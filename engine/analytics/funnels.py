@@ -29,16 +29,16 @@ MAX_EXCLUDED = 20
 DEFAULT_WINDOW_SECONDS = 7 * 24 * 3600
 MAX_WINDOW_SECONDS = 366 * 24 * 3600
 """A year: who takes longer has begun anew."""
-_INPUT = ("input",)
 
 
 class FunnelQuestion(msgspec.Struct, frozen=True, kw_only=True):
-    """A FunnelInput, checked: which steps, within what period, of whom."""
+    """A FunnelInput, checked: which steps, within what period, of whom. `path` leads to the input."""
 
     funnel: Funnel
     period: Period
     audience_id: UUID | None = None
     compare: bool = False
+    path: tuple[str, ...] = ("input",)
 
 
 class StepReport(msgspec.Struct, frozen=True):
@@ -73,39 +73,40 @@ class FunnelReport(msgspec.Struct, frozen=True, kw_only=True):
     as_of: datetime
 
 
-def read_funnel(given: Mapping[str, Any], *, now: datetime) -> FunnelQuestion:
-    """A FunnelInput, given with the names of GraphQL. Raises `BadUserInput`."""
+def read_funnel_input(given: Mapping[str, Any], *, now: datetime, path: tuple[str, ...]) -> FunnelQuestion:
+    """A FunnelInput, given with the names of GraphQL; `path` led to it. Raises `BadUserInput`."""
     order = FunnelOrder(given.get("order") or FunnelOrder.ORDERED)
     funnel = Funnel(
-        steps=_read_steps(given["steps"], order),
-        window_seconds=_read_window(given.get("windowSeconds")),
+        steps=_read_steps(given["steps"], order, (*path, "steps")),
+        window_seconds=_read_window(given.get("windowSeconds"), (*path, "windowSeconds")),
         order=order,
-        exclude=_read_excluded(given.get("exclude") or ()),
-        hold=read_path(given.get("holdConstant"), (*_INPUT, "holdConstant"), roots=frozenset({"event"})),
-        group=read_path(given.get("groupBy"), (*_INPUT, "groupBy"), roots=frozenset({"event", "profile"})),
-        group_limit=read_group_limit(given.get("groupLimit"), (*_INPUT, "groupLimit")),
+        exclude=_read_excluded(given.get("exclude") or (), (*path, "exclude")),
+        hold=read_path(given.get("holdConstant"), (*path, "holdConstant"), roots=frozenset({"event"})),
+        group=read_path(given.get("groupBy"), (*path, "groupBy"), roots=frozenset({"event", "profile"})),
+        group_limit=read_group_limit(given.get("groupLimit"), (*path, "groupLimit")),
     )
     return FunnelQuestion(
         funnel=funnel,
-        period=read_period(given.get("since"), given.get("until"), given.get("period"), now=now),
-        audience_id=read_audience_id(given.get("audienceId"), (*_INPUT, "audienceId")),
+        period=read_period(given.get("since"), given.get("until"), given.get("period"), now=now, path=path),
+        audience_id=read_audience_id(given.get("audienceId"), (*path, "audienceId")),
         compare=bool(given.get("compare")),
+        path=path,
     )
 
 
-async def report_funnel(
-    connection: asyncpg.Connection, *, project_id: UUID, question: FunnelQuestion, now: datetime
+async def answer_funnel(
+    connection: asyncpg.Connection, *, project_id: UUID, asked: FunnelQuestion, now: datetime
 ) -> FunnelReport:
     """Count it, and the period before where that is asked for. Raises `BadUserInput` for an unknown audience."""
-    path = (*_INPUT, "audienceId")
-    audience = await find_audience(connection, project_id=project_id, audience_id=question.audience_id, path=path)
+    path = (*asked.path, "audienceId")
+    audience = await find_audience(connection, project_id=project_id, audience_id=asked.audience_id, path=path)
 
     async def report(period: Period, previous: FunnelReport | None) -> FunnelReport:
-        counted = await _count(connection, project_id, question.funnel, period, audience, now)
-        return make_report(question.funnel, counted, previous=previous, as_of=now)
+        counted = await _count(connection, project_id, asked.funnel, period, audience, now)
+        return make_report(asked.funnel, counted, previous=previous, as_of=now)
 
-    before = await report(question.period.before(), None) if question.compare else None
-    return await report(question.period, before)
+    before = await report(asked.period.before(), None) if asked.compare else None
+    return await report(asked.period, before)
 
 
 def make_report(
@@ -164,8 +165,7 @@ def _rate(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
 
 
-def _read_steps(given: Sequence[Mapping[str, Any]], order: FunnelOrder) -> tuple[Step, ...]:
-    path = (*_INPUT, "steps")
+def _read_steps(given: Sequence[Mapping[str, Any]], order: FunnelOrder, path: tuple[str, ...]) -> tuple[Step, ...]:
     if not MIN_STEPS <= len(given) <= MAX_STEPS:
         raise refused(path, f"must have {MIN_STEPS} to {MAX_STEPS} steps")
     steps = tuple(read_step(step, (*path, str(number))) for number, step in enumerate(given))
@@ -179,15 +179,14 @@ def _read_steps(given: Sequence[Mapping[str, Any]], order: FunnelOrder) -> tuple
     return steps
 
 
-def _read_window(seconds: int | None) -> int:
+def _read_window(seconds: int | None, path: tuple[str, ...]) -> int:
     window = DEFAULT_WINDOW_SECONDS if seconds is None else seconds
     if not 1 <= window <= MAX_WINDOW_SECONDS:
-        raise refused((*_INPUT, "windowSeconds"), f"must be 1 to {MAX_WINDOW_SECONDS}, a year")
+        raise refused(path, f"must be 1 to {MAX_WINDOW_SECONDS}, a year")
     return window
 
 
-def _read_excluded(given: Sequence[Mapping[str, Any]]) -> tuple[Step, ...]:
-    path = (*_INPUT, "exclude")
+def _read_excluded(given: Sequence[Mapping[str, Any]], path: tuple[str, ...]) -> tuple[Step, ...]:
     if len(given) > MAX_EXCLUDED:
         raise refused(path, f"has too many entries: at most {MAX_EXCLUDED}")
     excluded = tuple(read_step(step, (*path, str(number))) for number, step in enumerate(given))
