@@ -26,6 +26,7 @@ from engine.consent import ConsentState
 from engine.filter_index import EVERYWHERE, place_of_name
 from engine.push.quiet_hours import find_zone
 from engine.taxonomy import expand_names
+from engine.webhooks.follower import depth_of
 from engine.wildcards import fits, split_pattern
 from engine.workflows.configs import condition_path
 from engine.workflows.definition import BranchCondition, ConditionSource, Trigger
@@ -62,18 +63,26 @@ def trigger_matches(trigger: Trigger, subject: Subject) -> bool:
     event = subject.event
     if event is None or trigger.event_type is None:
         return False
+    if is_bare_wildcard(trigger.event_type) and depth_of(event):
+        return False
     if not any(fits_trigger(event.event_type, name) for name in expand_names((trigger.event_type,))):
         return False
     return holds(trigger.filters, subject)
 
 
+def is_bare_wildcard(name: str) -> bool:
+    """Whether it spells neither the first part of a name nor the last. What a run, or a delivery, has caused starts
+    nothing by such a one: each run would start several, and each of those as many again, down to the bound on depth.
+    """
+    return place_of_name(name) is EVERYWHERE
+
+
 def fits_trigger(event_type: str, name: str) -> bool:
     """Whether an event's type is what a trigger names: the same name, or one that its wildcard stands for.
 
-    What runs say of themselves (`automation.*`) starts nothing by a wildcard that spells neither the first part of a
-    name nor the last: each run would start several, and each of those as many again, down to the bound on depth.
+    What runs say of themselves (`automation.*`) no bare wildcard stands for, whoever says it.
     """
-    if place_of_name(name) is EVERYWHERE and event_type.startswith(_OF_RUNS):
+    if is_bare_wildcard(name) and event_type.startswith(_OF_RUNS):
         return False
     return fits(event_type, split_pattern(name))
 

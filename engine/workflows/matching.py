@@ -22,7 +22,8 @@ from db.workflows import read_active_triggers, read_generation
 from engine.conditions import EventView, Matcher, compile_conditions
 from engine.filter_index import EVERYWHERE, Place, place_of_name, places_of_name
 from engine.taxonomy import expand_names
-from engine.workflows.conditions import fits_trigger
+from engine.webhooks.follower import depth_of
+from engine.workflows.conditions import fits_trigger, is_bare_wildcard
 from engine.workflows.definition import Trigger
 from engine.workflows.stored import decode_trigger
 
@@ -38,7 +39,10 @@ TRIGGER_BYTES = 1_000
 
 
 class EventTrigger(msgspec.Struct, frozen=True, eq=False):
-    """An active workflow that events start. `passes` is what its filters ask of the event alone, `tests` the rest."""
+    """An active workflow that events start. `passes` is what its filters ask of the event alone, `tests` the rest.
+
+    `is_bare`: by a wildcard that is for nothing that a run, or a delivery, has caused.
+    """
 
     workflow_id: UUID
     version: int
@@ -46,6 +50,7 @@ class EventTrigger(msgspec.Struct, frozen=True, eq=False):
     passes: Matcher
     tests: tuple[Condition, ...]
     size: int
+    is_bare: bool
 
 
 Known: TypeAlias = Mapping[tuple[UUID, int], EventTrigger | None]
@@ -72,8 +77,8 @@ class TriggerIndex:
         triggers = self._of_type(event.event_type)
         if not triggers:
             return []
-        view = EventView(event)
-        return [each for each in triggers if each.passes(view)]
+        view, is_caused = EventView(event), depth_of(event) > 0
+        return [each for each in triggers if not (is_caused and each.is_bare) and each.passes(view)]
 
     def _of_type(self, event_type: str) -> tuple[EventTrigger, ...]:
         known = self._remembered.get(event_type)
@@ -138,7 +143,15 @@ def _read_trigger(row: ActiveTrigger, text: bytes) -> EventTrigger | None:
         return None
     alone = [each for each in trigger.filters if _is_of_event_alone(each)]
     rest = tuple(each for each in trigger.filters if not _is_of_event_alone(each))
-    return EventTrigger(row.workflow_id, row.version, trigger, compile_conditions(alone), rest, len(text))
+    return EventTrigger(
+        workflow_id=row.workflow_id,
+        version=row.version,
+        trigger=trigger,
+        passes=compile_conditions(alone),
+        tests=rest,
+        size=len(text),
+        is_bare=is_bare_wildcard(trigger.event_type),
+    )
 
 
 def _is_of_event_alone(condition: Condition) -> bool:

@@ -95,6 +95,18 @@ def test_what_runs_say_of_themselves_starts_nothing_by_a_bare_wildcard(pattern: 
     assert found(build_index(1, [row(1, pattern)], {}).candidates(event("automation.run_failed"))) == []
 
 
+def test_what_was_caused_by_a_run_or_a_delivery_starts_nothing_by_a_bare_wildcard() -> None:
+    """Else one push of a workflow with `*` would be two events, four pushes, and so on: 511 of them to one person."""
+    index = build_index(1, [row(1, "*"), row(2, "push.*"), row(3, "push.sent"), row(4, "*.sent"), row(5, "p*t")], {})
+    caused = msgspec.structs.replace(event("push.sent"), context=msgspec.Raw(b'{"cause":"dlv_1","depth":1}'))
+
+    assert found(index.candidates(event("push.sent"))) == [1, 2, 3, 4, 5]
+    assert found(index.candidates(caused)) == [2, 3, 4]
+    for name in ("*", "p*t", "push.*"):
+        subject = Subject(event=caused, profile=None, now=NOON)
+        assert trigger_matches(Trigger(event_type=name), subject) == (name == "push.*")
+
+
 def test_what_a_filter_asks_of_the_person_is_left_for_later() -> None:
     alone = {"path": "event.properties.n", "op": "GT", "value": 3}
     of_person = {"path": "profile.traits.plan", "op": "EQ", "value": "pro"}
