@@ -109,12 +109,19 @@ def _parse_json(value: object) -> object:
 
 
 def _serialize_json(value: object) -> object:
-    """Stored text goes out as it is, and so does what was read from such: it may hold integers beyond 64 bits."""
+    """Stored text goes out as it is; other values are encoded with the response, if it can hold them.
+
+    What was read from stored text may hold integers beyond 64 bits.
+    """
     if isinstance(value, msgspec.Raw):
         return orjson.Fragment(bytes(value))
     if isinstance(value, bytes):
         return orjson.Fragment(value)
-    return orjson.Fragment(msgspec.json.encode(value))
+    try:
+        check_json(value)
+    except ValueError:
+        return orjson.Fragment(msgspec.json.encode(value))
+    return value
 
 
 def _parse_json_literal(node: ValueNode, variables: Mapping[str, Any] | None = None) -> object:
