@@ -38,18 +38,17 @@ DELIVERED = frozenset(
     Query.workflowRuns Mutation.pauseWorkflowRun Mutation.resumeWorkflowRun Mutation.cancelWorkflowRun
     Subscription.workflowRunUpdates
     Query.audiences Mutation.saveAudience Mutation.deleteAudience
+    Query.funnel Query.retention Query.trend
     """.split()  # noqa: SIM905
 )
 """Root fields that are finished, with all types behind them but for what `OWED` names."""
 
 OWED = {
     "audiences and analytics": """
-        Board FunnelGroup FunnelInput FunnelOrder FunnelReport FunnelStepInput
-        FunnelStepResult Insight InsightConnection InsightEdge InsightKind Interval Measure Mutation.deleteBoard
-        Mutation.deleteInsight Mutation.saveBoard Mutation.saveInsight Query.boards Query.funnel Query.insights
-        Query.retention Query.trend RetentionCohort RetentionInput RetentionReport SaveBoardInput
-        SaveBoardPayload SaveInsightInput SaveInsightPayload
-        Subscription.funnelUpdates TrendInput TrendPoint TrendReport TrendSeries
+        Board Insight InsightConnection
+        InsightEdge InsightKind Mutation.deleteBoard Mutation.deleteInsight Mutation.saveBoard
+        Mutation.saveInsight Query.boards Query.insights SaveBoardInput SaveBoardPayload
+        SaveInsightInput SaveInsightPayload Subscription.funnelUpdates
     """,
     "identity, consent and limits": """
         AuditEntry AuditEntryConnection AuditEntryEdge AuthPayload AuthSession Consent ConsentChange

@@ -23,9 +23,11 @@ from schema.roots.audiences import AudiencesQuery
 from schema.roots.bundles import BundlesQuery
 from schema.roots.deliveries import DeliveriesQuery
 from schema.roots.email import EmailQuery
+from schema.roots.funnels import FunnelsQuery
 from schema.roots.inbound import InboundQuery
 from schema.roots.providers import ProvidersQuery
 from schema.roots.push import PushQuery
+from schema.roots.trends import TrendsQuery
 from schema.roots.webhooks import WebhooksQuery
 from schema.roots.workflow_runs import WorkflowRunsQuery
 from schema.roots.workflows import WorkflowsQuery
@@ -51,6 +53,8 @@ class Query(
     WorkflowRunsQuery,
     AudiencesQuery,
     BundlesQuery,
+    FunnelsQuery,
+    TrendsQuery,
 ):
     @strawberry.field(description="Who asks. Needs INGEST.")
     async def viewer(self, info: Info) -> Viewer:

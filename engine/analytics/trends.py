@@ -105,7 +105,7 @@ def read_trend_input(given: Mapping[str, Any], *, now: datetime, path: tuple[str
 
 def read_zone(name: str | None, path: tuple[str, ...]) -> ZoneInfo:
     """A time zone by its IANA name; UTC where none is given."""
-    zone = find_zone(name or DEFAULT_ZONE)
+    zone = find_zone(DEFAULT_ZONE if name is None else name)
     if zone is None:
         raise refused(path, "must be a time zone of the IANA database, e.g. Europe/Berlin")
     return zone

@@ -62,7 +62,9 @@ def histories(since: datetime, until: datetime, *, most: int = 25) -> st.SearchS
             },
         ),
     )
-    return st.lists(event, max_size=most).map(lambda rows: [Event(seq, *row) for seq, row in enumerate(rows, start=1)])
+    # By their number first: lists alone are mostly too short for anything to happen in them.
+    rows = st.integers(0, most).flatmap(lambda count: st.lists(event, min_size=count, max_size=count))
+    return rows.map(lambda found: [Event(seq, *row) for seq, row in enumerate(found, start=1)])
 
 
 class Histories:

@@ -16,7 +16,7 @@ from tests.integration.history_support import ZONES, Histories, histories, momen
 from tests.reference.history import Event
 from tests.reference.retention import retention
 
-EXAMPLES = int(os.environ.get("SENDORA_ANALYTICS_EXAMPLES", "25"))
+EXAMPLES = int(os.environ.get("SENDORA_ANALYTICS_EXAMPLES", "50"))
 SPANS = {"HOUR": timedelta(hours=30), "DAY": timedelta(days=9), "WEEK": timedelta(days=40), "MONTH": timedelta(days=90)}
 
 

@@ -388,6 +388,34 @@ async def _delete_audience(victim: Tenant, attacker: Tenant) -> None:
     assert len((await victim.data("{ audiences { edges { cursor } } }"))["audiences"]["edges"]) == 1
 
 
+@case("Query.funnel")
+async def _funnel(victim: Tenant, attacker: Tenant) -> None:
+    document = "query ($input: FunnelInput!) { funnel(input: $input) { entered groups { value } } }"
+    asked = {"steps": [{"eventType": "*"}, {"eventType": "*"}], "groupBy": "event.properties.card"}
+    assert await _sees_nothing(attacker, document, input=asked) == {"data": {"funnel": {"entered": 0, "groups": []}}}
+    asked["audienceId"] = await _audience(victim)
+    assert await attacker.codes(document, input=asked) == ["BAD_USER_INPUT"]
+
+
+@case("Query.trend")
+async def _trend(victim: Tenant, attacker: Tenant) -> None:
+    document = """query ($input: TrendInput!) { trend(input: $input) { series { group total } previous { group } } }"""
+    asked = {"event": {"eventType": "*"}, "groupBy": "event.properties.card", "compare": True}
+    assert await _sees_nothing(attacker, document, input=asked) == {"data": {"trend": {"series": [], "previous": []}}}
+    asked = {"event": {"eventType": "*"}, "audienceId": await _audience(victim)}
+    assert await attacker.codes(document, input=asked) == ["BAD_USER_INPUT"]
+
+
+@case("Query.retention")
+async def _retention(victim: Tenant, attacker: Tenant) -> None:
+    document = "query ($input: RetentionInput!) { retention(input: $input) { cohorts { size returned } } }"
+    asked: dict[str, Any] = {"startEvent": {"eventType": "*"}, "returnEvent": {"eventType": "*"}, "periods": 1}
+    found = (await attacker.data(document, input=asked))["retention"]["cohorts"]
+    assert {(each["size"], *each["returned"]) for each in found} == {(0, 0)}
+    asked["audienceId"] = await _audience(victim)
+    assert await attacker.codes(document, input=asked) == ["BAD_USER_INPUT"]
+
+
 @case("Subscription.audienceChanges")
 async def _audience_changes(victim: Tenant, attacker: Tenant) -> None:
     document = """subscription ($id: ID!, $after: Cursor) {

@@ -18,8 +18,8 @@ from tests.integration.history_support import NOW, ZONES, Histories, histories, 
 from tests.reference.history import Event
 from tests.reference.trends import Series, Trend
 
-EXAMPLES = int(os.environ.get("SENDORA_ANALYTICS_EXAMPLES", "25"))
-MEASURES = ("COUNT", "UNIQUE_USERS", "SUM", "AVG", "MIN", "MAX", "P50", "P90", "P99")
+EXAMPLES = int(os.environ.get("SENDORA_ANALYTICS_EXAMPLES", "50"))
+MEASURES = ("UNIQUE_USERS", "UNIQUE_USERS", "UNIQUE_USERS", "COUNT", "SUM", "AVG", "MIN", "MAX", "P50", "P90", "P99")
 SPANS = {
     "MINUTE": timedelta(minutes=90),
     "HOUR": timedelta(hours=40),

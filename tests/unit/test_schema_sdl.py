@@ -15,6 +15,9 @@ from graphql import (
     validate_schema,
 )
 
+from db.funnels import FunnelOrder
+from db.trends import Measure
+from engine.analytics.buckets import Interval
 from engine.channels.push_message import PushEnvironment
 from engine.push.content import PushPriority
 from engine.workflows.definition import ReentryPolicy
@@ -101,6 +104,19 @@ def test_defaults_are_those_of_the_contract() -> None:
         "TestRunWorkflowInput.properties": {},
         "TestRunWorkflowInput.context": {},
         "WorkflowTriggerInput.reentry": ReentryPolicy.ALWAYS,
+        "FunnelStepInput.optional": False,
+        "FunnelInput.compare": False,
+        "FunnelInput.groupLimit": 10,
+        "FunnelInput.order": FunnelOrder.ORDERED,
+        "FunnelInput.windowSeconds": 7 * 24 * 3600,
+        "RetentionInput.timezone": "UTC",
+        "RetentionInput.interval": Interval.DAY,
+        "RetentionInput.periods": 8,
+        "TrendInput.measure": Measure.COUNT,
+        "TrendInput.interval": Interval.DAY,
+        "TrendInput.groupLimit": 10,
+        "TrendInput.timezone": "UTC",
+        "TrendInput.compare": False,
     }
 
 
