@@ -147,7 +147,7 @@ def _none_of(funnel: Funnel) -> tuple[StepCount, ...]:
 class _FunnelWriter:
     """Writes one statement.
 
-    Rows of `events`: person, t (microseconds), seq, and which steps the event counts for: `mask`, a bit per step, or in
+    Rows of `events`: person, t (microseconds), seq, and which steps the event counts for: m{k}, for each step, or in
     UNORDERED `kind`, the first kind of step that it meets. Behind each step k stand what arrives there: s{k}, when the
     best way that arrives with the event began (NULL: none arrives), b{k}, when it was at the required step before, and
     where it matters q{k}, the number of its first event among its person's.
@@ -160,6 +160,12 @@ class _FunnelWriter:
         self._numbers = range(len(funnel.steps))
         self._is_strict = funnel.order is FunnelOrder.STRICT
         self._keeps_place = self._is_strict or bool(funnel.exclude) or funnel.group is not None
+        # What is sorted must then be the few columns that came of it (OFFSET 0), not the JSON; else workers may sort.
+        self._looks_inside = (
+            any(step.where for step in (*funnel.steps, *funnel.exclude))
+            or funnel.hold is not None
+            or funnel.group is not None
+        )
         self._window = self._bind(funnel.window_seconds * MICROSECONDS) + "::bigint"
 
     def write(self, period: Period, audience: Sequence[Condition] | None) -> str:
@@ -182,7 +188,7 @@ class _FunnelWriter:
     def _events(self, period: Period, audience: Sequence[Condition] | None) -> str:
         funnel = self._funnel
         asked = (*funnel.steps, *funnel.exclude)
-        columns = [f"{PERSON} AS person", f"{_micros('e.timestamp')} AS t", "e.seq", self._match_column()]
+        columns = [f"{PERSON} AS person", f"{_micros('e.timestamp')} AS t", "e.seq", *self._match_columns()]
         if funnel.exclude:
             tests = " OR ".join(step_sql(step, self.parameters, now=self._now) for step in funnel.exclude)
             columns.append(f"({tests}) AS excluded")
@@ -192,26 +198,21 @@ class _FunnelWriter:
             columns.append(f"COALESCE('=' || {group_sql(funnel.group, self.parameters)}, '') AS value")
         typed = "true" if self._is_strict else types_sql(asked, self.parameters)
         since, until = self._bind(period.since), self._bind(period.until)
-        # OFFSET 0: what is sorted later is these few columns, not the events they were made of.
         return f"""
             SELECT {", ".join(columns)}
             FROM events AS e {joins_of(asked)} {owner_join(funnel.group)}
             WHERE e.project_id = $1 AND e.timestamp >= {since} AND e.timestamp < {until} AND {typed}
                 AND (e.user_id IS NOT NULL OR e.anonymous_id IS NOT NULL)
                 AND {member_sql(audience, self.parameters, now=self._now)}
-            OFFSET 0"""
+            {"OFFSET 0" if self._looks_inside else ""}"""
 
-    def _match_column(self) -> str:
+    def _match_columns(self) -> list[str]:
         steps = self._funnel.steps
         if self._funnel.order is FunnelOrder.UNORDERED:
             tests = [step_sql(steps[first], self.parameters, now=self._now) for first, _ in self._kinds()]
             cases = " ".join(f"WHEN {test} THEN {kind}" for kind, test in enumerate(tests))
-            return f"CASE {cases} END AS kind"
-        bits = [
-            f"CASE WHEN {step_sql(step, self.parameters, now=self._now)} THEN {1 << number} ELSE 0 END"
-            for number, step in enumerate(steps)
-        ]
-        return f"{' + '.join(bits)} AS mask"
+            return [f"CASE {cases} END AS kind"]
+        return [f"{step_sql(step, self.parameters, now=self._now)} AS m{k}" for k, step in enumerate(steps)]
 
     def _kinds(self) -> list[tuple[int, int]]:
         """Of UNORDERED: the steps that differ, each the number of its first and how often it is asked for."""
@@ -236,7 +237,9 @@ class _FunnelWriter:
             FROM ({source}) AS e"""
         tests = []
         if not self._is_strict:
-            tests.append("kind IS NOT NULL" if funnel.order is FunnelOrder.UNORDERED else "mask <> 0")
+            counts = " OR ".join(f"m{k}" for k in self._numbers)
+            is_step = "kind IS NOT NULL" if funnel.order is FunnelOrder.UNORDERED else f"({counts})"
+            tests += [is_step] if self._looks_inside or funnel.exclude else []
             tests += ["held IS NOT NULL"] if funnel.hold is not None else []
         return f"SELECT * FROM ({source}) AS e WHERE {' AND '.join(tests)}" if tests else source
 
@@ -247,15 +250,15 @@ class _FunnelWriter:
 
     def _ordered(self) -> str:
         before = f"OVER ({self._way()} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
-        place = ", CASE WHEN mask & 1 <> 0 THEN n END AS q0" if self._keeps_place else ""
-        source = f"SELECT *, CASE WHEN mask & 1 <> 0 THEN t END AS s0{place} FROM matched"
+        place = ", CASE WHEN m0 THEN n END AS q0" if self._keeps_place else ""
+        source = f"SELECT *, CASE WHEN m0 THEN t END AS s0{place} FROM matched"
         for k in self._numbers[1:]:
             last = self._funnel.before(k)
             carried = [f"max(s{last}) {before} AS a{k}", f"max(t) FILTER (WHERE s{last} IS NOT NULL) {before} AS b{k}"]
             if self._keeps_place:
                 carried.append(f"max(q{last}) {before} AS c{k}")
             source = f"SELECT *, {', '.join(carried)} FROM ({source}) AS e"
-            arrives = f"mask & {1 << k} <> 0 AND t - a{k} <= {self._window}{self._not_excluded(f'c{k}')}"
+            arrives = f"m{k} AND t - a{k} <= {self._window}{self._not_excluded(f'c{k}')}"
             columns = [f"CASE WHEN {arrives} THEN a{k} END AS s{k}"]
             columns += [f"CASE WHEN {arrives} THEN c{k} END AS q{k}"] if self._keeps_place else []
             source = f"SELECT *, {', '.join(columns)} FROM ({source}) AS e"
@@ -264,14 +267,14 @@ class _FunnelWriter:
     def _strict(self) -> str:
         """z{k} is the way that arrives: the number and time of its first event, the time of its last required step."""
         held = self._funnel.hold is not None
-        counts = "mask & 1 <> 0" + (" AND held IS NOT NULL" if held else "")
+        counts = "m0" + (" AND held IS NOT NULL" if held else "")
         source = f"""SELECT *, CASE WHEN {counts} THEN ARRAY[n, t, t] END AS z0, CASE WHEN {counts} THEN t END AS s0,
             CASE WHEN {counts} THEN n END AS q0 FROM matched"""
         for k in self._numbers[1:]:
             last = self._funnel.before(k)
             ways = ", ".join(f"lag(z{c}) OVER way" for c in range(last, k))
             same = " AND held = lag(held) OVER way" if held else ""
-            source = f"""SELECT *, CASE WHEN mask & {1 << k} <> 0{same} THEN GREATEST({ways}) END AS a{k}
+            source = f"""SELECT *, CASE WHEN m{k}{same} THEN GREATEST({ways}) END AS a{k}
             FROM ({source}) AS e WINDOW way AS ({self._way()})"""
             arrives = f"t - a{k}[2] <= {self._window}{self._not_excluded(f'a{k}[1]')}"
             at = "t" if k in self._funnel.required else f"a{k}[3]"
