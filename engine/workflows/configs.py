@@ -95,7 +95,12 @@ def read_config(
     """What a step is configured with; None when something is wrong, which `problems` then holds."""
     before = len(problems.found)
     fields = Fields(
-        _with_kept_names(step_type, given), path, problems, name=step_type.value.lower(), known=KEYS[step_type]
+        given,
+        path,
+        problems,
+        name=step_type.value.lower(),
+        known=KEYS[step_type],
+        aliases=ALIASES.get(step_type, {}),
     )
     config = _read_webhook(fields, egress) if step_type is StepType.WEBHOOK else _READERS[step_type](fields)
     return config if len(problems.found) == before else None
@@ -110,14 +115,6 @@ def unparse_config(config: StepConfig) -> dict[str, Any]:
 def condition_path(condition: BranchCondition) -> str:
     """What a branch's condition reads, as a path of the condition language; for EVENT, where it looks first."""
     return _PREFIXES[condition.source] + condition.name
-
-
-def _with_kept_names(step_type: StepType, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Older names of keys replaced, unless the newer one is given too."""
-    aliases = ALIASES.get(step_type, {})
-    return {
-        aliases[key] if key in aliases and aliases[key] not in given else key: value for key, value in given.items()
-    }
 
 
 def _read_email(fields: Fields) -> SendEmail:

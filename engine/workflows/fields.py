@@ -49,12 +49,24 @@ class Problems:
 
 
 class Fields:
-    """One object. `name` is what it is called in messages; `known` are its keys, in the order to list them."""
+    """One object. `name` is what it is called in messages; `known` are its keys, in the order to list them; `aliases`
+    are older names of keys, which count where the present one is not given too."""
 
-    def __init__(self, given: Mapping[str, Any], path: Path, problems: Problems, *, name: str, known: tuple[str, ...]):
+    def __init__(
+        self,
+        given: Mapping[str, Any],
+        path: Path,
+        problems: Problems,
+        *,
+        name: str,
+        known: tuple[str, ...],
+        aliases: Mapping[str, str] = {},
+    ) -> None:
         self.path = path
         self.problems = problems
         self.name = name
+        self._written = {key: alias for alias, key in aliases.items() if alias in given and key not in given}
+        given = {aliases[key] if key in self._written.values() else key: value for key, value in given.items()}
         self._given = {key: value for key, value in given.items() if value is not None and key in known}
         self._meant = {self._refuse(str(key), known) for key in given if key not in known}
 
@@ -67,8 +79,8 @@ class Fields:
         return key in self._given or key in self._meant
 
     def at(self, key: str) -> Path:
-        """Where the value of a key is."""
-        return (*self.path, key)
+        """Where the value of a key is, under the name that it has there."""
+        return (*self.path, self._written.get(key, key))
 
     def value(self, key: str, *, needed: bool = False) -> Any:
         """As it is; None without one."""

@@ -133,6 +133,15 @@ def test_older_names_are_read_and_the_kept_ones_written() -> None:
     assert steps[3]["config"] == {"flavor": "generate", "prompt": "a"}
 
 
+def test_what_is_wrong_under_an_older_name_is_found_there() -> None:
+    older = step("AI_ACTION", config={"feature": "decid", "prompt": "a"})
+    both = step("AI_ACTION", config={"feature": "decide", "flavor": "decide", "prompt": "a"})
+    found = errors_of(workflow(older, both))
+    assert list(found) == ["steps.0.config.feature", "steps.1.config.feature"]
+    assert found["steps.0.config.feature"].endswith("the nearest is decide.")
+    assert found["steps.1.config.feature"] == "feature is not known here: use flavor, prompt, model, saveTo, jsonMode."
+
+
 def test_what_is_absent_takes_its_default() -> None:
     push, webhook, ai = read(
         workflow(
