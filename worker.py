@@ -56,14 +56,14 @@ from engine.webhooks import follower as webhooks
 from engine.webhooks.work import WebhookWork
 from engine.work import Work, WorkKind
 from engine.workers.attendance import Attendance, Handler
-from engine.workers.followers import Follower, Reaction
+from engine.workers.followers import PAGE_ITEMS, Follower, Reaction
 from engine.workers.hints import Followed, Hints
 from engine.workers.jobs import Jobs
 from engine.workers.relay import Relay
 from engine.workers.sweeper import Finder, Sweeper
 from engine.workflows.definitions import Definitions
 from engine.workflows.enrolment import Enrolment
-from engine.workflows.follower import Triggers
+from engine.workflows.follower import PAGE_EVENTS, Triggers
 from engine.workflows.matching import TriggerCache
 from engine.workflows.names import REPORTS_FOLLOWER, TRIGGERS_FOLLOWER
 from engine.workflows.reports import report
@@ -115,7 +115,9 @@ class WorkerProcess:
         self.relay = Relay(self.database, self.broadcast)
         self._webhooks = self._follower(webhooks.NAME, EVENTS, webhooks.follow)
         self._definitions = Definitions()
-        self._triggers = self._follower(TRIGGERS_FOLLOWER, EVENTS, Triggers(TriggerCache(), self._definitions).follow)
+        self._triggers = self._follower(
+            TRIGGERS_FOLLOWER, EVENTS, Triggers(TriggerCache(), self._definitions).follow, page_items=PAGE_EVENTS
+        )
         self._reports = self._follower(REPORTS_FOLLOWER, DELIVERIES, report, item_filter=RUN_REPORTS)
         self._enrolment = Enrolment(self.database, self.clock, self._definitions, self.broadcast.announce, self._wake)
         audiences = AudienceCache()
@@ -187,7 +189,13 @@ class WorkerProcess:
             self.broadcast.wake(work)
 
     def _follower(
-        self, name: str, kind: LaneKind[R, F], react: Reaction[R], *, item_filter: F | None = None
+        self,
+        name: str,
+        kind: LaneKind[R, F],
+        react: Reaction[R],
+        *,
+        item_filter: F | None = None,
+        page_items: int = PAGE_ITEMS,
     ) -> Follower[R]:
         return Follower(
             name,
@@ -198,6 +206,7 @@ class WorkerProcess:
             announce=self.broadcast.announce,
             wake=self._wake,
             item_filter=item_filter,
+            page_items=page_items,
         )
 
     def handlers(self, dispatcher: Dispatcher, runner: Runner) -> Mapping[WorkKind, Handler]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import asyncpg
 
 PAGE_ITEMS = 200
-"""Items that take effect together: bounds the transaction, and what a crash does over."""
+"""Items that take effect together, unless told otherwise: bounds the transaction, and what a crash does over."""
 LEASE = timedelta(seconds=6)
 """Longer than a page takes; renewed before each. Real time. No longer than a job of a dead worker waits anyway."""
 RETRY_SECONDS = 0.05
@@ -75,7 +75,7 @@ class Reaction(Protocol[R_contra]):
 class Follower(Generic[R]):
     """One reader of a lane of every project, in one worker. `name` is what its positions are stored under.
 
-    `item_filter` leaves out what it takes no notice of, by default nothing.
+    `item_filter` leaves out what it takes no notice of, by default nothing; `page_items` take effect together.
     """
 
     def __init__(
@@ -89,10 +89,12 @@ class Follower(Generic[R]):
         announce: Callable[[Announcement], None],
         wake: Callable[[Work], None],
         item_filter: Any = None,
+        page_items: int = PAGE_ITEMS,
     ) -> None:
         self.name = name
         self._kind = kind
         self._item_filter = kind.everything if item_filter is None else item_filter
+        self._page_items = page_items
         self._react = react
         self._database = database
         self._clock = clock
@@ -123,7 +125,7 @@ class Follower(Generic[R]):
     async def _read_page(self, project_id: UUID, position: int) -> LanePage[R]:
         async with self._database.connection() as connection:
             return await self._kind.read_page(
-                connection, project_id=project_id, after=position, limit=PAGE_ITEMS, item_filter=self._item_filter
+                connection, project_id=project_id, after=position, limit=self._page_items, item_filter=self._item_filter
             )
 
     async def _take_effect(self, project_id: UUID, position: int, page: LanePage[R]) -> bool:

@@ -33,7 +33,7 @@ from engine.workflows.state import AskModel, Decision, DeliverPush, Effect, Merg
 from engine.workflows.transition import decide, is_settled
 
 MAX_ROUND_SECONDS = 2.0
-"""Of processor time. A full round of ordinary steps takes some 50 ms; a transaction that waits for 30 s is ended."""
+"""Of processor time. A full round of ordinary steps takes some 100 ms; a transaction that waits for 30 s is ended."""
 MAX_ROUND_DECISIONS = 2_000
 """Bounds what one transaction writes."""
 MAX_ASKING = 16

@@ -30,6 +30,8 @@ from engine.workflows.starting import Entrant, admit, start_runs
 if TYPE_CHECKING:
     import asyncpg
 
+PAGE_EVENTS = 500
+"""Of one transaction: most events start nothing, and of those that start much it takes less. At most 32 MiB of them."""
 MAX_ENTRANTS = 1_000
 """Of one transaction, unless one event alone has more."""
 

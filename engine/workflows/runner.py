@@ -32,8 +32,8 @@ from engine.workflows.changes import carry_out_change
 from engine.workflows.definitions import Definitions
 from engine.workflows.rounds import Answered, Done, Round, Tools
 
-ROUND_RUNS = 100
-"""Runs of one transaction: some 50 ms, and the most that one that cannot be stored holds up."""
+ROUND_RUNS = 250
+"""Runs of one transaction: some 100 ms, and the most that one that cannot be stored holds up."""
 TIME_BOX = timedelta(seconds=5)
 """Of real time, after which another project has its turn."""
 STOP_TIMEOUT = timedelta(seconds=3)
