@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from db.database import Database
 from db.failures import is_passing, is_statement_timeout
+from engine.analytics.live import LiveFunnels
 from engine.analytics.pool import ACQUIRE_TIMEOUT as ANALYTICS_ACQUIRE_TIMEOUT
 from engine.analytics.pool import STATEMENT_TIMEOUT as ANALYTICS_STATEMENT_TIMEOUT
 from engine.analytics.pool import AnalyticsPool
@@ -165,11 +166,13 @@ class Process:
         self.streams = Streams(self.hub, self.database, self.cursors)
         self.clock = DatabaseClock(self.database)
         readers = Readers(self.reading_database)
+        analytics = AnalyticsPool(self.analytics_database)
         self.services = Services(
             database=self.database,
             lookups=Lookups(self.database, readers),
             readers=readers,
-            analytics=AnalyticsPool(self.analytics_database),
+            analytics=analytics,
+            live_funnels=LiveFunnels(self.hub, analytics, self.clock),
             log=self.log,
             streams=self.streams,
             cursors=self.cursors,
@@ -205,6 +208,7 @@ class Process:
             await self.revocations.start()
             stack.callback(self.revocations.stop)
             stack.push_async_callback(self.streams.stop)
+            stack.push_async_callback(self.services.live_funnels.stop)
             stack.push_async_callback(self.log.close)
             settle_collector()
             yield

@@ -17,6 +17,7 @@ from uuid import UUID
 from db.database import Database
 from db.heads import read_heads
 from db.records import HeadRecord, Lane
+from engine.analytics.live import LiveFunnels
 from engine.analytics.pool import AnalyticsPool
 from engine.announcements import Announcement
 from engine.clock import Clock
@@ -48,6 +49,7 @@ class Services:
     lookups: Lookups
     readers: Readers
     analytics: AnalyticsPool
+    live_funnels: LiveFunnels
     log: EventLog
     streams: Streams
     cursors: CursorCodec

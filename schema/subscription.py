@@ -13,6 +13,7 @@ from schema.event_list import EventEdge, edge_maker
 from schema.info import Info
 from schema.roots.audiences import AudiencesSubscription
 from schema.roots.deliveries import DeliveriesSubscription
+from schema.roots.funnels import FunnelsSubscription
 from schema.roots.workflow_runs import WorkflowRunsSubscription
 from schema.scalars import Cursor
 
@@ -25,7 +26,7 @@ from schema.scalars import Cursor
         "a Redis restart or a move to another gateway, as long as the client comes back with its last cursor."
     )
 )
-class Subscription(DeliveriesSubscription, WorkflowRunsSubscription, AudiencesSubscription):
+class Subscription(DeliveriesSubscription, WorkflowRunsSubscription, AudiencesSubscription, FunnelsSubscription):
     @strawberry.subscription(description="Events as they are stored. Needs VIEWER.")
     async def event_stream(
         self,

@@ -73,7 +73,7 @@ class FunnelReport(msgspec.Struct, frozen=True, kw_only=True):
     as_of: datetime
 
 
-def read_funnel_input(given: Mapping[str, Any], *, now: datetime, path: tuple[str, ...]) -> FunnelQuestion:
+def read_funnel_input(given: Mapping[str, Any], *, now: datetime, path: tuple[str, ...] = ("input",)) -> FunnelQuestion:
     """A FunnelInput, given with the names of GraphQL; `path` led to it. Raises `BadUserInput`."""
     order = FunnelOrder(given.get("order") or FunnelOrder.ORDERED)
     funnel = Funnel(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -15,6 +15,7 @@ from graphql import ExecutionResult
 
 from app import GatewayApplication, GatewaySession
 from db.database import Database
+from engine.analytics.live import LiveFunnels
 from engine.analytics.pool import AnalyticsPool
 from engine.announcements import Announcement
 from engine.clock import DatabaseClock
@@ -116,12 +117,22 @@ class Tenant:
         source = await service.subscribe(
             prepared, GatewaySession(self.gateway.services, self.gateway.revocations, self.viewer)
         )
-        if isinstance(source, LiveSource):
+        if not isinstance(source, ExecutionResult):
             return None
-        assert isinstance(source, ExecutionResult)
         response = orjson.loads(service.encode(source))
         code: str = response["errors"][0]["extensions"]["code"]
         return code
+
+    async def first(self, document: str, **variables: Any) -> Any:
+        """The first response of a subscription that replays nothing."""
+        service = self.gateway.service
+        prepared = await service.prepare(GraphQLRequest(query=document, variables=msgspec.Raw(orjson.dumps(variables))))
+        assert not isinstance(prepared, list), prepared
+        session = GatewaySession(self.gateway.services, self.gateway.revocations, self.viewer)
+        source = await service.subscribe(prepared, session)
+        assert isinstance(source, AsyncGenerator), source
+        async with aclosing(source):
+            return orjson.loads(await anext(source))
 
     async def follow(self, document: str, **variables: Any) -> Follower:
         """Open a stream, from now on or from `after`. Raises what its client would be told."""
@@ -220,11 +231,15 @@ async def open_gateway(
         await stack.enter_async_context(clock.running())
         woken: list[Work] = []
         readers = Readers(database)
+        analytics = AnalyticsPool(database)
+        live_funnels = LiveFunnels(hub, analytics, clock)
+        stack.push_async_callback(live_funnels.stop)
         services = Services(
             database=database,
             lookups=Lookups(database, readers),
             readers=readers,
-            analytics=AnalyticsPool(database),
+            analytics=analytics,
+            live_funnels=live_funnels,
             log=log,
             streams=streams,
             cursors=cursors,

@@ -54,6 +54,12 @@ NEEDED = {
     "Query.templates": Role.VIEWER,
     "Query.audiences": Role.VIEWER,
     "Query.funnel": Role.VIEWER,
+    "Query.insights": Role.VIEWER,
+    "Query.boards": Role.VIEWER,
+    "Mutation.saveInsight": Role.EDITOR,
+    "Mutation.deleteInsight": Role.EDITOR,
+    "Mutation.saveBoard": Role.EDITOR,
+    "Mutation.deleteBoard": Role.EDITOR,
     "Query.retention": Role.VIEWER,
     "Query.trend": Role.VIEWER,
     "Mutation.saveAudience": Role.EDITOR,
@@ -93,6 +99,7 @@ NEEDED = {
     "Subscription.eventStream": Role.VIEWER,
     "Subscription.deliveryUpdates": Role.VIEWER,
     "Subscription.audienceChanges": Role.VIEWER,
+    "Subscription.funnelUpdates": Role.VIEWER,
 }
 ARGUMENTS = {
     "importWorkflows": "(bundle: {})",
@@ -107,9 +114,14 @@ ARGUMENTS = {
     "deleteWorkflow": '(id: "wfl_x")',
     "cloneBlueprint": '(key: "x")',
     "audienceChanges": '(audienceId: "aud_x")',
+    "funnelUpdates": '(input: {steps: [{eventType: "a"}, {eventType: "b"}]})',
     "funnel": '(input: {steps: [{eventType: "a"}, {eventType: "b"}]})',
     "retention": '(input: {startEvent: {eventType: "a"}, returnEvent: {eventType: "a"}})',
     "trend": '(input: {event: {eventType: "a"}})',
+    "saveInsight": "(input: {})",
+    "deleteInsight": '(id: "ins_x")',
+    "saveBoard": "(input: {})",
+    "deleteBoard": '(id: "brd_x")',
     "saveAudience": "(input: {})",
     "deleteAudience": '(id: "aud_x")',
     "saveTemplate": "(input: {})",
@@ -151,6 +163,7 @@ ARGUMENTS = {
     "deleteInboundEndpoint": '(id: "inb_x")',
 }
 BOUNDED_LISTS = {
+    "Query.boards",
     "Query.workflowBlueprints",
     "Query.senderDomains",
     "Query.nodes",

@@ -397,6 +397,17 @@ async def _funnel(victim: Tenant, attacker: Tenant) -> None:
     assert await attacker.codes(document, input=asked) == ["BAD_USER_INPUT"]
 
 
+@case("Subscription.funnelUpdates")
+async def _funnel_updates(victim: Tenant, attacker: Tenant) -> None:
+    document = "subscription ($input: FunnelInput!) { funnelUpdates(input: $input) { entered } }"
+    asked: dict[str, Any] = {"steps": [{"eventType": "*"}, {"eventType": "*"}]}
+    assert (await victim.first(document, input=asked))["data"]["funnelUpdates"] == {"entered": 1}
+    assert (await attacker.first(document, input=asked))["data"]["funnelUpdates"] == {"entered": 0}
+    asked["audienceId"] = await _audience(victim)
+    errors = (await attacker.first(document, input=asked))["errors"]
+    assert [error["extensions"]["code"] for error in errors] == ["BAD_USER_INPUT"]
+
+
 @case("Query.trend")
 async def _trend(victim: Tenant, attacker: Tenant) -> None:
     document = """query ($input: TrendInput!) { trend(input: $input) { series { group total } previous { group } } }"""
@@ -414,6 +425,92 @@ async def _retention(victim: Tenant, attacker: Tenant) -> None:
     assert {(each["size"], *each["returned"]) for each in found} == {(0, 0)}
     asked["audienceId"] = await _audience(victim)
     assert await attacker.codes(document, input=asked) == ["BAD_USER_INPUT"]
+
+
+SAVE_INSIGHT = """mutation ($input: SaveInsightInput!) {
+  saveInsight(input: $input) { insight { id name input trend { series { total } } } userErrors { code } }
+}"""
+SAVE_BOARD = """mutation ($input: SaveBoardInput!) {
+  saveBoard(input: $input) { board { id name insights { name } } userErrors { code } }
+}"""
+
+
+async def _insight(victim: Tenant) -> str:
+    question = {"event": {"eventType": "*", "where": [{"path": "event.properties.card", "op": "EQ", "value": SECRET}]}}
+    saved = (await victim.data(SAVE_INSIGHT, input={"name": "Cards", "trend": question}))["saveInsight"]
+    node_id: str = saved["insight"]["id"]
+    return node_id
+
+
+async def _board(victim: Tenant) -> str:
+    insight_id = await _insight(victim)
+    saved = (await victim.data(SAVE_BOARD, input={"name": SECRET, "insightIds": [insight_id]}))["saveBoard"]
+    node_id: str = saved["board"]["id"]
+    return node_id
+
+
+@case("Query.insights")
+async def _insights(victim: Tenant, attacker: Tenant) -> None:
+    node_id = await _insight(victim)
+    cursor = (await victim.data("{ insights { edges { cursor } } }"))["insights"]["edges"][0]["cursor"]
+    document = "query ($after: Cursor) { insights(after: $after) { edges { node { name input } } } }"
+    assert await _sees_nothing(attacker, document) == {"data": {"insights": {"edges": []}}}
+    assert await attacker.codes(document, after=cursor) == ["CURSOR_INVALID"]
+    assert await attacker.data("query ($id: ID!) { node(id: $id) { id } }", id=node_id) == {"node": None}
+
+
+@case("Mutation.saveInsight")
+async def _save_insight(victim: Tenant, attacker: Tenant) -> None:
+    node_id = await _insight(victim)
+    refused = (await _sees_nothing(attacker, SAVE_INSIGHT, input={"id": node_id, "name": "mine"}))["data"]
+    assert refused["saveInsight"] == {"insight": None, "userErrors": [{"code": "NOT_FOUND"}]}
+    # The name is free here; an audience of somebody else is none.
+    question = {"event": {"eventType": "*"}, "audienceId": await _audience(victim)}
+    made = (await attacker.data(SAVE_INSIGHT, input={"name": "Cards", "trend": question}))["saveInsight"]
+    assert made == {"insight": None, "userErrors": [{"code": "NOT_FOUND"}]}
+    assert (
+        await _sees_nothing(attacker, SAVE_INSIGHT, input={"name": "Cards", "trend": {"event": {"eventType": "*"}}})
+    )["data"]["saveInsight"]["userErrors"] == []
+    assert [
+        each["node"]["name"]
+        for each in (await victim.data("{ insights { edges { node { name } } } }"))["insights"]["edges"]
+    ] == ["Cards"]
+
+
+@case("Mutation.deleteInsight")
+async def _delete_insight(victim: Tenant, attacker: Tenant) -> None:
+    node_id = await _insight(victim)
+    document = "mutation ($id: ID!) { deleteInsight(id: $id) { deletedId userErrors { code } } }"
+    refused = (await attacker.data(document, id=node_id))["deleteInsight"]
+    assert refused == {"deletedId": None, "userErrors": [{"code": "NOT_FOUND"}]}
+    assert len((await victim.data("{ insights { edges { cursor } } }"))["insights"]["edges"]) == 1
+
+
+@case("Query.boards")
+async def _boards(victim: Tenant, attacker: Tenant) -> None:
+    node_id = await _board(victim)
+    document = "query ($id: ID!) { boards { name insights { input } } node(id: $id) { id } }"
+    assert await _sees_nothing(attacker, document, id=node_id) == {"data": {"boards": [], "node": None}}
+
+
+@case("Mutation.saveBoard")
+async def _save_board(victim: Tenant, attacker: Tenant) -> None:
+    node_id, insight_id = await _board(victim), (await victim.data("{ insights { edges { node { id } } } }"))
+    refused = (await _sees_nothing(attacker, SAVE_BOARD, input={"id": node_id, "name": "mine"}))["data"]
+    assert refused["saveBoard"] == {"board": None, "userErrors": [{"code": "NOT_FOUND"}]}
+    theirs = [edge["node"]["id"] for edge in insight_id["insights"]["edges"]]
+    refused = (await _sees_nothing(attacker, SAVE_BOARD, input={"name": "mine", "insightIds": theirs}))["data"]
+    assert refused["saveBoard"] == {"board": None, "userErrors": [{"code": "NOT_FOUND"}]}
+    assert (await victim.data("{ boards { name } }"))["boards"] == [{"name": SECRET}]
+
+
+@case("Mutation.deleteBoard")
+async def _delete_board(victim: Tenant, attacker: Tenant) -> None:
+    node_id = await _board(victim)
+    document = "mutation ($id: ID!) { deleteBoard(id: $id) { deletedId userErrors { code } } }"
+    refused = (await attacker.data(document, id=node_id))["deleteBoard"]
+    assert refused == {"deletedId": None, "userErrors": [{"code": "NOT_FOUND"}]}
+    assert len((await victim.data("{ boards { name } }"))["boards"]) == 1
 
 
 @case("Subscription.audienceChanges")
