@@ -5,24 +5,23 @@ due at one moment, an hour from now, as of which the statements of the runner ar
 worker takes part. Asked three times: with few rows, with all of them while the planner's statistics are still those of
 the few, and after ANALYZE.
 
-Shows: the median time in ms of a claim (finding the due ones, then locking them), the pages that it touches, and the
-plans, once as the planner makes them for these parameters and once as it makes them for any.
+Shows: the median time in ms of a claim (finding the due ones, then locking them) on a connection as a worker's, which
+has a plan made for every execution, the pages that finding them touches, and its plans.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import median
-from typing import Any
 from uuid import UUID
 
 import asyncpg
 
 from benchmarks.harness import BenchmarkError
+from db.database import Database
 from db.statements import statements
 from engine.workflows.runner import ROUND_RUNS
 
@@ -45,47 +44,50 @@ _INSERT = """
 
 @dataclass(frozen=True)
 class Claim:
-    """What one claim costs. `pages` is of finding the due ones alone."""
+    """What one claim costs. `pages` and `plan` are of finding the due ones alone."""
 
     milliseconds: float
     pages: int
-    plans: dict[str, str]
+    plan: str
 
 
-async def measure_waiting(
-    connection: asyncpg.Connection, project_id: UUID, workflow_id: UUID, sizes: Sequence[int]
-) -> None:
+async def measure_waiting(database: Database, project_id: UUID, workflow_id: UUID, *, few: int, many: int) -> None:
     """Ask beside so many, print what it costs, and leave the most there."""
-    few, many = sizes
     now = datetime.now().astimezone()
     due_at = now + timedelta(hours=1)
-    await connection.execute("ALTER TABLE workflow_runs SET (autovacuum_enabled = off)")
-    await connection.execute(_INSERT, project_id, workflow_id, now, due_at, 0, DUE, few)
-    await connection.execute("ANALYZE workflow_runs")
-    claims = {f"{few:,} waiting runs": await measure_claim(connection, project_id, due_at)}
-    started = time.perf_counter()
-    await connection.execute(_INSERT, project_id, workflow_id, now, due_at, few, DUE, many, timeout=600)
-    took = time.perf_counter() - started
-    stale = f"{many:,}, statistics of {few:,}"
-    claims[stale] = await measure_claim(connection, project_id, due_at)
-    await connection.execute("ANALYZE workflow_runs")
-    claims[f"{many:,}, analyzed"] = await measure_claim(connection, project_id, due_at)
-    await connection.execute("ALTER TABLE workflow_runs RESET (autovacuum_enabled)")
-    print(f"claiming {DUE} due runs ({many - few:,} rows inserted in {took:.0f} s):")
+
+    async def insert(after: int, number: int) -> None:
+        await connection.execute(_INSERT, project_id, workflow_id, now, due_at, after, DUE, number, timeout=600)
+
+    async with database.connection() as connection:
+        await connection.execute("SET statement_timeout = 0")
+        await connection.execute("ALTER TABLE workflow_runs SET (autovacuum_enabled = off)")
+        await insert(0, few)
+        await connection.execute("ANALYZE workflow_runs")
+        claims = {f"{few:,}, analyzed": await measure_claim(connection, project_id, due_at)}
+        started = time.perf_counter()
+        await insert(few, many)
+        took = time.perf_counter() - started
+        claims[f"{many:,}, statistics of {few:,}"] = await measure_claim(connection, project_id, due_at)
+        await connection.execute("ANALYZE workflow_runs")
+        claims[f"{many:,}, analyzed"] = await measure_claim(connection, project_id, due_at)
+        await connection.execute("ALTER TABLE workflow_runs RESET (autovacuum_enabled)")
+    print(f"claiming {DUE} due runs beside waiting ones, of which {many - few:,} were inserted in {took:.0f} s:")
     for name, claim in claims.items():
-        print(f"  beside {name}: {claim.milliseconds:.2f} ms, {claim.pages} pages to find them")
-    for name in (stale, f"{many:,}, analyzed"):
-        for kind, plan in claims[name].plans.items():
-            print(f"  plan beside {name} ({kind}):\n" + "\n".join(f"    {line}" for line in plan.splitlines()))
+        print(f"  beside {name}: {claim.milliseconds:.2f} ms, {claim.pages} pages to find them; the plan:")
+        print("\n".join(f"    {line}" for line in claim.plan.splitlines()))
 
 
 async def measure_claim(connection: asyncpg.Connection, project_id: UUID, due_at: datetime) -> Claim:
     """As the runner claims, in transactions that are rolled back."""
     times = [await try_claim(connection, project_id, due_at) for _ in range(TRIES)]
-    plans = {kind: await explain(connection, project_id, due_at, kind) for kind in ("custom", "generic")}
-    found = [_PAGES.search(plan) for plan in plans.values()]
-    pages = [int(each[1] or 0) + int(each[2] or 0) for each in found if each is not None]
-    return Claim(median(times), max(pages), plans)
+    asked = f"EXPLAIN (ANALYZE, BUFFERS, COSTS OFF) {_SQL['find_due_runs']}"
+    rows = await connection.fetch(asked, project_id, due_at, ROUND_RUNS)
+    plan = "\n".join(row[0] for row in rows)
+    pages = _PAGES.search(plan)
+    if pages is None:
+        raise BenchmarkError(plan)
+    return Claim(median(times), int(pages[1] or 0) + int(pages[2] or 0), plan)
 
 
 async def try_claim(connection: asyncpg.Connection, project_id: UUID, due_at: datetime) -> float:
@@ -102,16 +104,3 @@ async def try_claim(connection: asyncpg.Connection, project_id: UUID, due_at: da
     if len(locked) != DUE:
         raise BenchmarkError(f"{len(locked)} runs were claimed, {DUE} are due")
     return took
-
-
-async def explain(connection: asyncpg.Connection, project_id: UUID, due_at: datetime, kind: str) -> str:
-    """How the due ones are found."""
-    await connection.execute(f"SET plan_cache_mode = force_{kind}_plan")
-    await connection.execute(f"PREPARE claim (uuid, timestamptz, bigint) AS {_SQL['find_due_runs']}")
-    try:
-        asked = f"EXECUTE claim ('{project_id}', '{due_at.isoformat()}', {ROUND_RUNS})"
-        rows: list[Any] = await connection.fetch(f"EXPLAIN (ANALYZE, BUFFERS) {asked}")
-        return "\n".join(row[0] for row in rows)
-    finally:
-        await connection.execute("DEALLOCATE claim")
-        await connection.execute("RESET plan_cache_mode")

@@ -10,8 +10,8 @@ batches of 1,000, one a person; then 1,000 active workflows of four kinds of tri
 Shows: `track` to the frame of `workflowRunUpdates` with the first step, p50 and p99 in ms of `--singles` (default 200)
 one after the other (goal: p50 under 50), and of some after pauses so long that the worker has let go of the project;
 steps, and events matched, a second from the first event sent to the last run that is over, or that waits, so with
-tracking, beside the peers' from the first event in hand to the last (goals: ten times the better of them), medians; CPU
-of worker and peer for each. All processes share the machine's cores, PostgreSQL included.
+tracking, beside the peers' from the first event in hand to the last (goals: ten times the better of them), medians; and
+what each costs worker or peer, and PostgreSQL, in µs of CPU. All processes share the machine's cores.
 Counts only when every event started what it had to, once, every step is OK, and every profile says so.
 
 Command: `python -m benchmarks.workflows [--rounds 3] [--singles 200] [--journeys 5000] [--events 20000]
@@ -55,6 +55,7 @@ from benchmarks.peers.python.journeys import (
 from benchmarks.waiting_runs import measure_waiting
 from benchmarks.webhooks import BATCH, Api, cpu_seconds
 from benchmarks.webhooks import TRACK as TRACK_BATCH
+from db.database import Database
 from engine.workflows.names import TRIGGERS_FOLLOWER
 
 PEERS = ROOT / "benchmarks" / "peers" / "python"
@@ -88,21 +89,46 @@ OUTCOMES = """
 TIERS = "SELECT traits->>'tier', count(*) FROM profiles WHERE project_id = $1 AND user_id = ANY($2) GROUP BY 1"
 
 
+@dataclass(frozen=True)
+class Taken:
+    """Seconds that something took: of time, of the worker's or the peer's CPU, and of PostgreSQL's."""
+
+    time: float
+    worker: float
+    postgres: float
+
+
+class Stopwatch:
+    """Runs from the moment it is made."""
+
+    def __init__(self, server: Gateway) -> None:
+        self._server = server
+        self._before = (time.perf_counter(), *cpu_seconds(server))
+
+    def taken(self) -> Taken:
+        """So far."""
+        after = (time.perf_counter(), *cpu_seconds(self._server))
+        return Taken(*(now - then for now, then in zip(after, self._before, strict=True)))
+
+
 @dataclass
 class Figures:
-    """Of one thing that is measured, round by round: a second, and µs of CPU each."""
+    """Of one thing that is measured, round by round."""
 
     rates: list[float] = field(default_factory=list)
-    costs: list[float] = field(default_factory=list)
+    worker: list[float] = field(default_factory=list)
+    postgres: list[float] = field(default_factory=list)
 
-    def add(self, count: int, seconds: float, cpu: float) -> None:
+    def add(self, count: int, taken: Taken) -> None:
         """One round."""
-        self.rates.append(count / seconds)
-        self.costs.append(cpu / count * 1e6)
+        self.rates.append(count / taken.time)
+        self.worker.append(taken.worker / count * 1e6)
+        self.postgres.append(taken.postgres / count * 1e6)
 
     def __str__(self) -> str:
         each = ", ".join(f"{rate:,.0f}" for rate in self.rates)
-        return f"{median(self.rates):,.0f}/s ({each}), {median(self.costs):,.0f} µs of CPU each"
+        costs = f"{median(self.worker):,.0f} µs and PostgreSQL's {median(self.postgres):,.0f} µs of CPU each"
+        return f"{median(self.rates):,.0f}/s ({each}), {costs}"
 
 
 class StepWatcher(Subscriber):
@@ -172,15 +198,15 @@ class Bench:
             await asyncio.sleep(gap)
         return delays
 
-    async def step(self, workflow: str, count: int, done: int) -> tuple[float, float]:
-        """Seconds, and of the worker's CPU, for so many journeys; so many are `done` already."""
+    async def step(self, workflow: str, count: int, done: int) -> Taken:
+        """What so many journeys take; so many are `done` already."""
         workflow_id = UUID(workflow.partition("_")[2])
-        before, started = cpu_seconds(self._server)[0], time.perf_counter()
+        watch = Stopwatch(self._server)
         await self.track(events_to_step(count))
         await self._expect_completed(workflow_id, done + count)
-        took, cpu = time.perf_counter() - started, cpu_seconds(self._server)[0] - before
+        taken = watch.taken()
         await self._check_steps(workflow_id, count, done)
-        return took, cpu
+        return taken
 
     async def _expect_completed(self, workflow_id: UUID, count: int) -> None:
         async with asyncio.timeout(300):
@@ -216,17 +242,17 @@ class Bench:
         await asyncio.gather(*(go_on() for _ in range(SAVES_AT_ONCE)))
         return found
 
-    async def match(self, workflows: Mapping[UUID, int], count: int, done: int) -> tuple[float, float]:
-        """Seconds, and of the worker's CPU, until so many events were matched; `done` rounds were made before."""
-        before, started = cpu_seconds(self._server)[0], time.perf_counter()
+    async def match(self, workflows: Mapping[UUID, int], count: int, done: int) -> Taken:
+        """What so many events take until they were matched; `done` rounds were made before."""
+        watch = Stopwatch(self._server)
         await self.track(events_to_match(count))
         head = await self._connection.fetchval(HEAD, self._project_id)
         await self._expect_followed(head)
-        took, cpu = time.perf_counter() - started, cpu_seconds(self._server)[0] - before
+        taken = watch.taken()
         rows = await self._connection.fetch(STARTED, self._project_id, list(workflows))
         if {workflows[row[0]]: row[1] for row in rows} != runs_of(count, done + 1):
             raise BenchmarkError("not every event started what it matches, once")
-        return took, cpu
+        return taken
 
     async def _expect_followed(self, head: int) -> None:
         async with asyncio.timeout(300):
@@ -265,9 +291,10 @@ def peer_python() -> Path:
     return python
 
 
-async def run_peer(python: Path, server_url: str, name: str, question: str, count: int) -> tuple[float, float]:
-    """Seconds, and of its CPU, that a peer takes for so many events, in a fresh database."""
-    url = await make_database(server_url, name, count)
+async def run_peer(python: Path, server: Gateway, name: str, question: str, count: int) -> Taken:
+    """What so many events take a peer, in a fresh database. PostgreSQL's CPU is that of its start too."""
+    url = await make_database(server.database_url, name, count)
+    watch = Stopwatch(server)
     command = [python, PEERS / f"{name}_journeys.py", url, question, str(count)]
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
@@ -276,9 +303,10 @@ async def run_peer(python: Path, server_url: str, name: str, question: str, coun
         out, err = await process.communicate()
     if process.returncode:
         raise BenchmarkError(f"{name}: {err.decode()[-2000:]}")
+    postgres = watch.taken().postgres
     await check_peer(url, name, question, count)
     answer = orjson.loads(out)
-    return answer["seconds"], answer["cpu"]
+    return Taken(answer["seconds"], answer["cpu"], postgres)
 
 
 async def make_database(server_url: str, name: str, people: int) -> str:
@@ -323,7 +351,7 @@ async def check_peer(url: str, name: str, question: str, count: int) -> None:
         raise BenchmarkError(f"{name}: {waiting} wait, {over} are over, people are {found}")
 
 
-Measure = Callable[[int], Awaitable[tuple[float, float]]]
+Measure = Callable[[int], Awaitable[Taken]]
 
 
 async def compare(
@@ -333,7 +361,7 @@ async def compare(
     figures = {name: Figures() for name in ("sendora", *peers)}
     for number in range(rounds):
         for name, (count, measure) in (*peers.items(), ("sendora", ours)):
-            figures[name].add(count * each, *await measure(number))
+            figures[name].add(count * each, await measure(number))
     best = max(median(figures[name].rates) for name in peers)
     print(f"{what}: sendora {figures['sendora']}; {median(figures['sendora'].rates) / best:.1f} × the better peer")
     for name in peers:
@@ -345,7 +373,7 @@ async def run(server: Gateway, python: Path, sizes: argparse.Namespace) -> None:
 
     def peers_of(question: str, count: int) -> dict[str, tuple[int, Measure]]:
         def measure_of(name: str) -> Measure:
-            return lambda _: run_peer(python, server.database_url, name, question, count)
+            return lambda _: run_peer(python, server, name, question, count)
 
         return {name: (count, measure_of(name)) for name in WAITING}
 
@@ -358,25 +386,34 @@ async def run(server: Gateway, python: Path, sizes: argparse.Namespace) -> None:
         )
         journey = await bench.save({"eventType": STEPS_TYPE}, STEPS)
 
-        async def step(number: int) -> tuple[float, float]:
+        async def step(number: int) -> Taken:
             return await bench.step(journey, sizes.journeys, number * sizes.journeys)
 
         peers = peers_of("steps", sizes.peer_journeys)
         await compare("steps by one worker", sizes.rounds, (sizes.journeys, step), peers, each=2)
         workflows = await bench.save_handlers()
 
-        async def match(number: int) -> tuple[float, float]:
+        async def match(number: int) -> Taken:
             return await bench.match(workflows, sizes.events, number)
 
         peers = peers_of("events", sizes.peer_events)
         what = f"events matched against {HANDLERS:,} active workflows"
         await compare(what, sizes.rounds, (sizes.events, match), peers, each=1)
-        waiting = min(workflows)
-        await measure_waiting(connection, UUID(server.project_id), waiting, (FEW, sizes.waiting))
+        await beside_waiting(server, min(workflows), sizes.waiting)
         beside = Figures()
-        beside.add(sizes.journeys * 2, *await step(sizes.rounds))
+        beside.add(sizes.journeys * 2, await step(sizes.rounds))
         print(f"steps by one worker, beside {sizes.waiting:,} waiting runs: {beside}")
     await connection.close()
+
+
+async def beside_waiting(server: Gateway, workflow_id: UUID, count: int) -> None:
+    """Claims, on a connection like a worker's."""
+    database = Database(server.database_url, max_size=1, application_name="sendora-benchmark")
+    await database.connect()
+    try:
+        await measure_waiting(database, UUID(server.project_id), workflow_id, few=FEW, many=count)
+    finally:
+        await database.disconnect()
 
 
 def main() -> None:

@@ -76,7 +76,7 @@ def _event_to_match(number: int) -> dict[str, Any]:
         return _event(number, SHARED_TYPE, shop="shop-of-nobody")
     if place in (4, 5):
         return _event(number, f"bench.product_{number * 4 % HANDLERS + 1}.bought", amount=MATCH_ABOVE)
-    return _event(number, f"bench.page_{number}.left")
+    return _event(number, f"bench.page_{number % HANDLERS}.left")
 
 
 def _matching(number: int, of: int) -> dict[str, Any]:
