@@ -118,7 +118,7 @@ class Attendance:
         try:
             return await self._handlers[work.kind](work.project_id)
         except Exception as error:
-            if not is_passing(error):
+            if not is_passing(error) and not isinstance(error, Unavailable):
                 raise
             names = {"kind": work.kind, "project_id": str(work.project_id), "reason": type(error).__name__}
             _logger.warning("work.interrupted", extra=names)

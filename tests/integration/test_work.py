@@ -13,6 +13,7 @@ import pytest
 
 from db.database import Database
 from engine.clock import DatabaseClock
+from engine.errors import Unavailable
 from engine.work import Work, WorkKind, decode_work, encode_work
 from engine.workers import attendance
 from engine.workers.attendance import Attendance
@@ -136,9 +137,17 @@ async def test_a_hint_during_the_work_makes_it_done_again(database_url: str) -> 
         await until(lambda: done == 2)
 
 
-@pytest.mark.parametrize(("error", "level"), [(ConnectionResetError, "WARNING"), (LookupError, "ERROR")])
+@pytest.mark.parametrize(
+    ("error", "level"),
+    [
+        (ConnectionResetError(), "WARNING"),
+        # Tried again for as long as it makes sense
+        (Unavailable("The database does not answer.", retry_after_ms=1), "WARNING"),
+        (LookupError(), "ERROR"),
+    ],
+)
 async def test_work_that_fails_is_done_when_it_is_asked_for_again(
-    database_url: str, caplog: pytest.LogCaptureFixture, error: type[Exception], level: str
+    database_url: str, caplog: pytest.LogCaptureFixture, error: Exception, level: str
 ) -> None:
     tries = 0
 

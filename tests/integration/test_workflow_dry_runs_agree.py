@@ -1,5 +1,5 @@
 """A dry run shows what a real run does: for any workflow, person and event, `testRunWorkflow` gives the trace that the
-run of the same event has in the end, to the moment.
+run of the same event has in the end, to the moment, and what such traces say was sent is what arrives.
 
 What differs by its nature is made equal or left out: every provider takes what it is given, and the project has no
 model, of which a dry run says so in words of its own. `DRY_RUN_EXAMPLES=300` looks longer.
@@ -8,12 +8,15 @@ model, of which a dry run says so in words of its own. `DRY_RUN_EXAMPLES=300` lo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import re
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -24,6 +27,8 @@ from engine.consent import ConsentState
 from tests.integration.probe_strategies import BOUNCED, MEMBERS, RECEIVER, SETTINGS, TEMPLATE, probes
 from tests.integration.run_support import SAVE_WORKFLOW
 from tests.integration.worker_support import START, Store, open_store
+from tests.peers.receiver import Received as Request
+from tests.peers.smtp import Received as Mail
 
 EXAMPLES = int(os.environ.get("DRY_RUN_EXAMPLES", "4"))
 PROBES = 10
@@ -87,16 +92,21 @@ class Bench:
         """Try some probes, then do them for real."""
         store = self.store
         store.clock.at = START
+        store.forget_messages()
         await store.data(UPDATE_SETTINGS, input=rules)
         prepared = [await self._prepare(probe) for probe in given]
         await store.work()
         shown = [await self.trial(workflow, sample) for workflow, sample in prepared]
         await store.track(sample for _, sample in prepared)
         await store.pass_time()
+        steps: list[Any] = []
         for probe, (workflow, _), dry in zip(given, prepared, shown, strict=True):
             real = await self.real(workflow)
             assert real == dry, f"{json.dumps(probe, default=str)} with {rules}"
             await store.data(SWITCH_OFF, id=workflow)
+            steps += [] if real is None else real[2]
+        sent = _sent(steps)
+        assert _arrived(store, sent) == sent
 
     async def _prepare(self, probe: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """A workflow that is on, somebody new as they are before, and the event that may start it for them."""
@@ -157,6 +167,59 @@ def _told_step(step: Mapping[str, Any], began: datetime) -> dict[str, Any]:
     # A dry run says that it asks nobody, a run that there is nobody; both say what was missing in the prompt
     missing = (step["detail"] or "").partition("Missing, and left empty")[2]
     return {**step, **times, "detail": missing}
+
+
+def _sent(steps: Iterable[Mapping[str, Any]]) -> Counter[Any]:
+    """What traces say was sent. A push counts once for its text, on however many devices."""
+    sent: Counter[Any] = Counter()
+    for step in steps:
+        given = step["input"]
+        match step["type"], step["outcome"]:
+            case "SEND_SMS", "SENT":
+                sent[_number(given["to"]), given["body"]] += 1
+            case "SEND_EMAIL", "SENT":
+                text = _words(given["bodyText"]) if "bodyText" in given else None
+                sent[given["to"].lower(), _words(given["subject"]), text] += 1
+            case "WEBHOOK", "SENT":
+                sent[given["method"], given["url"], _text(given["body"]) if "body" in given else None] += 1
+            case "SEND_PUSH", "SENT":
+                sent[given["title"], given["body"]] = 1
+    return sent
+
+
+def _arrived(store: Store, sent: Collection[Any]) -> Counter[Any]:
+    """What came, in the same terms: None is a text that was not given, but made of HTML or of the event."""
+    came: Counter[Any] = Counter((text.form["To"], text.form["Body"]) for text in store.twilio.messages)
+    made = [*map(_mail, store.smtp.received), *(_request(store, each) for each in store.receiver.requests)]
+    came.update(each if each in sent else (*each[:-1], None) for each in made)
+    pushes = (push["notification"] for push in store.fcm.accepted)
+    return came | Counter({(push.get("title", ""), push.get("body", "")): 1 for push in pushes})
+
+
+def _mail(mail: Mail) -> tuple[Any, ...]:
+    message = mail.message
+    text = message.get_body(("plain",))
+    return mail.recipient.lower(), _words(message["Subject"]), "" if text is None else _words(text.get_content())
+
+
+def _request(store: Store, request: Request) -> tuple[Any, ...]:
+    text = request.body.decode()
+    with contextlib.suppress(ValueError):
+        text = _text(json.loads(text))
+    return request.method, f"{store.receiver.url}{unquote(request.path)}", text
+
+
+def _number(written: str) -> str:
+    return re.sub(r"[ ()-]", "", written)
+
+
+def _words(text: str) -> str:
+    """Without what folding and line ends do to blanks."""
+    return " ".join(text.split())
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 @pytest.fixture

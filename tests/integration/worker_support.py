@@ -204,6 +204,11 @@ class Store:
                 now=self.clock.now(),
             )
 
+    def forget_messages(self) -> None:
+        """As if nothing had arrived yet."""
+        for came in (self.fcm.accepted, self.smtp.received, self.twilio.messages, self.receiver.requests):
+            came.clear()
+
     async def work(self, *, but: Collection[WorkKind] = ()) -> None:
         """Let all workers do what is due now, at the same time."""
         await asyncio.gather(*(worker.work(self.project_id, but=but) for worker in self.workers))
