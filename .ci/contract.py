@@ -38,18 +38,13 @@ DELIVERED = frozenset(
     Query.workflowRuns Mutation.pauseWorkflowRun Mutation.resumeWorkflowRun Mutation.cancelWorkflowRun
     Subscription.workflowRunUpdates
     Query.audiences Mutation.saveAudience Mutation.deleteAudience
-    Query.funnel Query.retention Query.trend
+    Query.funnel Subscription.funnelUpdates Query.retention Query.trend
+    Query.insights Query.boards Mutation.saveInsight Mutation.deleteInsight Mutation.saveBoard Mutation.deleteBoard
     """.split()  # noqa: SIM905
 )
 """Root fields that are finished, with all types behind them but for what `OWED` names."""
 
 OWED = {
-    "audiences and analytics": """
-        Board Insight InsightConnection
-        InsightEdge InsightKind Mutation.deleteBoard Mutation.deleteInsight Mutation.saveBoard
-        Mutation.saveInsight Query.boards Query.insights SaveBoardInput SaveBoardPayload
-        SaveInsightInput SaveInsightPayload Subscription.funnelUpdates
-    """,
     "identity, consent and limits": """
         AuditEntry AuditEntryConnection AuditEntryEdge AuthPayload AuthSession Consent ConsentChange
         ConsentChangeConnection ConsentChangeEdge ConsentLogFilter ConsentPurpose ConsentState EraseProfileInput

@@ -42,6 +42,7 @@ class CursorKind(IntEnum):
     RUN_LIST = 12
     AUDIENCE_LIST = 13
     AUDIENCE_MEMBERS = 14
+    INSIGHT_LIST = 15
 
 
 class Cursor(msgspec.Struct, frozen=True):

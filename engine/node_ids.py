@@ -39,6 +39,8 @@ class NodeKind(StrEnum):
     WORKFLOW = "wfl"
     WORKFLOW_RUN = "run"
     AUDIENCE = "aud"
+    INSIGHT = "ins"
+    BOARD = "brd"
 
 
 class NodeId(msgspec.Struct, frozen=True):

@@ -20,11 +20,13 @@ from uuid import UUID
 
 from db.api_keys import read_api_keys
 from db.audiences import AudienceRecord, read_audiences, read_audiences_ever, read_audiences_of_people
+from db.boards import BoardRecord, read_boards
 from db.database import Database
 from db.deliveries import read_attempts, read_deliveries
 from db.delivery_records import AttemptRecord, DeliveryRecord
 from db.events import read_events_by_seq
 from db.inbound_endpoints import InboundEndpointRecord, read_inbound_endpoints
+from db.insights import InsightRecord, read_insights
 from db.profiles import read_profiles, read_profiles_by_user
 from db.providers import ProviderRecord, read_providers
 from db.push_tokens import PushTokenRecord, read_push_tokens, read_tokens_by_user
@@ -277,6 +279,16 @@ class Lookups:
             lambda connection, project_id, keys: read_audiences(connection, project_id=project_id, audience_ids=keys),
             lambda record: record.audience_id,
         )
+        self.insights: Lookup[UUID, InsightRecord | None] = _rows(
+            database,
+            lambda connection, project_id, keys: read_insights(connection, project_id=project_id, insight_ids=keys),
+            lambda record: record.insight_id,
+        )
+        self.boards: Lookup[UUID, BoardRecord | None] = _rows(
+            database,
+            lambda connection, project_id, keys: read_boards(connection, project_id=project_id, board_ids=keys),
+            lambda record: record.board_id,
+        )
         self.workflows: Lookup[UUID, WorkflowRecord | None] = _rows(
             database,
             lambda connection, project_id, keys: read_workflows(connection, project_id=project_id, workflow_ids=keys),
@@ -359,6 +371,8 @@ class Loaders:
         self.audiences = Loader(lookups.audiences)
         self.audiences_ever = Loader(lookups.audiences_ever)
         self.audiences_of_people = Loader(lookups.audiences_of_people)
+        self.insights = Loader(lookups.insights)
+        self.boards = Loader(lookups.boards)
         self.workflows = Loader(lookups.workflows)
         self.definitions = Loader(lookups.definitions)
         self.workflow_counts = Loader(lookups.workflow_counts)

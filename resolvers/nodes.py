@@ -10,7 +10,9 @@ from uuid import UUID
 import msgspec
 
 from db.audiences import AudienceRecord
+from db.boards import BoardRecord
 from db.delivery_records import DeliveryRecord
+from db.insights import InsightRecord
 from db.push_tokens import PushTokenRecord
 from db.records import ApiKeyRecord, EventRecord, ProfileRecord, ProjectRecord
 from db.sender_domains import SenderDomainRecord
@@ -58,6 +60,8 @@ Found: TypeAlias = (
     | PushTokenRecord
     | TemplateRecord
     | AudienceRecord
+    | InsightRecord
+    | BoardRecord
     | SenderDomainRecord
     | WorkflowRecord
     | RunRecord
@@ -103,6 +107,10 @@ async def _find(ctx: Context, viewer: Viewer, node_id: NodeId) -> Found | None:
             return await ctx.loaders.templates.load((viewer.project_id, node_id.uuid))
         case NodeKind.AUDIENCE:
             return await ctx.loaders.audiences.load((viewer.project_id, node_id.uuid))
+        case NodeKind.INSIGHT:
+            return await ctx.loaders.insights.load((viewer.project_id, node_id.uuid))
+        case NodeKind.BOARD:
+            return await ctx.loaders.boards.load((viewer.project_id, node_id.uuid))
         case NodeKind.WORKFLOW:
             return await find_workflow(ctx, workflow_id=node_id.uuid)
         case NodeKind.WORKFLOW_RUN:

@@ -9,9 +9,11 @@ from graphql import GraphQLObjectType, Undefined
 from strawberry.schema.config import StrawberryConfig
 
 from schema.audience import Audience
+from schema.board import Board
 from schema.delivery import Delivery
 from schema.event import Event
 from schema.inbound_endpoint import InboundEndpoint
+from schema.insight import Insight
 from schema.mutation import Mutation
 from schema.profile import Profile
 from schema.project import ApiKey, Organization, Project
@@ -42,8 +44,10 @@ def build_schema() -> strawberry.Schema:
             Organization,
             ApiKey,
             Audience,
+            Board,
             Delivery,
             InboundEndpoint,
+            Insight,
             Provider,
             PushToken,
             SenderDomain,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from db.audiences import AudienceRecord
+from db.boards import BoardRecord
 from db.delivery_records import DeliveryRecord
+from db.insights import InsightRecord
 from db.push_tokens import PushTokenRecord
 from db.records import ApiKeyRecord, ProfileRecord, ProjectRecord
 from db.sender_domains import SenderDomainRecord
@@ -14,9 +16,11 @@ from engine.providers.configuring import ShownProvider
 from resolvers.inbound import ShownEndpoint
 from resolvers.nodes import Found, FoundEvent, FoundOrganization
 from schema.audience import Audience
+from schema.board import Board
 from schema.delivery import Delivery
 from schema.event import Event
 from schema.inbound_endpoint import InboundEndpoint
+from schema.insight import Insight
 from schema.node import Node
 from schema.profile import Profile
 from schema.project import ApiKey, Organization, Project
@@ -54,6 +58,10 @@ def as_node(found: Found | None) -> Node | None:
             return Template.of(found)
         case AudienceRecord():
             return Audience.of(found)
+        case InsightRecord():
+            return Insight.of(found)
+        case BoardRecord():
+            return Board.of(found)
         case WorkflowRecord():
             return Workflow.of(found)
         case RunRecord():

@@ -16,6 +16,7 @@ from schema.roots.bundles import BundlesMutation
 from schema.roots.deliveries import DeliveriesMutation
 from schema.roots.email import EmailMutation
 from schema.roots.inbound import InboundMutation
+from schema.roots.insights import InsightsMutation
 from schema.roots.providers import ProvidersMutation
 from schema.roots.push import PushMutation
 from schema.roots.sms import SmsMutation
@@ -49,6 +50,7 @@ class Mutation(
     WorkflowSecretsMutation,
     AudiencesMutation,
     BundlesMutation,
+    InsightsMutation,
 ):
     @strawberry.mutation(description="Store one event; answered once it is on disk. Needs INGEST.")
     async def track(

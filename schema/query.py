@@ -25,6 +25,7 @@ from schema.roots.deliveries import DeliveriesQuery
 from schema.roots.email import EmailQuery
 from schema.roots.funnels import FunnelsQuery
 from schema.roots.inbound import InboundQuery
+from schema.roots.insights import InsightsQuery
 from schema.roots.providers import ProvidersQuery
 from schema.roots.push import PushQuery
 from schema.roots.trends import TrendsQuery
@@ -55,6 +56,7 @@ class Query(
     BundlesQuery,
     FunnelsQuery,
     TrendsQuery,
+    InsightsQuery,
 ):
     @strawberry.field(description="Who asks. Needs INGEST.")
     async def viewer(self, info: Info) -> Viewer:

@@ -9,10 +9,12 @@ import pytest
 
 import db.statements
 from db.audiences import AudienceRecord
+from db.boards import BoardRecord
 from db.consents import ConsentRecord
 from db.delivery_lists import ReasonRecord
 from db.delivery_records import AttemptRecord, DeliveryRecord, NewTransition
 from db.inbound_endpoints import InboundEndpointRecord
+from db.insights import InsightRecord
 from db.live_activities import LiveActivityRecord
 from db.providers import ProviderRecord
 from db.push_settings import PushSettingsRecord
@@ -104,6 +106,16 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "sender_domains.read_sender_domains": SenderDomainRecord,
     "sender_domains.update_sender_domain": SenderDomainRecord,
     "suppressions.share_suppressions": SuppressionRecord,
+    "boards.insert_board": BoardRecord,
+    "boards.list_boards": BoardRecord,
+    "boards.lock_board": BoardRecord,
+    "boards.read_boards": BoardRecord,
+    "boards.update_board": BoardRecord,
+    "insights.insert_insight": InsightRecord,
+    "insights.list_insights": InsightRecord,
+    "insights.lock_insight": InsightRecord,
+    "insights.read_insights": InsightRecord,
+    "insights.update_insight": InsightRecord,
     "audiences.insert_audience": AudienceRecord,
     "audiences.list_audiences": AudienceRecord,
     "audiences.lock_audience": AudienceRecord,
@@ -207,6 +219,15 @@ OTHER_COLUMNS = {
     "audiences.hold_audiences": ["project_id"],
     "audiences.read_audiences_of_people": ["user_id", *AudienceRecord.__struct_fields__],
     "audiences.share_audiences": ["audience_id"],
+    "boards.count_boards": ["count"],
+    "boards.delete_board": ["board_id"],
+    "boards.drop_insight": [],
+    "boards.find_board_name": ["board_id"],
+    "insights.count_insights": ["count"],
+    "insights.delete_insight": [],
+    "insights.find_insight_name": ["insight_id"],
+    "insights.hold_insights": ["project_id"],
+    "insights.share_insights": ["insight_id"],
     "templates.count_templates": ["count"],
     "templates.delete_template": ["template_id"],
     "templates.find_email_templates": ["name", "template_id"],
