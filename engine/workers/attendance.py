@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from uuid import UUID
 
 from db.failures import is_passing
+from engine.errors import Unavailable
 from engine.work import Work, WorkKind
 from engine.workers.jobs import Jobs
 
