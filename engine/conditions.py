@@ -12,7 +12,7 @@ events and fields of people need the database: they are not for this module.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from datetime import UTC, date, datetime, tzinfo
 from decimal import Decimal
 from typing import Any, TypeAlias
@@ -121,6 +121,22 @@ def _compile_test(condition: Condition, timezone: tzinfo) -> Matcher:
     expected = _instants(condition.value) if path.kind is FieldKind.INSTANT else condition.value
     test = _TESTS[ConditionOperator(condition.op)](expected)
     return lambda view: test(view.read(path))
+
+
+def equality_of(condition: Condition) -> tuple[Path, Hashable] | None:
+    """The field of an event that has to be one value, and that value's stand-in; None for any other condition.
+
+    It holds of an event exactly when `stand_in(view, path)` is that.
+    """
+    path = None if condition.path is None else parse_path(condition.path)
+    if path is None or path.root != "event" or path.kind is FieldKind.INSTANT or condition.op != ConditionOperator.EQ:
+        return None
+    return path, _comparable(condition.value)
+
+
+def stand_in(view: EventView, path: Path) -> Hashable:
+    """What the path leads to, as something to look up."""
+    return _comparable(view.read(path))  # type: ignore[no-any-return]
 
 
 def _walk(value: Any, keys: tuple[str, ...]) -> Any:

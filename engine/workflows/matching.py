@@ -1,25 +1,28 @@
 """Which workflows an event may start: an index by event type, over the triggers of a project's active workflows.
 
 Guarantees: whatever `conditions.trigger_matches` says of an event is among its candidates; what is not asked of the
-person is decided here, so that an event costs a look-up and its candidates, however many workflows are active. The
-index is of one generation of the project's triggers, and is read anew when that has changed. Bounded in memory.
+person is decided here, so that an event costs a look-up and its candidates, however many workflows are active: by its
+type, and by the values of fields that have to be one value. The index is of one generation of the project's triggers,
+and is read anew when that has changed. Bounded in memory.
 Leaves to others: whether a candidate is still active, and everything about the person (`engine.workflows.starting`).
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
 
 import msgspec
 
+from db.condition_terms import Path
 from db.filters import Condition, ConditionOperator
 from db.records import EventRecord
 from db.workflow_records import ActiveTrigger
 from db.workflows import read_active_triggers, read_generation
-from engine.conditions import EventView, Matcher, compile_conditions
+from engine.conditions import EventView, Matcher, compile_conditions, equality_of, stand_in
 from engine.filter_index import EVERYWHERE, Place, place_of_name, places_of_name
 from engine.taxonomy import expand_names
 from engine.webhooks.follower import depth_of
@@ -36,12 +39,14 @@ MAX_CACHED_BYTES = 32 * 1024 * 1024
 """Of the triggers of all projects that one process keeps, as JSON; values take several times as much."""
 TRIGGER_BYTES = 1_000
 """What a trigger takes besides its text, about."""
+_BY_AGE = attrgetter("workflow_id")
 
 
 class EventTrigger(msgspec.Struct, frozen=True, eq=False):
     """An active workflow that events start. `passes` is what its filters ask of the event alone, `tests` the rest.
 
-    `is_bare`: by a wildcard that is for nothing that a run, or a delivery, has caused.
+    `is_bare`: by a wildcard that is for nothing that a run, or a delivery, has caused. `wanted`: the first field that
+    has to be one value, and what stands for that.
     """
 
     workflow_id: UUID
@@ -51,6 +56,7 @@ class EventTrigger(msgspec.Struct, frozen=True, eq=False):
     tests: tuple[Condition, ...]
     size: int
     is_bare: bool
+    wanted: tuple[Path, Hashable] | None
 
 
 Known: TypeAlias = Mapping[tuple[UUID, int], EventTrigger | None]
@@ -66,7 +72,7 @@ class TriggerIndex:
         triggers = [each for each in known.values() if each is not None]
         self.size = TRIGGER_BYTES * len(known) + sum(each.size for each in triggers)
         self._places: dict[Place, dict[str, list[EventTrigger]]] = {}
-        self._remembered: dict[str, tuple[EventTrigger, ...]] = {}
+        self._remembered: dict[str, _OfType] = {}
         self._remembered_size = 0
         for each in triggers:
             for name in expand_names((each.trigger.event_type or "",)):
@@ -74,29 +80,52 @@ class TriggerIndex:
 
     def candidates(self, event: EventRecord) -> list[EventTrigger]:
         """What an event may start, the oldest workflow first."""
-        triggers = self._of_type(event.event_type)
-        if not triggers:
+        known = self._of_type(event.event_type)
+        if not known.count:
             return []
         view, is_caused = EventView(event), depth_of(event) > 0
-        return [each for each in triggers if not (is_caused and each.is_bare) and each.passes(view)]
+        return [each for each in known.look_up(view) if not (is_caused and each.is_bare) and each.passes(view)]
 
-    def _of_type(self, event_type: str) -> tuple[EventTrigger, ...]:
+    def _of_type(self, event_type: str) -> _OfType:
         known = self._remembered.get(event_type)
         if known is None:
-            known = self._find(event_type)
-            self._remembered_size += 1 + len(known)
+            known = _OfType(self._find(event_type))
+            self._remembered_size += 1 + known.count
             if self._remembered_size > MAX_REMEMBERED:
-                self._remembered, self._remembered_size = {}, 1 + len(known)
+                self._remembered, self._remembered_size = {}, 1 + known.count
             self._remembered[event_type] = known
         return known
 
-    def _find(self, event_type: str) -> tuple[EventTrigger, ...]:
+    def _find(self, event_type: str) -> Sequence[EventTrigger]:
         found: dict[UUID, EventTrigger] = {}
         for place in (EVERYWHERE, *places_of_name(event_type)):
             for name, triggers in self._places.get(place, {}).items():
                 if fits_trigger(event_type, name):
                     found |= {each.workflow_id: each for each in triggers}
-        return tuple(found[workflow_id] for workflow_id in sorted(found))
+        return [found[workflow_id] for workflow_id in sorted(found)]
+
+
+class _OfType:
+    """The triggers of one event type; those that want one value of a field are looked up by it."""
+
+    def __init__(self, triggers: Sequence[EventTrigger]) -> None:
+        self.count = len(triggers)
+        self._others: list[EventTrigger] = []
+        self._by_value: dict[Path, dict[Hashable, list[EventTrigger]]] = {}
+        for each in triggers:
+            if each.wanted is None:
+                self._others.append(each)
+            else:
+                path, value = each.wanted
+                self._by_value.setdefault(path, {}).setdefault(value, []).append(each)
+
+    def look_up(self, view: EventView) -> list[EventTrigger]:
+        """Those that the event may start, as far as one value tells; the oldest workflow first."""
+        found = list(self._others)
+        for path, by_value in self._by_value.items():
+            found += by_value.get(stand_in(view, path), ())
+        found.sort(key=_BY_AGE)
+        return found
 
 
 class TriggerCache:
@@ -151,6 +180,7 @@ def _read_trigger(row: ActiveTrigger, text: bytes) -> EventTrigger | None:
         tests=rest,
         size=len(text),
         is_bare=is_bare_wildcard(trigger.event_type),
+        wanted=next((found for each in alone if (found := equality_of(each)) is not None), None),
     )
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from db.records import EventRecord
 from db.workflow_records import ActiveTrigger
-from engine.conditions import parse_conditions
+from engine.conditions import EventView, parse_conditions
 from engine.taxonomy import ALIASES, CANONICAL
 from engine.workflows import matching
 from engine.workflows.conditions import Subject, trigger_matches
@@ -37,6 +37,12 @@ FILTERS: tuple[list[dict[str, Any]], ...] = (
     [{"not": {"path": "event.userId", "op": "EXISTS"}}],
     [{"any": [{"path": "event.properties.n", "op": "EQ", "value": 1}, {"path": "event.seq", "op": "GTE", "value": 5}]}],
     [{"path": "event.timestamp", "op": "IS_ANNIVERSARY"}],
+    [{"path": "event.properties.n", "op": "EQ", "value": 1}],
+    [{"path": "event.properties.n", "op": "EQ", "value": 2.0}, {"path": "event.userId", "op": "EQ", "value": "ada"}],
+    [{"path": "event.properties.n", "op": "EQ", "value": True}],
+    [{"path": "event.properties.absent", "op": "EQ", "value": None}],
+    [{"path": "event.timestamp", "op": "EQ", "value": "2026-03-01T13:00:00+01:00"}],
+    [{"not": {"path": "event.properties.n", "op": "EQ", "value": 1}}],
 )
 
 
@@ -137,6 +143,18 @@ def test_thousands_of_other_workflows_are_not_even_looked_at(monkeypatch: pytest
 
     # Three names stand where this type is found; and only the first event of a type is compared at all.
     assert compared == 3
+
+
+def test_workflows_that_want_other_values_of_a_field_are_not_even_asked() -> None:
+    def wants(number: int, value: int) -> ActiveTrigger:
+        return row(number, "order.*", [{"path": "event.properties.n", "op": "EQ", "value": value}])
+
+    index = build_index(1, [wants(3, 1), *(wants(number, number) for number in range(10, 2_000)), wants(1, 1)], {})
+    asked = index._of_type("order.placed").look_up(EventView(event("order.placed", n=1)))
+
+    assert found(asked) == [1, 3]
+    assert found(index.candidates(event("order.placed", n=1))) == [1, 3]
+    assert found(index.candidates(event("order.placed", n=1_000))) == [1_000]
 
 
 def test_types_without_end_are_not_remembered_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
