@@ -235,8 +235,7 @@ class Bench:
 
         async def go_on() -> None:
             for handler in left:
-                wait = {"label": "wait", "type": "WAIT", "config": {}, "delayMinutes": WAIT_MINUTES}
-                saved = await self.save(trigger_of(handler), [wait, *STEPS])
+                saved = await self.save(trigger_of(handler), [{**STEPS[0], "delayMinutes": WAIT_MINUTES}, *STEPS[1:]])
                 found[UUID(saved.partition("_")[2])] = handler.number
 
         await asyncio.gather(*(go_on() for _ in range(SAVES_AT_ONCE)))
