@@ -19,6 +19,7 @@ from uuid import UUID
 import msgspec
 
 from engine.dispatch.ledger import MAX_DEPTH
+from engine.dispatch.status import UNDER_WAY
 from engine.dispatch.values import DeliveryStatus, SuppressedReason
 from engine.email.sender import BYOD_REQUIRED
 from engine.workflows.definition import AiAction, AiFlavor, Definition, RunStatus, StepOutcome, StepType
@@ -46,7 +47,6 @@ MAX_VARS_BYTES = 64 * 1024
 """Of all variables of a run together, as much as an event may hold."""
 _LATEST = datetime.max.replace(tzinfo=UTC)
 
-_PENDING = frozenset({DeliveryStatus.QUEUED, DeliveryStatus.SCHEDULED, DeliveryStatus.SENDING, DeliveryStatus.RETRYING})
 _DONE = frozenset({DeliveryStatus.SENT, DeliveryStatus.DELIVERED})
 _YES, _NO = frozenset({"yes", "true"}), frozenset({"no", "false"})
 
@@ -93,7 +93,7 @@ def decide(
 
 def is_settled(report: DeliveryReport) -> bool:
     """Whether nothing more is to be waited for."""
-    return all(result.status not in _PENDING for result in report.results)
+    return all(result.status not in UNDER_WAY for result in report.results)
 
 
 def ending_of(report: DeliveryReport) -> tuple[StepOutcome, str | None]:
@@ -101,8 +101,9 @@ def ending_of(report: DeliveryReport) -> tuple[StepOutcome, str | None]:
     results = report.results
     if any(each.status in _DONE for each in results):
         return StepOutcome.SENT, None
-    if any(each.status is DeliveryStatus.UNCERTAIN for each in results):
-        return StepOutcome.SENT, "It may have been sent: a worker died while it was handed over. (UNCERTAIN)"
+    uncertain = next((each for each in results if each.status is DeliveryStatus.UNCERTAIN), None)
+    if uncertain is not None:
+        return StepOutcome.SENT, "It may have been sent." if uncertain.error_code is None else _error_detail(uncertain)
     failed = next((each for each in results if each.error_code is not None), None)
     held = next((each for each in results if each.reason is not None), None)
     if held is not None and (failed is None or held is failed):

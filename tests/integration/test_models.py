@@ -17,11 +17,13 @@ import pytest
 import engine.ai.models as models_module
 from db.database import Database
 from db.providers import list_providers
-from engine.ai.models import Models
+from engine.ai.models import LONGEST, Models
 from engine.ai.ollama import MAX_ANSWER_BYTES
 from engine.egress import Egress
 from engine.providers.credentials import lock_credentials, store_credentials
 from engine.vault import Vault
+from engine.workflows.asking import ASK_TIMEOUT
+from engine.workflows.asking import LEASE as ASKING_LEASE
 from engine.workflows.definition import AiFlavor
 from engine.workflows.state import AskModel, ModelAnswer, ModelLate, ModelUnavailable
 from tests.integration.dispatch_support import START
@@ -248,3 +250,7 @@ async def test_a_slow_model_of_one_project_holds_up_no_other(
         # The third found no place in time, and was not sent.
         assert (desk.peer.most_under_way, len(desk.peer.asked)) == (3, 3)
         assert isinstance(await desk.ask(), ModelAnswer)
+
+
+def test_who_waits_for_an_answer_waits_longer_than_it_may_take() -> None:
+    assert LONGEST < ASK_TIMEOUT < ASKING_LEASE

@@ -45,7 +45,7 @@ from engine.workflows.state import (
     StepTrace,
 )
 from engine.workflows.surroundings import MailStanding, PushStanding, SmsStanding, Surroundings, wanted
-from engine.workflows.transition import ASK_AGAIN_AFTER, begin, decide
+from engine.workflows.transition import ASK_AGAIN_AFTER, begin, decide, ending_of
 from engine.workflows.validation import read_definition
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -406,6 +406,22 @@ def test_the_deliveries_of_a_step_are_its_outcome_and_the_run_goes_on(
 
     assert ended.trace is not None
     assert (ended.trace.outcome, ended.state.status) == (outcome, RunStatus.COMPLETED)
+
+
+@pytest.mark.parametrize(
+    ("said", "detail"),
+    [
+        ({}, "It may have been sent."),
+        (
+            {"error_code": "NO_ANSWER", "error_message": "The relay did not answer."},
+            "The relay did not answer. (NO_ANSWER)",
+        ),
+    ],
+)
+def test_a_step_in_doubt_says_what_its_delivery_says(said: dict[str, str], detail: str) -> None:
+    report = DeliveryReport((result(DeliveryStatus.UNCERTAIN, **said), result(DeliveryStatus.FAILED, error_code="x")))
+
+    assert ending_of(report) == (StepOutcome.SENT, detail)
 
 
 def test_a_step_waits_for_the_last_of_its_deliveries() -> None:

@@ -26,7 +26,10 @@ OUTCOMES: Mapping[str, str] = {
 }
 STAYS_OPEN = {"call", "pause", "mail"}
 """Steps that are shown twice: when they begin, and when they end."""
-IN_DOUBT = "It may have been sent: a worker died while it was handed over. (UNCERTAIN)"
+IN_DOUBT = (
+    "The worker died during this attempt, and the provider does not drop repeated messages. It may have been sent."
+    " (WorkerLost)"
+)
 MESSAGE_ID = re.compile(rb"^Message-ID:\s*(\S+)", re.MULTILINE | re.IGNORECASE)
 
 RUNS = "SELECT run_id, user_id, status, error, steps_made FROM workflow_runs WHERE project_id = $1"
