@@ -167,19 +167,22 @@ class _LiveFunnel:
 
     async def _run(self) -> None:
         try:
-            async with asyncio.timeout(START_TIMEOUT_SECONDS):
-                watch = await self._owner.hub.watch(self.project_id, EVENTS)
+            await self._count_while_followed()
         except TimeoutError:
             self.fail(Unavailable("The database cannot be reached now: try again.", retry_after_ms=1_000))
-            return
-        lane = self._owner.lane_of(watch.feed)
-        lane.add(self, filters_of(self._ask(self._owner.clock.now()), self._given))
-        try:
-            await self._keep_counting()
         except Exception as error:
             if not isinstance(error, GatewayError):
                 _logger.exception("live_funnels.counting_failed")
             self.fail(error)
+
+    async def _count_while_followed(self) -> None:
+        filters = filters_of(self._ask(self._owner.clock.now()), self._given)
+        async with asyncio.timeout(START_TIMEOUT_SECONDS):
+            watch = await self._owner.hub.watch(self.project_id, EVENTS)
+        lane = self._owner.lane_of(watch.feed)
+        lane.add(self, filters)
+        try:
+            await self._keep_counting()
         finally:
             lane.remove(self)
             self._owner.close_if_idle(watch.feed)
@@ -237,10 +240,17 @@ class _FollowedLane:
     def advance(self, records: Sequence[EventRecord], reached: int) -> None:  # noqa: ARG002
         """See `Follower`."""
         for record in records:
-            for funnel, _ in self._index.match(record):
-                funnel.may_differ.set()
+            self._match(record)
             if record.user_id is not None and record.anonymous_id is not None:
                 self._learn(record.anonymous_id)
+
+    def _match(self, record: EventRecord) -> None:
+        try:
+            for funnel, _ in self._index.match(record):
+                funnel.may_differ.set()
+        except Exception:
+            _logger.exception("live_funnels.matching_failed")
+            self._all_may_differ()
 
     def expire(self) -> None:
         """See `Follower`."""
