@@ -182,6 +182,18 @@ async def test_wildcards_windows_exclusions_and_optional_steps_change_who_counts
     assert (skipped["completed"], skipped["steps"][2]["conversionFromPrevious"]) == (2, 2 / 3)
 
 
+async def test_twenty_steps_with_everything_are_answered_in_every_order(shop: Tenant) -> None:
+    steps = [STEPS[number % 3] for number in range(20)]
+    asked = {"steps": steps, "exclude": [{"eventType": "x"}], "groupBy": "profile.traits.plan", "compare": True}
+    bought = [{**STEPS[2], "where": [{"path": "event.properties.total", "op": "EXISTS"}]}]
+
+    for order, reached in (("ORDERED", [3, 2, 2]), ("STRICT", [3, 2, 2]), ("UNORDERED", [3, 3, 2])):
+        held = await ask(shop, **asked, order=order, holdConstant="event.properties.order")
+        assert counts(held) == [0] * 20
+        assert counts(await ask(shop, **asked, order=order)) == reached + [0] * 17
+        assert counts(await ask(shop, **{**asked, "exclude": bought}, order=order))[:3] == reached
+
+
 async def test_what_can_never_be_answered_is_refused_with_its_place(shop: Tenant) -> None:
     for given, message in REFUSED:
         response = await shop.run(FUNNEL, input={"steps": STEPS, **MAY, **given})
