@@ -375,7 +375,7 @@ async def test_a_deleted_workflow_is_in_no_list_and_its_runs_are_cancelled(shop:
     columns = "is_active, pending_change, next_due_at, deleted_at IS NOT NULL"
     assert await row(shop, made["id"], columns) == (False, "CANCEL", None, True)
     assert await generation(shop) == before + 1
-    assert shop.gateway.woken == [Work(WorkKind.RUNS, shop.project_id)]
+    assert shop.gateway.woken[-1] == Work(WorkKind.RUNS, shop.project_id)
     assert (await shop.data(LIST))["workflows"]["edges"] == []
     assert await shop.data(NODE, id=made["id"]) == {"node": None}
     again = (await shop.data(DELETE, id=made["id"]))["deleteWorkflow"]
