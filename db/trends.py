@@ -117,12 +117,14 @@ def trend_sql(question: TrendQuestion, parameters: list[Any], *, now: datetime) 
     """The statement. Appends to `parameters`, whose first is the project, what it refers to."""
     compared, limit = f"{bind(question.compared, parameters)}::int", f"{bind(question.group_limit, parameters)}::int"
     nothing = f"{bind(_NOTHING, parameters)}::text"
+    # Groups are chosen by the period itself. Without groups there is one, also where only the period before had events.
+    ranking = "true" if question.group is None else f"bucket > {compared}"
     cells, joined = _cells_sql(question, nothing, parameters, now=now)
     return f"""
         WITH cells AS MATERIALIZED ({cells}), ranked AS (
             SELECT name, row_number() OVER (ORDER BY {joined} DESC, name) AS rank
             FROM cells
-            WHERE bucket > {compared}
+            WHERE {ranking}
             GROUP BY name
         )
         SELECT rank, is_current, bucket, NULLIF(min(kept), {nothing}) AS name, {joined} AS value

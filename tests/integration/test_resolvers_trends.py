@@ -163,6 +163,15 @@ async def test_the_period_before_has_the_groups_of_this_one(shop: Tenant) -> Non
     ]
 
 
+async def test_a_period_in_which_nothing_happened_is_compared_all_the_same(shop: Tenant) -> None:
+    await happened(shop, order("2026-03-26T12:00:00Z"))
+
+    answered = await trend(shop, compare=True)
+
+    assert [flat(each)[1:] for each in answered["series"]] == [(False, [0.0, 0.0, 0.0], 0.0)]
+    assert [flat(each)[1:] for each in answered["previous"]] == [(False, [0.0, 1.0, 0.0], 1.0)]
+
+
 async def test_traits_group_and_conditions_test_the_person_behind_an_anonymous_id(shop: Tenant) -> None:
     document = "mutation ($input: IdentifyInput!) { identify(input: $input) { userErrors { code } } }"
     await shop.data(document, input={"userId": "ada", "anonymousId": "phone", "traits": {"country": "PT"}})
