@@ -1,5 +1,4 @@
-"""Runs that are paused, cancelled or held with their workflow at every boundary between two things that a worker does,
-and runs that two workers meet on.
+"""Runs that are paused, cancelled or held with their workflow at every boundary between two things that a worker does.
 
 Many runs of one journey go on side by side; at the n-th boundary something is done to the n-th of them, over the API.
 """
@@ -21,7 +20,7 @@ from engine.workflows.state import StepTrace
 from tests.integration.run_support import SAVE_WORKFLOW
 from tests.integration.worker_support import Store, open_store
 
-CASES = 40
+CASES = 44
 """More than a run of the journey has boundaries."""
 CHANGES_RUNS = frozenset({WorkKind.TRIGGERS, WorkKind.RUNS, WorkKind.DELIVERIES, WorkKind.RUN_REPORTS})
 """Work after which a run may stand elsewhere."""
@@ -252,24 +251,3 @@ async def test_a_workflow_paused_at_any_boundary_holds_its_runs_and_queues_new_o
     runs = await store.runs()
     assert len(runs) == CASES + len(begun)
     await check_whole(store, runs)
-
-
-async def test_two_workers_at_the_same_runs_do_every_step_once(database_url: str, redis_url: str) -> None:
-    async with open_store(database_url, redis_url, workers=2) as store:
-        await prepare(store)
-        await save(store, "order")
-        await store.track(order("order", person(number)) for number in range(CASES))
-        await store.pass_time(timedelta(hours=1))
-
-        runs = await store.runs()
-        assert sorted(run.user_id or "" for run in runs) == [person(number) for number in range(CASES)]
-        await check_whole(store, runs)
-        events = await store.fetch(
-            "SELECT event_type, count(*) FROM events WHERE project_id = $1 AND module = 'automation' GROUP BY 1"
-        )
-        assert dict(map(tuple, events)) == {
-            "automation.run_started": CASES,
-            "automation.step_completed": CASES * len(ENDED),
-            "automation.run_completed": CASES,
-            "profile.updated": CASES,
-        }
