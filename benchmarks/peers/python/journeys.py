@@ -8,6 +8,7 @@ share, and a shop of nobody's; two a type of somebody's and too small an amount;
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -98,8 +99,7 @@ def person(number: int) -> str:
 
 def tiers(count: int) -> dict[str, int]:
     """How many of so many events make a customer of which size."""
-    large = sum(event["properties"]["amount"] >= LARGE for event in events_to_step(count))
-    return {"large": large, "small": count - large}
+    return Counter("large" if event["properties"]["amount"] >= LARGE else "small" for event in events_to_step(count))
 
 
 def chunks(events: Sequence[dict[str, Any]], size: int) -> list[Sequence[dict[str, Any]]]:
