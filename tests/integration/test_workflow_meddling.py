@@ -39,7 +39,7 @@ from tests.integration.test_workflow_boundaries import (
 from tests.integration.worker_support import Store, open_store
 
 SEED = int(os.environ.get("MEDDLING_SEED", "7"))
-ROUNDS = int(os.environ.get("MEDDLING_ROUNDS", "20"))
+ROUNDS = int(os.environ.get("MEDDLING_ROUNDS", "14"))
 """How often the clock goes on to what is due next while there is meddling."""
 WORKFLOWS = 16
 PAUSE_SECONDS = 0.03
