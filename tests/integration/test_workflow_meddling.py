@@ -3,7 +3,7 @@ resume, switch, change and delete workflows, in any order and at any moment.
 
 In the end everybody leaves the workers alone, and each run has come to the end that it was given: whole, each step
 once and on the version that it began with, or cancelled where it was; and what arrived is what its deliveries say.
-`MEDDLING_SEED` gives another run's choices, `MEDDLING_ROUNDS` more of them.
+`MEDDLING_SEED` gives another run's choices, `MEDDLING_CHANGES` more of them.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ from tests.integration.test_workflow_boundaries import (
 from tests.integration.worker_support import Store, open_store
 
 SEED = int(os.environ.get("MEDDLING_SEED", "7"))
-ROUNDS = int(os.environ.get("MEDDLING_ROUNDS", "14"))
-"""How often the clock goes on to what is due next while there is meddling."""
+CHANGES = int(os.environ.get("MEDDLING_CHANGES", "100"))
+ROUNDS = 14
+"""How often the clock goes on to what is due next, at least; and for as long as there is meddling."""
 WORKFLOWS = 16
 PAUSE_SECONDS = 0.03
 """Most between one change and the next."""
@@ -69,13 +70,13 @@ class Meddler:
         self._workflows = [await save(self._store, name_of(number)) for number in range(WORKFLOWS)]
         await self._store.track(order(name_of(number), person(number)) for number in range(WORKFLOWS))
 
-    async def meddle(self, over: asyncio.Event) -> None:
+    async def meddle(self) -> None:
         """One change after the other."""
-        while not over.is_set():
+        while self.changes < CHANGES:
             number = self._chance.randrange(WORKFLOWS)
+            self.changes += 1
             if self._workflows[number] not in self.deleted:
                 await self._change(number, self._workflows[number])
-                self.changes += 1
             await asyncio.sleep(self._chance.uniform(0, PAUSE_SECONDS))
 
     async def leave_alone(self) -> None:
@@ -142,13 +143,13 @@ async def check_end(store: Store, meddler: Meddler, run: RunRecord, trace: list[
 async def test_whatever_is_done_to_runs_while_workers_carry_them_on(database_url: str, redis_url: str) -> None:
     async with open_store(database_url, redis_url, workers=2) as store:
         await prepare(store)
-        meddler, over = Meddler(store, random.Random(SEED)), asyncio.Event()
+        meddler = Meddler(store, random.Random(SEED))
         await meddler.open()
-        meddling = asyncio.create_task(meddler.meddle(over))
-        for _ in range(ROUNDS):
+        meddling, rounds = asyncio.create_task(meddler.meddle()), 0
+        while not meddling.done() or rounds < ROUNDS:
             await store.work()
             store.clock.at = max(store.clock.at, await store.next_due() or store.clock.at)
-        over.set()
+            rounds += 1
         await meddling
         await meddler.leave_alone()
         await store.pass_time(timedelta(hours=1))
@@ -159,7 +160,7 @@ async def test_whatever_is_done_to_runs_while_workers_carry_them_on(database_url
             await check_end(store, meddler, run, traces[run.run_id])
         completed = [run for run in runs if run.status == "COMPLETED"]
         await check_whole(store, [run for run in completed if outcomes(traces[run.run_id]) != OTHER_ENDED])
-        print(f"\n{meddler.changes} changes to {len(runs)} runs, of which {len(completed)} were completed")
+        print(f"\n{len(runs)} runs, of which {len(completed)} were completed, in {rounds} rounds")
         assert await store.fetch("SELECT FROM workflows WHERE project_id = $1 AND pending_change IS NOT NULL") == []
         assert len(runs) >= WORKFLOWS
         assert completed
