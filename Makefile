@@ -30,7 +30,7 @@ check: $(STAMP_DEV)  ## linters, types, import rules, locks
 	$(BIN)/python .ci/locks.py
 
 bench: $(STAMP_DEV)  ## the benchmarks, beside their peers
-	@for name in fan_out append batch latency idle webhooks push replay workflows funnels; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	@for name in fan_out append batch latency idle webhooks push replay workflows funnels trends audiences; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 explorer:  ## build GraphiQL anew (needs Node 20 or newer)
 	cd web/explorer && npm ci && npm run build
