@@ -89,13 +89,13 @@ class GatewaySession:
 
     @property
     def holder(self) -> UUID | None:
-        return None if self._viewer is None else self._viewer.api_key.api_key_id
+        return None if self._viewer is None or self._viewer.api_key is None else self._viewer.api_key.api_key_id
 
     def context(self) -> Context:
         return Context(self._services, self._viewer)
 
     def on_revoked(self, callback: Callable[[str], None]) -> Callable[[], None]:
-        if self._viewer is None:
+        if self._viewer is None or self._viewer.api_key is None:
             return lambda: None
         return self._revocations.watch(
             self._viewer.api_key.api_key_id, lambda: callback("This API key has been revoked.")

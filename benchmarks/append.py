@@ -118,7 +118,7 @@ class Bench:
     async def prepare(self) -> None:
         async with self.database.transaction() as connection:
             organization_id = uuid4()
-            await insert_organization(connection, organization_id=organization_id, name="bench")
+            await insert_organization(connection, organization_id=organization_id, name="bench", region="us")
             for name, project_id in self.projects.items():
                 await insert_project(
                     connection,

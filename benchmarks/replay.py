@@ -72,7 +72,7 @@ async def fill(database: Database, project_id: UUID, count: int) -> None:
     """The project, its deliveries, and their transitions."""
     async with database.transaction() as connection:
         organization_id = uuid4()
-        await insert_organization(connection, organization_id=organization_id, name="bench")
+        await insert_organization(connection, organization_id=organization_id, name="bench", region="us")
         await insert_project(
             connection,
             project_id=project_id,

@@ -131,7 +131,7 @@ class Bench:
         """A project with a log."""
         project_id, organization_id = uuid4(), uuid4()
         async with self.writing.transaction() as connection:
-            await insert_organization(connection, organization_id=organization_id, name="bench")
+            await insert_organization(connection, organization_id=organization_id, name="bench", region="us")
             await insert_project(
                 connection,
                 project_id=project_id,

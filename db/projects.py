@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 _SQL = statements("projects")
 
 
-async def insert_organization(connection: asyncpg.Connection, *, organization_id: UUID, name: str) -> None:
-    """Make an organization. Raises `asyncpg.UniqueViolationError` for an id that is taken."""
-    await connection.execute(_SQL["insert_organization"], organization_id, name)
+async def insert_organization(connection: asyncpg.Connection, *, organization_id: UUID, name: str, region: str) -> None:
+    """Make an organization. `region` is `us` or `eu`. Raises `asyncpg.UniqueViolationError` for an id that is taken."""
+    await connection.execute(_SQL["insert_organization"], organization_id, name, region)
 
 
 async def insert_project(

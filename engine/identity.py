@@ -13,7 +13,7 @@ import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import IntEnum, StrEnum
 from time import monotonic
 from typing import Final, Protocol
@@ -62,16 +62,33 @@ class KeyEnvironment(StrEnum):
     PROD = "PROD"
 
 
+class UserSession(msgspec.Struct, frozen=True):
+    """The session of an end user of the host app, as the access token says. `expires_at` is the token's, in UTC."""
+
+    session_id: UUID
+    user_id: str
+    anonymous: bool
+    expires_at: datetime
+
+
 class Viewer(msgspec.Struct, frozen=True):
-    """Who asks, in which project, with which role."""
+    """Who asks, in which project, with which role. Who comes with a session is INGEST, and reads its own person."""
 
     project: ProjectRecord
-    api_key: ApiKeyRecord
+    api_key: ApiKeyRecord | None
     role: Role
+    session: UserSession | None = None
 
     @property
     def project_id(self) -> UUID:
         return self.project.project_id
+
+    @property
+    def actor(self) -> str:
+        """Who it is, in the audit log and the log of consent."""
+        if self.session is not None:
+            return f"user:{self.session.user_id}"
+        return "nobody" if self.api_key is None else f"api_key:{self.api_key.prefix}"
 
 
 class RevocationLog(Protocol):

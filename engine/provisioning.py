@@ -50,11 +50,11 @@ class NewProject(msgspec.Struct, frozen=True):
     first_key: NewApiKey
 
 
-async def create_organization(database: Database, *, name: str) -> UUID:
-    """Make an organization; returns its id."""
+async def create_organization(database: Database, *, name: str, region: str) -> UUID:
+    """Make an organization in a region, `us` or `eu`, for ever; returns its id."""
     organization_id = uuid7()
     async with database.connection() as connection:
-        await insert_organization(connection, organization_id=organization_id, name=name)
+        await insert_organization(connection, organization_id=organization_id, name=name, region=region)
     return organization_id
 
 

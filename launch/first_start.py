@@ -77,7 +77,7 @@ async def make_project(database_url: str, *, region: str, name: str, organizatio
     database = Database(database_url, min_size=1, max_size=2)
     await database.connect()
     try:
-        organization_id = await create_organization(database, name=organization)
+        organization_id = await create_organization(database, name=organization, region=region)
         made = await create_project(database, organization_id=organization_id, name=name, region=region)
         project_id = made.project.project_id
         publishable = await create_api_key(

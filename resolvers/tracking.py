@@ -131,7 +131,7 @@ async def identify(ctx: Context, *, arguments: IdentifyArguments) -> Identified:
     [outcome] = await _append(ctx, viewer, (draft,))
     if isinstance(outcome, Rejected):
         return Identified(organization_id, None, None, (_under(("input",), outcome.error),))
-    if viewer.role < Role.VIEWER and viewer.api_key.kind == ApiKeyKind.PUBLISHABLE:
+    if viewer.role < Role.VIEWER and viewer.api_key is not None and viewer.api_key.kind == ApiKeyKind.PUBLISHABLE:
         return Identified(organization_id, outcome.event, None, ())
     profile = await ctx.loaders.profiles_by_user.load((viewer.project_id, arguments.user_id))
     return Identified(organization_id, outcome.event, profile, (), withheld=viewer.role < Role.VIEWER)

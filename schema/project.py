@@ -146,7 +146,7 @@ class Viewer:
             organization=Organization.of(viewer.project, withheld=withheld),
             project=Project.of(viewer.project, withheld=withheld),
             role=viewer.role,
-            api_key=WITHHELD if withheld else ApiKey.of(viewer.api_key),
+            api_key=WITHHELD if withheld else None if viewer.api_key is None else ApiKey.of(viewer.api_key),
             profile=None,
             scopes=list(scopes_of(viewer.role)),
         )

@@ -1,7 +1,7 @@
 -- name: insert_organization
 -- Makes an organization.
-INSERT INTO organizations (organization_id, name)
-VALUES ($1, $2);
+INSERT INTO organizations (organization_id, name, region)
+VALUES ($1, $2, $3);
 
 -- name: insert_project
 -- Makes a project with the heads of its four lanes.

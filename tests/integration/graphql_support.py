@@ -57,7 +57,7 @@ class Gateway:
     async def tenant(self, name: str = "shop") -> Tenant:
         """An organization of its own, with one project and an ADMIN key."""
         database = self.services.database
-        organization_id = await create_organization(database, name=f"{name} Ltd")
+        organization_id = await create_organization(database, name=f"{name} Ltd", region=REGION)
         made = await create_project(database, organization_id=organization_id, name=name, region=REGION)
         viewer = await self.identities.viewer_of(made.first_key.token)
         return Tenant(self, viewer, made.first_key.token)

@@ -31,7 +31,7 @@ async def open_database(url: str, **options: Any) -> AsyncIterator[Database]:
 async def make_project(database: Database, *, name: str = "shop") -> UUID:
     project_id, organization_id = uuid4(), uuid4()
     async with database.transaction() as connection:
-        await insert_organization(connection, organization_id=organization_id, name="Acme")
+        await insert_organization(connection, organization_id=organization_id, name="Acme", region="us")
         await insert_project(
             connection, project_id=project_id, organization_id=organization_id, name=name, region="us", salt=SALT
         )

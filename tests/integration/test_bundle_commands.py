@@ -85,7 +85,7 @@ async def shell(module_database_url: str, redis_url: str, tmp_path: Path) -> Asy
     async with serve_app(create_app(settings), lifespan="on") as server:
         database = Database(module_database_url)
         await database.connect()
-        organization_id = await create_organization(database, name="Shop Ltd")
+        organization_id = await create_organization(database, name="Shop Ltd", region="us")
         made = await create_project(database, organization_id=organization_id, name="shop", region="us")
         await database.disconnect()
         yield Shell(server, made.first_key.token, tmp_path)

@@ -240,7 +240,7 @@ async def opened(url: str, *, region: str = "us", **options: Any) -> AsyncIterat
     async with open_database(url, **options) as database:
         project_id, organization_id = uuid4(), uuid4()
         async with database.transaction() as connection:
-            await insert_organization(connection, organization_id=organization_id, name="Acme")
+            await insert_organization(connection, organization_id=organization_id, name="Acme", region=region)
             await insert_project(
                 connection,
                 project_id=project_id,

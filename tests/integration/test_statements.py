@@ -281,6 +281,7 @@ OTHER_COLUMNS = {
     "sealed_values.reseal_provider": [],
     "sealed_values.reseal_sender_domain": [],
     "sealed_values.reseal_webhook_secret": [],
+    "audit_entries.insert_audit_entry": [],
     "projects.insert_organization": [],
     "delivery_reports.find_by_provider_message": ["delivery_id"],
     "identity_links.take_over_user": [],
