@@ -55,7 +55,8 @@ REFILL_SECONDS = 0.005
 CONTENDED_SECONDS = 0.005
 """Until we look again at a project that another worker is claiming for, or that deliveries were given back to. About
 half of what a claim takes: so that a worker that claims without a pause does not keep the others out."""
-BEGIN_AT_ONCE = int(__import__("os").environ.get("BAO", "8"))
+BEGIN_AT_ONCE = 8
+"""Attempts begun in one turn of the event loop: with more, whatever else is ready waits for longer."""
 STOP_RESERVE = timedelta(seconds=3)
 """Of the grace in `stop`, for writing outcomes."""
 
