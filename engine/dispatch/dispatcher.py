@@ -40,6 +40,7 @@ from engine.clock import Clock
 from engine.dispatch import takeover
 from engine.dispatch.claims import CLAIM_LIMIT, INTERNAL_ERROR, Claimed, Claims, Round
 from engine.dispatch.lanes import LANE_LIMIT, PROCESS_LIMIT, Answer, Lanes, Slot
+from engine.dispatch.neighbours import Neighbours
 from engine.dispatch.settlement import Ended, Settlement
 from engine.dispatch.values import Channel, DeliveryError, DeliveryStatus
 from engine.tasks import end_tasks
@@ -109,6 +110,7 @@ class Dispatcher:
         self._announce = announce
         self._monotonic = monotonic
         self._lanes = Lanes(lane_limit=lane_limit, process_limit=process_limit, monotonic=monotonic)
+        self._neighbours = Neighbours(monotonic)
         self._claims = Claims(works=works, lanes=self._lanes, lease=lease, monotonic=monotonic)
         # Half of the connections each at most, so that neither can starve the other.
         share = max(1, database.max_size // 2)
@@ -217,7 +219,10 @@ class Dispatcher:
         after, full = "", set[str]()
         while not self._stopping:
             self._again.discard(project_id)
-            found = await self.step(project_id, after=after)
+            limit = self._neighbours.round_limit(project_id, CLAIM_LIMIT)
+            found = await self.step(project_id, after=after, limit=limit)
+            if found.candidates and not found.full_keys:
+                self._neighbours.sent_little(project_id)
             if found.is_contended or (found.candidates and not found.count):
                 self._recall(project_id, CONTENDED_SECONDS)
                 return False
