@@ -21,6 +21,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from db.database import Database
 from db.failures import is_passing, is_statement_timeout
+from engine.accounts.access_tokens import AccessTokens
+from engine.accounts.signing_keys import SigningKeys
 from engine.analytics.live import LiveFunnels
 from engine.analytics.pool import ACQUIRE_TIMEOUT as ANALYTICS_ACQUIRE_TIMEOUT
 from engine.analytics.pool import STATEMENT_TIMEOUT as ANALYTICS_STATEMENT_TIMEOUT
@@ -40,6 +42,7 @@ from engine.log import EventLog
 from engine.reading import POOL_SIZE, Readers
 from engine.workflows.bundle_schema import SCHEMA_PATH, bundle_schema
 from inbound import routes as inbound_routes
+from inbound.jwks import accounts_routes
 from resolvers.context import Context, Services
 from resolvers.loaders import Lookups
 from schema import build_schema
@@ -165,6 +168,10 @@ class Process:
         self.cursors = CursorCodec(required(settings.secret_key).encode())
         self.streams = Streams(self.hub, self.database, self.cursors)
         self.clock = DatabaseClock(self.database)
+        self.signing_keys = SigningKeys(self.database, vault_of(settings), self.clock)
+        self.access_tokens = AccessTokens(
+            self.signing_keys, self.clock, region=settings.region, issuer=public_url_of(settings)
+        )
         readers = Readers(self.reading_database)
         analytics = AnalyticsPool(self.analytics_database)
         self.services = Services(
@@ -185,6 +192,7 @@ class Process:
             public_url=public_url_of(settings),
             spf_mechanism=spf_mechanism_of(settings),
             look_up_txt=txt_look_up(dns_server_of(settings)),
+            access_tokens=self.access_tokens,
         )
         self.application = GatewayApplication(build_schema()._schema, self.services, self.identities, self.revocations)
 
@@ -316,6 +324,7 @@ def _other_routes(process: Process, metrics: Metrics, inbound: Sequence[Route]) 
         Route("/metrics", metrics_text),
         Route(SCHEMA_PATH, workflow_bundle_schema),
         *inbound,
+        *accounts_routes(process.signing_keys),
     ]
     return Starlette(routes=routes, lifespan=lifespan)
 

@@ -1,5 +1,5 @@
-"""The command line: run · serve · worker · migrate · create-project · bump-epoch · trim · reseal · schema, and what
-`importer/` and `bundles/` add: import · bundle.
+"""The command line: run · serve · worker · migrate · create-project · bump-epoch · trim · reseal ·
+rotate-signing-keys · schema, and what `importer/` and `bundles/` add: import · bundle.
 
 Every command imports what it needs when it runs: `make run` starts several of these processes, and none of them waits
 for the modules of another. An error that an operator can mend is one sentence on standard error and exit code 2.
@@ -164,6 +164,18 @@ def reseal() -> None:
 
 
 @app.command()
+def rotate_signing_keys(
+    at_once: Annotated[
+        bool, typer.Option("--at-once", help="Sign with it now; whatever the others signed is refused from then on.")
+    ] = False,
+) -> None:
+    """Make the next key that access tokens are signed with. Without being asked, one is made every 30 days."""
+    settings = _read_deployment_settings(supervised=False)
+    asyncio.run(_check_database(_given(settings.database_url)))
+    typer.echo(f"{asyncio.run(_rotate_signing_keys(settings, at_once=at_once))} made")
+
+
+@app.command()
 def schema() -> None:
     """Print the schema (SDL)."""
     from schema import print_sdl
@@ -218,6 +230,22 @@ async def _reseal(settings: Settings) -> Resealed:
     await database.connect()
     try:
         return await reseal_everything(database, vault_of(settings))
+    finally:
+        await database.disconnect()
+
+
+async def _rotate_signing_keys(settings: Settings, *, at_once: bool) -> str:
+    from db.database import Database
+    from db.heads import read_clock
+    from engine.accounts.signing_keys import rotate_signing_keys
+    from settings import vault_of
+
+    database = Database(_given(settings.database_url), min_size=1, max_size=1, application_name="sendora-keys")
+    await database.connect()
+    try:
+        async with database.connection() as connection:
+            now = await read_clock(connection)
+        return await rotate_signing_keys(database, vault_of(settings), now=now, at_once=at_once)
     finally:
         await database.disconnect()
 

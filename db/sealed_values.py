@@ -16,14 +16,14 @@ _SQL = statements("sealed_values")
 
 
 class SealedValue(msgspec.Struct, frozen=True):
-    """`place` is provider, webhook_secret, workflow_secret, inbound_endpoint or sender_domain.
+    """`place` is what has it: provider, webhook_secret, workflow_secret, inbound_endpoint, sender_domain, …
 
-    `name` is what its purpose is made of.
+    `name` is what its purpose is made of, and what tells it from others of its place where `id` is None.
     """
 
     place: str
     project_id: UUID
-    id: UUID
+    id: UUID | None
     name: str
     sealed: bytes
 
@@ -35,7 +35,8 @@ async def list_sealed_values(connection: asyncpg.Connection) -> list[SealedValue
 
 async def replace_sealed_value(connection: asyncpg.Connection, *, value: SealedValue, sealed: bytes) -> bool:
     """Write what it is sealed to now. False when somebody has changed it meanwhile."""
+    known_by = value.name if value.id is None else value.id
     status: str = await connection.execute(
-        _SQL[f"reseal_{value.place}"], value.project_id, value.id, value.sealed, sealed
+        _SQL[f"reseal_{value.place}"], value.project_id, known_by, value.sealed, sealed
     )
     return status == "UPDATE 1"

@@ -14,6 +14,8 @@ import msgspec
 
 from db.database import Database
 from db.sealed_values import SealedValue, list_sealed_values, replace_sealed_value
+from engine.accounts.second_factor import totp_purpose
+from engine.accounts.signing_keys import signing_purpose
 from engine.email.domains import dkim_purpose
 from engine.inbound.endpoints import PURPOSE as INBOUND_PURPOSE
 from engine.providers.credentials import provider_purpose
@@ -27,6 +29,8 @@ _PURPOSES: Mapping[str, Callable[[SealedValue], str]] = {
     "workflow_secret": lambda _value: WORKFLOW_PURPOSE,
     "inbound_endpoint": lambda _value: INBOUND_PURPOSE,
     "sender_domain": lambda value: dkim_purpose(value.name),
+    "signing_key": lambda value: signing_purpose(value.name),
+    "totp_secret": lambda value: totp_purpose(value.name),
 }
 
 

@@ -17,6 +17,7 @@ from uuid import UUID
 from db.database import Database
 from db.heads import read_heads
 from db.records import HeadRecord, Lane
+from engine.accounts.access_tokens import AccessTokens
 from engine.analytics.live import LiveFunnels
 from engine.analytics.pool import AnalyticsPool
 from engine.announcements import Announcement
@@ -61,6 +62,7 @@ class Services:
     wake: Callable[[Work], None]
     public_url: str
     spf_mechanism: str
+    access_tokens: AccessTokens
     look_up_txt: LookUpTxt = field(default_factory=txt_look_up)
 
 

@@ -15,7 +15,14 @@ FROM inbound_endpoints
 UNION ALL
 SELECT 'sender_domain', project_id, sender_domain_id, domain, sealed_dkim_private_key
 FROM sender_domains
-ORDER BY place, project_id, id;
+UNION ALL
+SELECT 'signing_key', CAST('00000000-0000-0000-0000-000000000000' AS uuid), NULL, key_id, sealed_private_key
+FROM signing_keys
+UNION ALL
+SELECT 'totp_secret', project_id, NULL, user_id, sealed_totp_secret
+FROM users
+WHERE sealed_totp_secret IS NOT NULL
+ORDER BY place, project_id, id, name;
 
 -- name: reseal_provider
 -- Replaces what a provider's secrets are sealed to, unless they have changed.
@@ -41,3 +48,13 @@ WHERE project_id = $1 AND endpoint_id = $2 AND sealed_secret = $3;
 -- Replaces what a domain's private key is sealed to, unless it has changed.
 UPDATE sender_domains SET sealed_dkim_private_key = $4
 WHERE project_id = $1 AND sender_domain_id = $2 AND sealed_dkim_private_key = $3;
+
+-- name: reseal_signing_key
+-- Replaces what a signing key's private half is sealed to, unless it has changed; the keys are the deployment's.
+UPDATE signing_keys SET sealed_private_key = $4
+WHERE CAST($1 AS uuid) IS NOT NULL AND key_id = $2 AND sealed_private_key = $3;
+
+-- name: reseal_totp_secret
+-- Replaces what the secret of a user's second factor is sealed to, unless it has changed.
+UPDATE users SET sealed_totp_secret = $4
+WHERE project_id = $1 AND user_id = $2 AND sealed_totp_secret = $3;

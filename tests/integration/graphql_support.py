@@ -15,6 +15,8 @@ from graphql import ExecutionResult
 
 from app import GatewayApplication, GatewaySession
 from db.database import Database
+from engine.accounts.access_tokens import AccessTokens
+from engine.accounts.signing_keys import SigningKeys
 from engine.analytics.live import LiveFunnels
 from engine.analytics.pool import AnalyticsPool
 from engine.announcements import Announcement
@@ -251,6 +253,9 @@ async def open_gateway(
             wake=woken.append,
             public_url="http://gateway.test",
             spf_mechanism="include:_spf.gateway.test",
+            access_tokens=AccessTokens(
+                SigningKeys(database, Vault(SECRET), clock), clock, region=REGION, issuer="http://gateway.test"
+            ),
         )
         application = GatewayApplication(build_schema()._schema, services, identities, revocations)
         yield Gateway(services, identities, revocations, GraphQLService(application), announced, woken)

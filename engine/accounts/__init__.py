@@ -1,0 +1,1 @@
+"""End users of host apps: who they are, their sessions, and what proves both."""
