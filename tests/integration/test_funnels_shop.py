@@ -6,45 +6,21 @@ that is still in the window, again and again; statistics.median and quantiles fo
 
 from __future__ import annotations
 
-import csv
-import gzip
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from uuid import UUID
 
 import pytest
 
 from db.analytics_terms import Period, Step
 from db.database import Database
-from db.events import append_events
 from db.funnels import Funnel, FunnelCount, FunnelOrder, count_funnel
-from tests.integration.log_support import make_project, new_event, open_database
+from tests.integration.log_support import open_database
+from tests.integration.shop_support import SHOP, load_shop
 
-SHOP = Path(__file__).parents[2].parent / "shared" / "data" / "ecom.csv.gz"
-"""It stays beside the checkout."""
 HOUR, DAY = 3600, 24 * 3600
 YEAR = Period(datetime(2024, 1, 1, tzinfo=UTC), datetime(2025, 1, 1, tzinfo=UTC))
 BASKET = ("catalog", "add_to_cart", "purchase")
-
-
-async def load_shop(database: Database) -> UUID:
-    project = await make_project(database)
-    with gzip.open(SHOP, "rt", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    async with database.transaction() as connection:
-        for first in range(0, len(rows), 1000):
-            events = [
-                new_event(
-                    str(number),
-                    event_type=row["event"],
-                    user_id=row["user_id"],
-                    timestamp=datetime.fromisoformat(row["timestamp"]).replace(tzinfo=UTC),
-                )
-                for number, row in enumerate(rows[first : first + 1000], start=first)
-            ]
-            await append_events(connection, project_id=project, batch_token=1, events=events)
-    return project
 
 
 async def count(
