@@ -1,13 +1,22 @@
 """Who may do what. Every field that reads or writes something begins with `require`, which alone gives the project.
 
-No credentials at all: UNAUTHENTICATED. Too small a role: FORBIDDEN, in words that name the role that is needed.
+No credentials at all: UNAUTHENTICATED. Too small a role: FORBIDDEN, in words that name the role that is needed. The
+session of an end user is INGEST, and reads besides what is about its own person: whoever asks says of whom it is.
 """
 
 from __future__ import annotations
 
+from typing import Final
+
+from db.members import KnownMember
 from engine.errors import Forbidden, Unauthenticated
 from engine.identity import Role, Viewer
 from resolvers.context import Context
+
+NO_CREDENTIALS: Final = (
+    "Send an API key in the header x-api-key, or a bearer token in Authorization; over a WebSocket in the payload of "
+    "connection_init."
+)
 
 
 def require(ctx: Context, role: Role, *, person: str | None = None) -> Viewer:
@@ -17,9 +26,34 @@ def require(ctx: Context, role: Role, *, person: str | None = None) -> Viewer:
     """
     viewer = ctx._viewer
     if viewer is None:
-        raise Unauthenticated("Send an API key: in the header x-api-key, or in the payload of connection_init.")
-    if viewer.session is not None and person == viewer.session.user_id and role <= Role.VIEWER:
+        raise Unauthenticated(NO_CREDENTIALS)
+    if viewer.role >= role or is_own(viewer, person, role):
         return viewer
-    if viewer.role < role:
-        raise Forbidden(f"This needs the role {role.name}, and this API key has {viewer.role.name} here.")
-    return viewer
+    raise Forbidden(_refusal(viewer, role))
+
+
+def is_own(viewer: Viewer, person: str | None, role: Role = Role.VIEWER) -> bool:
+    """Whether what is read of `person` with `role` is the viewer's own, as the session of an end user."""
+    session = viewer.session
+    return session is not None and person == session.user_id and role <= Role.VIEWER
+
+
+def require_member(ctx: Context, role: Role) -> tuple[Viewer, KnownMember]:
+    """The viewer, who is a member of the organization with at least `role`.
+
+    Members reach all of the organization's projects, and a key opens one: no key, whatever its role, may reach further
+    by making a member. Raises `Unauthenticated` or `Forbidden`.
+    """
+    viewer = require(ctx, role)
+    if viewer.member is None:
+        raise Forbidden(
+            "This is for members of the organization: send Authorization: Bearer mt_…. A key opens one project only."
+        )
+    return viewer, viewer.member
+
+
+def _refusal(viewer: Viewer, role: Role) -> str:
+    if viewer.session is not None:
+        return "A session reads and writes its own person, and this is not of that person or closed to all sessions."
+    whose = "this API key" if viewer.member is None else "this member"
+    return f"This needs the role {role.name}, and {whose} has {viewer.role.name} here."
