@@ -30,6 +30,9 @@ MAX_SCANNED = 50_000
 COUNT_CAP = 10_000
 """Counting further would cost more than the number is worth to a reader."""
 
+_NOWHERE = 0
+"""The seq of what is not stored."""
+
 _SQL = statements("events")
 _COLUMNS = (
     "e.project_id, e.seq, e.key, e.module, e.event_type, e.timestamp, e.received_at, e.user_id, e.anonymous_id,"
@@ -38,12 +41,18 @@ _COLUMNS = (
 
 
 async def append_events(
-    connection: asyncpg.Connection, *, project_id: UUID, batch_token: int, events: Sequence[NewEvent]
+    connection: asyncpg.Connection,
+    *,
+    project_id: UUID,
+    batch_token: int,
+    events: Sequence[NewEvent],
+    check_consent: bool = False,
 ) -> AppendResult:
     """Append a batch to a project's log: each key once, without gaps, in the order given.
 
     Of several events with one key the first is stored. `batch_token` (63 bits, random) must be the same when the same
     batch is tried again after its COMMIT was left unanswered: what that try stored is then reported as fresh.
+    `check_consent` leaves out events of module analytics whose people do not allow them. What was erased stays away.
 
     Raises `SerializationError` or `DeadlockDetectedError` (try again), `ForeignKeyViolationError` for an unknown
     project, and `DataError` or `IntegrityConstraintViolationError` for a value that PostgreSQL cannot hold.
@@ -65,6 +74,7 @@ async def append_events(
         [event.traits for event in distinct],
         users,
         [uuid7() for _ in users],
+        check_consent,
     )
     return _append_result(row, events)
 
@@ -216,6 +226,8 @@ def _append_result(row: Mapping[str, Any], events: Sequence[NewEvent]) -> Append
     """New keys got the numbers after the previous head, in order; a repeated key is fresh where it came first."""
     held = zip(row["held_keys"] or (), row["held_seqs"] or (), row["held_mine"] or (), strict=True)
     places = {key: (seq, mine) for key, seq, mine in held}
+    dropped, erased = frozenset(row["dropped_keys"] or ()), frozenset(row["erased_keys"] or ())
+    places.update(dict.fromkeys(dropped | erased, (_NOWHERE, False)))
     number: int = row["previous_head"]
     seqs, fresh = [], []
     for event in events:
@@ -226,7 +238,7 @@ def _append_result(row: Mapping[str, Any], events: Sequence[NewEvent]) -> Append
         seqs.append(place[0])
         fresh.append(place[1])
         places[event.key] = (place[0], False)
-    return AppendResult(row["epoch"], row["received_at"], tuple(seqs), tuple(fresh))
+    return AppendResult(row["epoch"], row["received_at"], tuple(seqs), tuple(fresh), dropped, erased)
 
 
 def _events(rows: Iterable[Mapping[str, Any]]) -> list[EventRecord]:

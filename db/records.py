@@ -54,13 +54,16 @@ class NewEvent(msgspec.Struct, frozen=True):
 class AppendResult(msgspec.Struct, frozen=True):
     """Where a batch went: per event its seq, and whether this append, or an earlier try with its token, stored it.
 
-    Fresh seqs rise in the order of the batch, and follow one another unless an earlier try stored a part.
+    Fresh seqs rise in the order of the batch, and follow one another unless an earlier try stored a part. `dropped` are
+    keys that consent does not allow, `erased` keys whose events were erased: none of them is stored, their seq is 0.
     """
 
     epoch: int
     received_at: datetime
     seqs: tuple[int, ...]
     fresh: tuple[bool, ...]
+    dropped: frozenset[str] = frozenset()
+    erased: frozenset[str] = frozenset()
 
 
 class HeadRecord(msgspec.Struct, frozen=True, array_like=True):

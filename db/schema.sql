@@ -161,6 +161,101 @@ CREATE TABLE identity_links (
 
 CREATE INDEX identity_links_by_user ON identity_links (project_id, user_id);
 
+-- Of the keys of a batch those whose events are not to be stored; either is NULL when there are none. For append_events.
+--
+-- An event is for the user whom it names, or whom its anonymous id is known to be, from the log or from the same batch;
+-- a user who was taken over is who took them over. Whoever is not known has said nothing. An event that names nobody at
+-- all is nobody's, and asks for no consent.
+CREATE FUNCTION unwanted_keys(
+    p_project_id uuid,
+    p_check_consent boolean,
+    p_keys text[],
+    p_modules text[],
+    p_user_ids text[],
+    p_anonymous_ids text[],
+    OUT dropped_keys text[],
+    OUT erased_keys text[]
+)
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+    c_module CONSTANT text := 'analytics';
+    v_unknown_allowed boolean;
+    v_is_said boolean;
+    v_users jsonb;
+    v_found text[];
+BEGIN
+    IF (SELECT true FROM erased_keys AS x WHERE x.project_id = p_project_id LIMIT 1) THEN
+        SELECT array_agg(input.key) INTO v_found
+        FROM unnest(p_keys) AS input (key)
+        WHERE (
+            SELECT true FROM erased_keys AS x
+            WHERE x.project_id = p_project_id AND x.key_hash = sha256(
+                (SELECT p.salt FROM projects AS p WHERE p.project_id = p_project_id) || convert_to(input.key, 'UTF8')
+            )
+            LIMIT 1
+        );
+        erased_keys := v_found;
+    END IF;
+    IF NOT p_check_consent OR c_module <> ALL (p_modules) THEN
+        RETURN;
+    END IF;
+
+    -- As in engine.consent: what a project does about people who have said nothing is its own choice, or its region's.
+    SELECT coalesce(
+            (SELECT s.allow_unknown_consent FROM project_settings AS s WHERE s.project_id = p_project_id),
+            p.region = 'us'
+        ),
+        (
+            SELECT true FROM consents AS c
+            WHERE c.project_id = p_project_id AND c.purpose = 'ANALYTICS' AND c.state IN ('DENIED', 'REVOKED')
+            LIMIT 1
+        )
+    INTO v_unknown_allowed, v_is_said
+    FROM projects AS p
+    WHERE p.project_id = p_project_id;
+    IF v_unknown_allowed AND v_is_said IS NULL THEN
+        RETURN;
+    END IF;
+
+    SELECT jsonb_object_agg(input.anonymous_id, input.user_id ORDER BY input.ordinal DESC) INTO v_users
+    FROM unnest(p_user_ids, p_anonymous_ids) WITH ORDINALITY AS input (user_id, anonymous_id, ordinal)
+    WHERE input.user_id IS NOT NULL AND input.anonymous_id IS NOT NULL;
+    SELECT array_agg(said.key) INTO v_found
+    FROM (
+        SELECT input.key, coalesce(
+            input.user_id,
+            (
+                SELECT l.user_id FROM identity_links AS l
+                WHERE l.project_id = p_project_id AND l.kind = 'ANONYMOUS_ID' AND l.alias = input.anonymous_id
+                LIMIT 1
+            ),
+            v_users ->> input.anonymous_id
+        ) AS user_id
+        FROM unnest(p_keys, p_modules, p_user_ids, p_anonymous_ids) AS input (key, module, user_id, anonymous_id)
+        WHERE input.module = c_module AND (input.user_id IS NOT NULL OR input.anonymous_id IS NOT NULL)
+        OFFSET 0
+    ) AS said
+    WHERE NOT coalesce(
+        (
+            SELECT c.state = 'GRANTED' OR (c.state = 'UNKNOWN' AND v_unknown_allowed)
+            FROM consents AS c
+            WHERE c.project_id = p_project_id AND c.purpose = 'ANALYTICS' AND c.user_id = coalesce(
+                (
+                    SELECT l.user_id FROM identity_links AS l
+                    WHERE l.project_id = p_project_id AND l.kind = 'USER_ID' AND l.alias = said.user_id
+                    LIMIT 1
+                ),
+                said.user_id
+            )
+            LIMIT 1
+        ),
+        v_unknown_allowed
+    );
+    dropped_keys := v_found;
+END
+$$;
+
 CREATE FUNCTION append_events(
     p_project_id uuid,
     -- The same token with the same keys is the same append, tried again.
@@ -178,7 +273,9 @@ CREATE FUNCTION append_events(
     p_traits text[],
     -- Every user_id of the batch once, and the id that its profile gets if it has none yet.
     p_profile_user_ids text[],
-    p_profile_ids uuid[]
+    p_profile_ids uuid[],
+    -- Whether events of module analytics are kept only of people whose consent allows it: those that clients send.
+    p_check_consent boolean DEFAULT false
 ) RETURNS TABLE (
     epoch integer,
     received_at timestamptz,
@@ -187,7 +284,11 @@ CREATE FUNCTION append_events(
     -- The keys that were stored already, where, and whether by an earlier try of this very append. NULL when all are new.
     held_keys text[],
     held_seqs bigint[],
-    held_mine boolean[]
+    held_mine boolean[],
+    -- The keys of events that their people's consent does not allow: they are not stored. NULL when there are none.
+    dropped_keys text[],
+    -- The keys that were stored once and whose events were erased since: nothing is stored. NULL when there are none.
+    erased_keys text[]
 )
 LANGUAGE plpgsql VOLATILE
 -- A plan that was made while a table was small must not be kept when it has grown, and without statistics (nothing was
@@ -209,6 +310,10 @@ DECLARE
     -- Keys of events that made or changed a profile: none of them may turn out to be a duplicate.
     v_effective_keys text[] := '{}';
     v_skipped_keys text[];
+    -- What was not to be stored when profiles were looked at, and what is not under the lock of the head.
+    v_foreseen_keys text[] := '{}';
+    v_dropped_keys text[];
+    v_erased_keys text[];
     v_now timestamptz;
     v_epoch integer;
     v_head bigint;
@@ -226,6 +331,14 @@ BEGIN
         WHERE p.project_id = p_project_id AND p.user_id = candidate.user_id
         LIMIT 1
     ) IS NULL;
+    SELECT array_agg(DISTINCT input.user_id COLLATE "C") INTO v_trait_user_ids
+    FROM unnest(p_user_ids, p_traits) AS input (user_id, traits)
+    WHERE input.traits IS NOT NULL AND input.user_id IS NOT NULL;
+    IF v_new_user_ids IS NOT NULL OR v_trait_user_ids IS NOT NULL THEN
+        SELECT u.dropped_keys, u.erased_keys INTO v_dropped_keys, v_erased_keys
+        FROM unwanted_keys(p_project_id, p_check_consent, p_keys, p_modules, p_user_ids, p_anonymous_ids) AS u;
+        v_foreseen_keys := coalesce(v_dropped_keys, '{}') || coalesce(v_erased_keys, '{}');
+    END IF;
     IF v_new_user_ids IS NOT NULL THEN
         SELECT coalesce(array_agg(input.key), '{}') INTO v_skipped_keys
         FROM unnest(p_keys, p_user_ids) AS input (key, user_id)
@@ -235,7 +348,7 @@ BEGIN
         SELECT coalesce(array_agg(input.key), '{}'), coalesce(array_agg(input.user_id), '{}')
         INTO v_effective_keys, v_named_user_ids
         FROM unnest(p_keys, p_user_ids) AS input (key, user_id)
-        WHERE input.user_id = ANY (v_new_user_ids) AND input.key <> ALL (v_skipped_keys);
+        WHERE input.user_id = ANY (v_new_user_ids) AND input.key <> ALL (v_skipped_keys || v_foreseen_keys);
 
         INSERT INTO profiles (project_id, profile_id, user_id, created_at)
         SELECT p_project_id, candidate.profile_id, candidate.user_id, clock_timestamp()
@@ -246,9 +359,6 @@ BEGIN
     END IF;
 
     -- 2. Traits: lock the profiles in order, then see (in a statement after the wait) what is stored already.
-    SELECT array_agg(DISTINCT input.user_id COLLATE "C") INTO v_trait_user_ids
-    FROM unnest(p_user_ids, p_traits) AS input (user_id, traits)
-    WHERE input.traits IS NOT NULL AND input.user_id IS NOT NULL;
     IF v_trait_user_ids IS NOT NULL THEN
         PERFORM FROM (
             SELECT u.user_id FROM unnest(v_trait_user_ids) AS u (user_id) ORDER BY u.user_id COLLATE "C"
@@ -265,6 +375,7 @@ BEGIN
         FROM unnest(p_keys, p_traits) AS input (key, traits)
         WHERE input.traits IS NOT NULL
             AND (SELECT true FROM events AS e WHERE e.project_id = p_project_id AND e.key = input.key LIMIT 1);
+        v_skipped_keys := v_skipped_keys || v_foreseen_keys;
 
         SELECT v_effective_keys || coalesce(array_agg(input.key), '{}') INTO v_effective_keys
         FROM unnest(p_keys, p_traits) AS input (key, traits)
@@ -330,7 +441,7 @@ BEGIN
         RAISE EXCEPTION 'project % has no events lane', p_project_id USING ERRCODE = 'foreign_key_violation';
     END IF;
 
-    -- 4. What is stored already.
+    -- 4. What is stored already, and what is not to be: a revocation that is in the log by now counts.
     SELECT array_agg(input.key), array_agg(held.seq), array_agg(held.batch_token = p_batch_token)
     INTO v_held_keys, v_held_seqs, v_held_mine
     FROM unnest(p_keys) AS input (key)
@@ -339,9 +450,24 @@ BEGIN
         WHERE e.project_id = p_project_id AND e.key = input.key
         LIMIT 1
     ) AS held;
+    SELECT u.dropped_keys, u.erased_keys INTO v_dropped_keys, v_erased_keys
+    FROM unwanted_keys(p_project_id, p_check_consent, p_keys, p_modules, p_user_ids, p_anonymous_ids) AS u;
     IF v_held_keys && v_effective_keys THEN
         RAISE EXCEPTION 'an event that changed a profile was stored meanwhile' USING ERRCODE = 'serialization_failure';
     END IF;
+    IF v_dropped_keys && v_effective_keys OR v_erased_keys && v_effective_keys
+        OR NOT v_foreseen_keys <@ (coalesce(v_dropped_keys, '{}') || coalesce(v_erased_keys, '{}'))
+    THEN
+        RAISE EXCEPTION 'what may be stored of a person changed meanwhile' USING ERRCODE = 'serialization_failure';
+    END IF;
+    IF v_held_keys IS NOT NULL AND (v_dropped_keys && v_held_keys OR v_erased_keys && v_held_keys) THEN
+        -- What is stored is stored, whatever was said since: an append that is tried again gets its first answer.
+        SELECT array_agg(u.key) INTO v_dropped_keys FROM unnest(v_dropped_keys) AS u (key)
+        WHERE u.key <> ALL (v_held_keys);
+        SELECT array_agg(u.key) INTO v_erased_keys FROM unnest(v_erased_keys) AS u (key)
+        WHERE u.key <> ALL (v_held_keys);
+    END IF;
+    v_skipped_keys := coalesce(v_held_keys, '{}') || coalesce(v_dropped_keys, '{}') || coalesce(v_erased_keys, '{}');
 
     -- 5. Number the rest without gaps, store and count it, move the head.
     WITH inserted AS (
@@ -357,7 +483,7 @@ BEGIN
         ) WITH ORDINALITY AS input (
             key, module, event_type, timestamp, user_id, anonymous_id, properties, context, ordinal
         )
-        WHERE input.key <> ALL (coalesce(v_held_keys, '{}'))
+        WHERE input.key <> ALL (v_skipped_keys)
         RETURNING seq, event_type, module, timestamp, user_id, anonymous_id
     ),
     linked AS (
@@ -391,7 +517,7 @@ BEGIN
         DO UPDATE SET count = t.count + excluded.count, last_seen_at = excluded.last_seen_at
     )
     SELECT count(*) INTO v_inserted FROM inserted;
-    IF v_inserted <> cardinality(p_keys) - coalesce(cardinality(v_held_keys), 0) THEN
+    IF v_inserted <> cardinality(p_keys) - cardinality(v_skipped_keys) THEN
         RAISE EXCEPTION 'the log of project % would not be dense', p_project_id USING ERRCODE = 'assert_failure';
     END IF;
     IF v_inserted > 0 THEN
@@ -403,7 +529,7 @@ BEGIN
         END IF;
     END IF;
 
-    RETURN QUERY SELECT v_epoch, v_now, v_head, v_held_keys, v_held_seqs, v_held_mine;
+    RETURN QUERY SELECT v_epoch, v_now, v_head, v_held_keys, v_held_seqs, v_held_mine, v_dropped_keys, v_erased_keys;
 END
 $$;
 
@@ -516,6 +642,10 @@ CREATE TABLE consents (
     updated_at timestamptz NOT NULL,
     PRIMARY KEY (project_id, user_id, purpose)
 );
+
+-- The few that must be looked for before anything of a project is stored without a look at its people.
+CREATE INDEX consents_against_analytics ON consents (project_id)
+WHERE purpose = 'ANALYTICS' AND state IN ('DENIED', 'REVOKED');
 
 -- Addresses that nothing more is sent to, whoever they belong to.
 CREATE TABLE suppressions (

@@ -2,7 +2,8 @@
 
 Guarantees: `append` returns only when its events are on disk, each key stored once, in the order given; whatever the
 network does to a COMMIT, the first answer for an event never calls it a duplicate; one bad event fails alone; a caller
-that goes away takes nothing with it. After a commit its events are announced, in order per project.
+that goes away takes nothing with it. After a commit its events are announced, in order per project. Events of module
+analytics are stored only of people whose consent allows it, as the log has it: a revocation is followed by none.
 
 How: a project has at most one transaction under way here, and whoever arrives meanwhile goes into the next one, because
 a project's log takes some hundred transactions a second but thousands of rows in each. The lane's task does the work,
@@ -73,7 +74,15 @@ class Rejected(msgspec.Struct, frozen=True):
     error: UserError
 
 
-Outcome = Stored | Rejected
+class Dropped(msgspec.Struct, frozen=True):
+    """An event of module analytics whose person's consent does not allow it: nothing is stored, nobody is made."""
+
+
+class Erased(msgspec.Struct, frozen=True):
+    """An event that was stored once and erased since, with its person: it is a duplicate of nothing that is left."""
+
+
+Outcome = Stored | Rejected | Dropped | Erased
 
 
 class LogStats(msgspec.Struct, frozen=True):
@@ -269,17 +278,20 @@ class EventLog:
 
     async def _try(self, project_id: UUID, token: int, events: Sequence[NewEvent]) -> list[Outcome]:
         async with self._database.connection() as connection:
-            result = await append_events(connection, project_id=project_id, batch_token=token, events=events)
+            result = await append_events(
+                connection, project_id=project_id, batch_token=token, events=events, check_consent=True
+            )
             fresh = fresh_records(project_id, events, result)
             self._tell(project_id, result.epoch, fresh)
-            held = {seq for seq, is_fresh in zip(result.seqs, result.fresh, strict=True) if not is_fresh}
+            held = {seq for seq, is_fresh in zip(result.seqs, result.fresh, strict=True) if seq and not is_fresh}
             records = {record.seq: record for record in fresh}
             missing = held - records.keys()
             if missing:
                 found = await read_events_by_seq(connection, project_id=project_id, seqs=list(missing))
                 records.update({record.seq: record for record in found})
         return [
-            Stored(records.get(seq) or _record(project_id, event, seq, result), duplicate=not is_fresh)
+            _left_out(event, result)
+            or Stored(records.get(seq) or _record(project_id, event, seq, result), duplicate=not is_fresh)
             for event, seq, is_fresh in zip(events, result.seqs, result.fresh, strict=True)
         ]
 
@@ -301,6 +313,12 @@ def fresh_records(project_id: UUID, events: Sequence[NewEvent], result: AppendRe
         for event, seq, is_fresh in zip(events, result.seqs, result.fresh, strict=True)
         if is_fresh
     )
+
+
+def _left_out(event: NewEvent, result: AppendResult) -> Dropped | Erased | None:
+    if event.key in result.dropped:
+        return Dropped()
+    return Erased() if event.key in result.erased else None
 
 
 def _record(project_id: UUID, event: NewEvent, seq: int, result: AppendResult) -> EventRecord:

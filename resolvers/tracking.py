@@ -12,7 +12,7 @@ from db.records import EventRecord, Lane, ProfileRecord
 from engine.errors import UserError
 from engine.events import IDENTIFIED, IDENTITY_MODULE, EventDraft
 from engine.identity import ApiKeyKind, Role, Viewer
-from engine.log import Rejected, Stored
+from engine.log import Dropped, Erased, Outcome, Rejected, Stored
 from resolvers.context import Context
 from resolvers.events import event_cursor
 from resolvers.permissions import require
@@ -64,6 +64,7 @@ class BatchTracked(msgspec.Struct, frozen=True):
     rejected: int
     last_seq: int | None
     errors: tuple[UserError, ...]
+    dropped: int = 0
 
 
 class Identified(msgspec.Struct, frozen=True):
@@ -85,8 +86,8 @@ async def track(ctx: Context, *, batch: EventBatch) -> Tracked:
     if errors:
         return Tracked(organization_id, None, duplicate=False, errors=tuple(errors))
     [outcome] = await _append(ctx, viewer, batch.drafts)
-    if isinstance(outcome, Rejected):
-        return Tracked(organization_id, None, duplicate=False, errors=(_under(path, outcome.error),))
+    if not isinstance(outcome, Stored):
+        return _not_stored(organization_id, outcome, path)
     withheld = outcome.duplicate and viewer.role < Role.VIEWER and not _wrote(batch.drafts[0], outcome.event)
     return Tracked(organization_id, outcome.event, outcome.duplicate, (), withheld=withheld)
 
@@ -105,14 +106,15 @@ async def track_batch(ctx: Context, *, batch: EventBatch) -> BatchTracked:
         if isinstance(outcome, Rejected):
             refused[place if kept is None else kept[place]] = (outcome.error,)
     stored = [outcome for outcome in outcomes if isinstance(outcome, Stored)]
-    duplicates = sum(outcome.duplicate for outcome in stored)
+    fresh = sum(not outcome.duplicate for outcome in stored)
     return BatchTracked(
         viewer.project_id,
-        accepted=len(stored) - duplicates,
-        duplicates=duplicates,
+        accepted=fresh,
+        duplicates=len(stored) - fresh + sum(isinstance(outcome, Erased) for outcome in outcomes),
         rejected=len(refused),
         last_seq=max((outcome.event.seq for outcome in stored), default=None),
         errors=tuple(_under((*path, str(index)), error) for index in sorted(refused) for error in refused[index]),
+        dropped=sum(isinstance(outcome, Dropped) for outcome in outcomes),
     )
 
 
@@ -129,8 +131,9 @@ async def identify(ctx: Context, *, arguments: IdentifyArguments) -> Identified:
         traits=arguments.traits,
     )
     [outcome] = await _append(ctx, viewer, (draft,))
-    if isinstance(outcome, Rejected):
-        return Identified(organization_id, None, None, (_under(("input",), outcome.error),))
+    if not isinstance(outcome, Stored):
+        errors = _not_stored(organization_id, outcome, ("input",)).errors
+        return Identified(organization_id, None, None, errors)
     if viewer.role < Role.VIEWER and viewer.api_key is not None and viewer.api_key.kind == ApiKeyKind.PUBLISHABLE:
         return Identified(organization_id, outcome.event, None, ())
     profile = await ctx.loaders.profiles_by_user.load((viewer.project_id, arguments.user_id))
@@ -146,7 +149,19 @@ async def batch_cursor(ctx: Context, *, project_id: UUID, seq: int | None) -> st
     return event_cursor(ctx, project_id=project_id, epoch=head.epoch, seq=seq)
 
 
-async def _append(ctx: Context, viewer: Viewer, drafts: tuple[EventDraft, ...]) -> Sequence[Stored | Rejected]:
+def _not_stored(organization_id: UUID, outcome: Rejected | Dropped | Erased, path: tuple[str, ...]) -> Tracked:
+    """Nothing is left of what was erased; what consent does not allow is refused for good, so that nobody retries."""
+    match outcome:
+        case Rejected(error=error):
+            return Tracked(organization_id, None, duplicate=False, errors=(_under(path, error),))
+        case Dropped():
+            message = "This person's consent does not allow events of module analytics: nothing was stored."
+            return Tracked(organization_id, None, duplicate=False, errors=(UserError(message, "CONSENT", path),))
+        case Erased():
+            return Tracked(organization_id, None, duplicate=True, errors=())
+
+
+async def _append(ctx: Context, viewer: Viewer, drafts: tuple[EventDraft, ...]) -> Sequence[Outcome]:
     outcomes = await ctx.services.log.append(viewer.project_id, drafts)
     ctx.forget_reads()
     return outcomes

@@ -157,7 +157,7 @@ class TrackBatchPayload(MutationPayload):
             accepted=tracked.accepted,
             duplicates=tracked.duplicates,
             rejected=tracked.rejected,
-            dropped=0,
+            dropped=tracked.dropped,
             project_id=tracked.project_id,
             last_seq=tracked.last_seq,
             user_errors=user_errors(tracked.errors),

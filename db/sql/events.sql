@@ -1,7 +1,7 @@
 -- name: append_events
 -- Appends a batch to a project's events lane; see the function.
-SELECT epoch, received_at, previous_head, held_keys, held_seqs, held_mine
-FROM append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13);
+SELECT epoch, received_at, previous_head, held_keys, held_seqs, held_mine, dropped_keys, erased_keys
+FROM append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14);
 
 -- name: read_events_by_seq
 -- The events at some positions of a project.

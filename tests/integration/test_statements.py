@@ -9,6 +9,7 @@ import pytest
 
 import db.statements
 from db.audiences import AudienceRecord
+from db.audit_entries import AuditEntryRecord
 from db.boards import BoardRecord
 from db.consents import ConsentRecord
 from db.delivery_lists import ReasonRecord
@@ -106,6 +107,11 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "sender_domains.read_sender_domains": SenderDomainRecord,
     "sender_domains.update_sender_domain": SenderDomainRecord,
     "suppressions.share_suppressions": SuppressionRecord,
+    "audit_entries.list_audit_entries": AuditEntryRecord,
+    "audit_entries.list_audit_entries_backwards": AuditEntryRecord,
+    "audit_entries.list_audit_entries_of_subject": AuditEntryRecord,
+    "audit_entries.list_audit_entries_of_subject_backwards": AuditEntryRecord,
+    "audit_entries.read_audit_entries": AuditEntryRecord,
     "boards.insert_board": BoardRecord,
     "boards.list_boards": BoardRecord,
     "boards.lock_board": BoardRecord,
@@ -259,7 +265,16 @@ OTHER_COLUMNS = {
     "enrolment.find_met": ["workflow_id", "user_id"],
     "enrolment.save_enrolment": [],
     # What is not held follows from previous_head.
-    "events.append_events": ["epoch", "received_at", "previous_head", "held_keys", "held_seqs", "held_mine"],
+    "events.append_events": [
+        "epoch",
+        "received_at",
+        "previous_head",
+        "held_keys",
+        "held_seqs",
+        "held_mine",
+        "dropped_keys",
+        "erased_keys",
+    ],
     "events.delete_events_before": [],
     "events.find_first_since": ["seq"],
     "events.lock_events_head": ["head", "first_seq"],
@@ -281,6 +296,7 @@ OTHER_COLUMNS = {
     "sealed_values.reseal_provider": [],
     "sealed_values.reseal_sender_domain": [],
     "sealed_values.reseal_webhook_secret": [],
+    "audit_entries.erase_person_of_audit_entries": ["entries"],
     "audit_entries.insert_audit_entry": [],
     "projects.insert_organization": [],
     "delivery_reports.find_by_provider_message": ["delivery_id"],
@@ -322,7 +338,7 @@ EVERY_STATEMENT = [f"{family}.{name}" for family in FAMILIES for name in stateme
 
 def test_every_statement_is_accounted_for() -> None:
     assert sorted(RECORDS.keys() | OTHER_COLUMNS.keys()) == sorted(EVERY_STATEMENT)
-    assert set(AppendResult.__struct_fields__) == {"epoch", "received_at", "seqs", "fresh"}
+    assert set(AppendResult.__struct_fields__) == {"epoch", "received_at", "seqs", "fresh", "dropped", "erased"}
 
 
 @pytest.mark.parametrize("statement", EVERY_STATEMENT)
