@@ -200,10 +200,9 @@ class Identities:
         self._access_tokens = access_tokens
         self._now = now or _utc_now
         self._look_ups = asyncio.Semaphore(LOOK_UPS_AT_ONCE)
-        bounds = {"max_age": KEY_MAX_AGE, "max_entries": MAX_CACHED_KEYS, "clock": clock}
-        self._keys: LookUps[bytes, _Known] = LookUps(self._look_up_key, **bounds)
-        self._members: LookUps[bytes, KnownMember] = LookUps(self._look_up_member, **bounds)
-        self._projects: LookUps[UUID, ProjectRecord] = LookUps(self._look_up_project, **bounds)
+        self._keys = LookUps(self._look_up_key, max_age=KEY_MAX_AGE, max_entries=MAX_CACHED_KEYS, clock=clock)
+        self._members = LookUps(self._look_up_member, max_age=KEY_MAX_AGE, max_entries=MAX_CACHED_KEYS, clock=clock)
+        self._projects = LookUps(self._look_up_project, max_age=KEY_MAX_AGE, max_entries=MAX_CACHED_KEYS, clock=clock)
         if revocations is not None:
             revocations.on_revoked_any(self.forget)
 

@@ -1,4 +1,4 @@
-"""Credentials that were revoked or have ended, from the log of the system project, which every gateway follows for ever.
+"""Credentials that were revoked or have ended, from the log of the system project, which every gateway follows.
 
 Guarantees: within a second of the commit that revokes a key, ends a session or removes a member, and within two while
 Redis is away, `revoked` says so and all who watch the credential are called, once. Nothing is missed: what was revoked

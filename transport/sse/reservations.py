@@ -30,7 +30,7 @@ from transport.operation import Operation
 from transport.sse.event_stream import EventStream
 from transport.sse.forwarding import TOKEN_BYTES
 
-CREDENTIAL_HEADERS = ("x-api-key", "authorization")
+CREDENTIAL_HEADERS = ("x-api-key", "authorization", "x-sendora-project")
 
 MAX_EXECUTING = 8
 """Operations of one response that execute at the same time; the rest wait, in order."""
