@@ -40,18 +40,19 @@ DELIVERED = frozenset(
     Query.audiences Mutation.saveAudience Mutation.deleteAudience
     Query.funnel Subscription.funnelUpdates Query.retention Query.trend
     Query.insights Query.boards Mutation.saveInsight Mutation.deleteInsight Mutation.saveBoard Mutation.deleteBoard
+    Query.auditLog
     """.split()  # noqa: SIM905
 )
 """Root fields that are finished, with all types behind them but for what `OWED` names."""
 
 OWED = {
     "identity, consent and limits": """
-        AuditEntry AuditEntryConnection AuditEntryEdge AuthPayload AuthSession Consent ConsentChange
+        AuthPayload AuthSession Consent ConsentChange
         ConsentChangeConnection ConsentChangeEdge ConsentLogFilter ConsentPurpose ConsentState EraseProfileInput
         EraseProfilePayload ErasureReceipt IdentitySecretPayload Mutation.eraseProfile Mutation.refreshSession
         Mutation.rotateIdentitySecret Mutation.setConsent Mutation.signIn Mutation.signInAnonymously
         Mutation.signOut Mutation.signUp Mutation.updateProjectSettings Profile.consentHistory Profile.consents
-        ProjectSettings ProjectSettingsInput ProjectSettingsPayload Query.auditLog Query.consentLog
+        ProjectSettings ProjectSettingsInput ProjectSettingsPayload Query.consentLog
         Query.projectSettings RateLimit SetConsentInput SetConsentPayload SignInAnonymouslyInput SignInInput
         SignUpInput Viewer.rateLimit
     """,

@@ -43,6 +43,7 @@ class CursorKind(IntEnum):
     AUDIENCE_LIST = 13
     AUDIENCE_MEMBERS = 14
     INSIGHT_LIST = 15
+    AUDIT_LOG = 16
 
 
 class Cursor(msgspec.Struct, frozen=True):

@@ -41,6 +41,7 @@ class NodeKind(StrEnum):
     AUDIENCE = "aud"
     INSIGHT = "ins"
     BOARD = "brd"
+    AUDIT_ENTRY = "adt"
 
 
 class NodeId(msgspec.Struct, frozen=True):

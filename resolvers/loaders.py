@@ -20,6 +20,7 @@ from uuid import UUID
 
 from db.api_keys import read_api_keys
 from db.audiences import AudienceRecord, read_audiences, read_audiences_ever, read_audiences_of_people
+from db.audit_entries import AuditEntryRecord, read_audit_entries
 from db.boards import BoardRecord, read_boards
 from db.database import Database
 from db.deliveries import read_attempts, read_deliveries
@@ -284,6 +285,13 @@ class Lookups:
             lambda connection, project_id, keys: read_insights(connection, project_id=project_id, insight_ids=keys),
             lambda record: record.insight_id,
         )
+        self.audit_entries: Lookup[UUID, AuditEntryRecord | None] = _rows(
+            database,
+            lambda connection, project_id, keys: read_audit_entries(
+                connection, project_id=project_id, audit_entry_ids=keys
+            ),
+            lambda record: record.audit_entry_id,
+        )
         self.boards: Lookup[UUID, BoardRecord | None] = _rows(
             database,
             lambda connection, project_id, keys: read_boards(connection, project_id=project_id, board_ids=keys),
@@ -372,6 +380,7 @@ class Loaders:
         self.audiences_ever = Loader(lookups.audiences_ever)
         self.audiences_of_people = Loader(lookups.audiences_of_people)
         self.insights = Loader(lookups.insights)
+        self.audit_entries = Loader(lookups.audit_entries)
         self.boards = Loader(lookups.boards)
         self.workflows = Loader(lookups.workflows)
         self.definitions = Loader(lookups.definitions)

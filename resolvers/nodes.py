@@ -10,6 +10,7 @@ from uuid import UUID
 import msgspec
 
 from db.audiences import AudienceRecord
+from db.audit_entries import AuditEntryRecord
 from db.boards import BoardRecord
 from db.delivery_records import DeliveryRecord
 from db.insights import InsightRecord
@@ -60,6 +61,7 @@ Found: TypeAlias = (
     | PushTokenRecord
     | TemplateRecord
     | AudienceRecord
+    | AuditEntryRecord
     | InsightRecord
     | BoardRecord
     | SenderDomainRecord
@@ -69,7 +71,7 @@ Found: TypeAlias = (
 
 
 async def find_node(ctx: Context, *, node_id: str) -> Found | None:
-    """The record behind an id. Keys need ADMIN: below it they are null, like what is not there."""
+    """The record behind an id. Keys and audit entries need ADMIN: below it they are null, like what is not there."""
     viewer = require(ctx, Role.VIEWER)
     parsed = parse_node_id(node_id)
     return None if parsed is None else await _find(ctx, viewer, parsed)
@@ -97,6 +99,8 @@ async def _find(ctx: Context, viewer: Viewer, node_id: NodeId) -> Found | None:
             return FoundOrganization(project)
         case NodeKind.API_KEY if viewer.role >= Role.ADMIN:
             return await ctx.loaders.api_keys.load((viewer.project_id, node_id.uuid))
+        case NodeKind.AUDIT_ENTRY if viewer.role >= Role.ADMIN:
+            return await ctx.loaders.audit_entries.load((viewer.project_id, node_id.uuid))
         case NodeKind.DELIVERY:
             return await ctx.loaders.deliveries.load((viewer.project_id, node_id.uuid))
         case NodeKind.WEBHOOK_ENDPOINT:

@@ -9,6 +9,7 @@ from graphql import GraphQLObjectType, Undefined
 from strawberry.schema.config import StrawberryConfig
 
 from schema.audience import Audience
+from schema.audit_entry import AuditEntry
 from schema.board import Board
 from schema.delivery import Delivery
 from schema.event import Event
@@ -44,6 +45,7 @@ def build_schema() -> strawberry.Schema:
             Organization,
             ApiKey,
             Audience,
+            AuditEntry,
             Board,
             Delivery,
             InboundEndpoint,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from db.audiences import AudienceRecord
+from db.audit_entries import AuditEntryRecord
 from db.boards import BoardRecord
 from db.delivery_records import DeliveryRecord
 from db.insights import InsightRecord
@@ -16,6 +17,7 @@ from engine.providers.configuring import ShownProvider
 from resolvers.inbound import ShownEndpoint
 from resolvers.nodes import Found, FoundEvent, FoundOrganization
 from schema.audience import Audience
+from schema.audit_entry import AuditEntry
 from schema.board import Board
 from schema.delivery import Delivery
 from schema.event import Event
@@ -56,6 +58,8 @@ def as_node(found: Found | None) -> Node | None:
             return PushToken.of(found)
         case TemplateRecord():
             return Template.of(found)
+        case AuditEntryRecord():
+            return AuditEntry.of(found)
         case AudienceRecord():
             return Audience.of(found)
         case InsightRecord():

@@ -20,6 +20,7 @@ from schema.paging import After, Before, First, Last
 from schema.profile import Profile, ProfileConnection
 from schema.project import Viewer
 from schema.roots.audiences import AudiencesQuery
+from schema.roots.audit import AuditQuery
 from schema.roots.bundles import BundlesQuery
 from schema.roots.deliveries import DeliveriesQuery
 from schema.roots.email import EmailQuery
@@ -53,6 +54,7 @@ class Query(
     WorkflowsQuery,
     WorkflowRunsQuery,
     AudiencesQuery,
+    AuditQuery,
     BundlesQuery,
     FunnelsQuery,
     TrendsQuery,
@@ -64,7 +66,10 @@ class Query(
         return Viewer.of(projects.read_viewer(ctx))
 
     @strawberry.field(
-        description="Anything by its id; null when this project has no such thing. Needs VIEWER; keys need ADMIN."
+        description=(
+            "Anything by its id; null when this project has no such thing. Needs VIEWER; keys and audit entries need "
+            "ADMIN."
+        )
     )
     async def node(
         self,

@@ -28,6 +28,7 @@ NEEDED = {
     "Mutation.sendPush": Role.EDITOR,
     "Mutation.sendTestPush": Role.EDITOR,
     "Mutation.sendLiveActivity": Role.EDITOR,
+    "Query.auditLog": Role.ADMIN,
     "Query.viewer": Role.INGEST,
     "Query.node": Role.VIEWER,
     "Query.nodes": Role.VIEWER,

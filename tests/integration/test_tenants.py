@@ -16,6 +16,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from db.workflow_run_log import append_run_updates
+from engine.audit import Audit
 from engine.errors import CursorInvalid
 from engine.node_ids import NodeKind, write_node_id
 from engine.workflows.signing import active_step_secrets
@@ -1192,6 +1193,25 @@ async def _track_push(victim: Tenant, attacker: Tenant) -> None:
     for status in ("FAILED", "QUEUED"):
         refused = (await attacker.data(document, id=await _delivery(victim, status)))["trackPush"]
         assert refused == {"event": None, "userErrors": [{"code": "NOT_FOUND"}]}
+
+
+@case("Query.auditLog")
+async def _audit_log(victim: Tenant, attacker: Tenant) -> None:
+    document = """query ($after: Cursor, $subject: String) { auditLog(after: $after, subject: $subject) {
+        edges { cursor node { id subject after } } } }"""
+    board = (await victim.data('mutation { saveBoard(input: {name: "Board"}) { board { id } } }'))["saveBoard"]["board"]
+    async with victim.gateway.services.database.transaction() as connection:
+        await Audit("system", victim.gateway.services.clock.now()).note(
+            connection, "board.saved", board["id"], project_id=victim.project_id, before=None, after={"name": SECRET}
+        )
+    held = (await victim.data(document))["auditLog"]["edges"]
+    assert SECRET in repr(held)
+    await _sees_nothing(attacker, document)
+    assert (await _sees_nothing(attacker, document, subject=board["id"]))["data"]["auditLog"] == {"edges": []}
+    refused = await _sees_nothing(attacker, document, after=held[0]["cursor"])
+    assert refused["errors"][0]["extensions"]["code"] == "CURSOR_INVALID"
+    node = await _sees_nothing(attacker, "query ($id: ID!) { node(id: $id) { id } }", id=held[0]["node"]["id"])
+    assert node == {"data": {"node": None}}
 
 
 REGISTER_RIDE = """mutation ($device: String!) {
