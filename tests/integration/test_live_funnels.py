@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import random
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -14,6 +14,8 @@ import msgspec
 import orjson
 import pytest
 from graphql import ExecutionResult
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from app import GatewaySession
 from engine.analytics.live import LiveFunnelStats
@@ -29,14 +31,14 @@ FOLLOW = (
 )
 ASK = f"query ($input: FunnelInput!) {{ funnel(input: $input) {REPORT} }}"
 BATCH = "mutation ($input: TrackBatchInput!) { trackBatch(input: $input) { accepted } }"
+DEAR = {"path": "event.properties.n", "op": "GT", "value": 0}
 INPUT: dict[str, Any] = {
-    "steps": [
-        {"eventType": "a"},
-        {"eventType": "b", "where": [{"path": "event.properties.n", "op": "GT", "value": 0}]},
-    ],
+    "steps": [{"eventType": "a"}, {"eventType": "b", "where": [DEAR]}],
     "period": "P30D",
 }
 EVERY = 250
+EXAMPLES = int(os.environ.get("SENDORA_ANALYTICS_EXAMPLES", "8"))
+"""Each waits for some intervals."""
 
 
 @pytest.fixture
@@ -123,22 +125,58 @@ async def test_people_who_merge_change_a_funnel_that_does_not_ask_for_the_event(
         assert (await reports.next())["entered"] == 1
 
 
+@st.composite
+def questions(draw: st.DrawFn) -> dict[str, Any]:
+    """A funnel, as an input that is to be followed."""
+    first, second = {"eventType": "a"}, {"eventType": "b", "where": [DEAR] if draw(st.booleans()) else []}
+    steps = [first, second, {"eventType": draw(st.sampled_from("ac"))}][: draw(st.integers(2, 3))]
+    return {
+        "steps": steps,
+        "period": "P30D",
+        "order": draw(st.sampled_from(["ORDERED", "STRICT", "UNORDERED"])),
+        "compare": draw(st.booleans()),
+        **draw(st.sampled_from([{}, {"groupBy": "event.properties.n"}, {"groupBy": "profile.traits.plan"}])),
+        **draw(st.sampled_from([{}, {"holdConstant": "event.properties.n"}, {"exclude": [{"eventType": "c"}]}])),
+    }
+
+
+@st.composite
+def happenings(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """Events of few people and types, before and in the period; `ago` is in days."""
+    event = st.fixed_dictionaries(
+        {
+            "eventType": st.sampled_from("abc"),
+            "userId": st.sampled_from([None, "ada", "eve"]),
+            "anonymousId": st.sampled_from(["p", "q"]),
+            "ago": st.floats(0, 65),
+            "properties": st.fixed_dictionaries({"n": st.integers(0, 2)}),
+            "traits": st.sampled_from([None, {"plan": "free"}, {"plan": "team"}]),
+        }
+    )
+    return draw(st.lists(event, min_size=1, max_size=6))
+
+
 async def test_what_is_pushed_last_is_what_a_query_answers(gateway: Gateway) -> None:
-    shop, chance = await gateway.tenant(), random.Random(7)
-    asked = {**INPUT, "groupBy": "event.properties.n", "compare": True, "order": "UNORDERED"}
-    now = gateway.services.clock.now()
+    loop = asyncio.get_running_loop()
+
+    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(asked=questions(), batches=st.lists(happenings(), min_size=1, max_size=3))
+    def check(asked: dict[str, Any], batches: list[list[dict[str, Any]]]) -> None:
+        asyncio.run_coroutine_threadsafe(_follow(gateway, asked, batches), loop).result(60)
+
+    await asyncio.to_thread(check)
+
+
+async def _follow(gateway: Gateway, asked: dict[str, Any], batches: list[list[dict[str, Any]]]) -> None:
+    """What is pushed comes to be what is answered, after every batch."""
+    shop, now = await gateway.tenant(), gateway.services.clock.now()
     async with following(shop, **asked) as reports:
         pushed = await reports.next()
-        for _ in range(5):
+        for batch in batches:
             events = [
-                {
-                    "eventType": chance.choice("abc"),
-                    "userId": chance.choice([None, "ada", "eve"]),
-                    "anonymousId": chance.choice(["p", "q"]),
-                    "timestamp": (now - timedelta(days=chance.randrange(50))).isoformat(),
-                    "properties": {"n": chance.randrange(3)},
-                }
-                for _ in range(chance.randrange(1, 6))
+                {key: value for key, value in given.items() if key != "ago" and value is not None}
+                | {"timestamp": (now - timedelta(days=given["ago"])).isoformat()}
+                for given in batch
             ]
             await shop.data(BATCH, input={"events": events})
             answered = (await shop.data(ASK, input=asked))["funnel"]
@@ -148,8 +186,8 @@ async def test_what_is_pushed_last_is_what_a_query_answers(gateway: Gateway) -> 
 
 async def test_what_is_wrong_is_said_before_anything_is_followed(gateway: Gateway) -> None:
     shop = await gateway.tenant()
-    for given in ({"every": 249}, {"steps": INPUT["steps"][:1]}, {"period": "soon"}):
-        refused = await subscribe(shop, **{"every": EVERY, **given})
+    for wrong in ({"every": 249}, {"steps": INPUT["steps"][:1]}, {"period": "soon"}):
+        refused = await subscribe(shop, **{"every": EVERY, **wrong})
         assert isinstance(refused, ExecutionResult)
         assert [error.extensions["code"] for error in refused.errors or ()] == ["BAD_USER_INPUT"]
     async with following(shop, audienceId=write_node_id(NodeKind.AUDIENCE, uuid4())) as reports:
