@@ -3,7 +3,8 @@
 Three kinds of error leave this server. A `RequestError` is about bytes that are no GraphQL request. An error of
 graphql-core itself (syntax, validation, coercion) is shown under the code of its stage. Anything that a resolver raised
 is shown only if `Application.describe_error` knows it; everything else becomes "Internal error." with an id under which
-the log holds its type and its stack, never its text, because exceptions of drivers quote rows.
+the log holds its type and its stack, never its text, because exceptions of drivers quote rows. It is the request's id,
+which every other error of it holds too.
 
 Messages are cut: a client that sends a name of 100 kB does not get it back.
 """
@@ -13,12 +14,13 @@ from __future__ import annotations
 import logging
 import re
 import traceback
-from collections.abc import Callable, Collection
-from uuid import uuid4
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
-from graphql import GraphQLError, GraphQLFormattedError
+from graphql import GraphQLError
 
 from transport.application import PublicError
+from transport.request_ids import RequestTrace, current
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,9 @@ TIMEOUT = "TIMEOUT"
 INTERNAL = "INTERNAL"
 
 MASKED_MESSAGE = "Internal error."
+
+REQUEST_ID = "requestId"
+"""Of an error's extensions."""
 
 MESSAGE_LENGTH = 600
 """Characters of an error message: enough for the longest sentence of graphql-core around names of ordinary length."""
@@ -81,6 +86,15 @@ def coded(error: GraphQLError, code: str) -> GraphQLError:
     )
 
 
+def formatted(errors: Iterable[GraphQLError]) -> list[dict[str, Any]]:
+    """The `errors` of a response to the current request, each with its id."""
+    trace = current()
+    if trace is None:
+        return [dict(error.formatted) for error in errors]
+    request_id = {REQUEST_ID: trace.id}
+    return [{**error.formatted, "extensions": {**(error.extensions or {}), **request_id}} for error in errors]
+
+
 def code_of(error: GraphQLError) -> str:
     """The code of an error that was made here."""
     code = (error.extensions or {}).get("code")
@@ -113,10 +127,6 @@ class ErrorReporter:
             extensions=dict(public.extensions),
         )
 
-    def formatted(self, error: BaseException) -> list[GraphQLFormattedError]:
-        """The `errors` of a response that holds nothing but this error."""
-        return [self.shown(error).formatted]
-
 
 def _cause(error: BaseException) -> BaseException:
     """What a resolver raised, beneath the location that graphql-core wrapped around it."""
@@ -126,7 +136,7 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _log(error: BaseException, path: Collection[str | int] | None) -> str:
-    error_id = uuid4().hex
+    error_id = (current() or RequestTrace()).id
     logger.error(
         "internal_error",
         extra={

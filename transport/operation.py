@@ -15,8 +15,9 @@ import orjson
 from graphql import ExecutionResult, GraphQLError, OperationType
 
 from transport.application import LiveSource, Membership, Session
-from transport.errors import code_of
+from transport.errors import code_of, formatted
 from transport.execution.service import GraphQLService, Prepared
+from transport.request_ids import RequestTrace, enter, entered
 
 Stream = LiveSource | AsyncIterator[bytes]
 
@@ -24,10 +25,29 @@ Stream = LiveSource | AsyncIterator[bytes]
 class Operation(ABC):
     """What WebSocket and server-sent events have in common. Subclasses say how a result, errors and the end look."""
 
-    __slots__ = ("_ended", "_position", "_service", "id", "is_open", "keeps_running", "membership", "outcome", "task")
+    __slots__ = (
+        "_ended",
+        "_position",
+        "_service",
+        "_trace",
+        "id",
+        "is_open",
+        "keeps_running",
+        "membership",
+        "outcome",
+        "task",
+    )
 
-    def __init__(self, identifier: str, service: GraphQLService, ended: Callable[[Operation], None]) -> None:
+    def __init__(
+        self,
+        identifier: str,
+        service: GraphQLService,
+        ended: Callable[[Operation], None],
+        trace: RequestTrace | None = None,
+    ) -> None:
+        """`trace` is the request that began it, by default a new one. It is over when the operation is."""
         self.id = identifier
+        self._trace = trace or RequestTrace()
         self.is_open = True
         self.keeps_running = False
         self.membership: Membership | None = None
@@ -61,7 +81,8 @@ class Operation(ABC):
     def fail(self, error: BaseException) -> None:
         """See `Sink.fail`. The connection and its other operations go on."""
         if self.is_open:
-            self.refuse([self._service.error(error)])
+            with entered(self._trace):
+                self.refuse([self._service.error(error)])
 
     def complete(self) -> None:
         """See `Sink.complete`."""
@@ -79,7 +100,8 @@ class Operation(ABC):
         """End with errors that are worded for the client already."""
         if self.is_open:
             self.outcome = code_of(errors[0])
-            self._write_errors(orjson.dumps([error.formatted for error in errors]))
+            with entered(self._trace):
+                self._write_errors(orjson.dumps(formatted(errors)))
             self.stop()
 
     def stop(self) -> None:
@@ -87,11 +109,16 @@ class Operation(ABC):
         if not self.is_open:
             return
         self.is_open = False
+        self._trace.is_over = not self.keeps_running
         if self.membership is not None:
             self.membership.leave()
         if self.task is not None and not self.keeps_running and self.task is not asyncio.current_task():
             self.task.cancel()
         self._ended(self)
+
+    def enter_request(self) -> None:
+        """From here on what this task does is done for the request that began the operation."""
+        enter(self._trace)
 
     async def begin(self, prepared: Prepared, session: Session) -> Stream | None:
         """Answer a query or mutation, which ends it; or open what a subscription is to `follow`."""
@@ -110,6 +137,7 @@ class Operation(ABC):
             await self.drained()
         self.send(response)
         self.complete()
+        self._trace.is_over = True
         return None
 
     async def follow(self, stream: Stream, prepared: Prepared, session: Session, *, after: str | None = None) -> None:

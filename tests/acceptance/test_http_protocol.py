@@ -308,7 +308,8 @@ async def test_what_a_resolver_raised_is_masked(server: Server) -> None:
 
     error = response.json["errors"][0]  # type: ignore[index]
     assert (error["message"], error["path"]) == ("Internal error.", ["crash"])
-    assert error["extensions"].keys() == {"code", "id"}
+    assert error["extensions"].keys() == {"code", "id", "requestId"}
+    assert error["extensions"]["id"] == error["extensions"]["requestId"] == response.headers["x-request-id"]
     assert response.json["data"] == {"crash": None, "hello": "Hello, world!"}
     assert b"secret" not in response.body
 

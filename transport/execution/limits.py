@@ -2,12 +2,12 @@
 
 Validation is quadratic in places and expands fragments; so everything that could make it slow is refused first: the
 number of tokens while parsing, then operations, fragment cycles, depth, aliases, repeats of a field, directives, and
-the fields that remain when every fragment spread is replaced by its fragment. So is what would be slow to answer: more
-items of lists than one answer should hold. Each definition is walked once and each fragment's sums are remembered, so
-921 bytes of fragments that double fourteen times cost fourteen additions.
+the fields that remain when every fragment spread is replaced by its fragment. Each definition is walked once and each
+fragment's sums are remembered, so 921 bytes of fragments that double fourteen times cost fourteen additions.
 
-`check_document` raises `LimitExceededError`, whose message says what the limit is. Time and bytes are limited
-elsewhere, by the numbers given here.
+`check_document` raises `LimitExceededError`, whose message says what the limit is. What an operation would read is
+limited by its cost (`cost.py`), once its variables are known. Time and bytes are limited elsewhere. All of them by the
+numbers given here.
 """
 
 from __future__ import annotations
@@ -23,13 +23,9 @@ from graphql import (
     FragmentDefinitionNode,
     FragmentSpreadNode,
     InlineFragmentNode,
-    IntValueNode,
-    ListValueNode,
-    NullValueNode,
     OperationDefinitionNode,
     SelectionSetNode,
     TokenKind,
-    ValueNode,
 )
 
 from transport.errors import BAD_USER_INPUT, COST_EXCEEDED, DEPTH_EXCEEDED, VALIDATION_FAILED, RequestError
@@ -37,19 +33,6 @@ from transport.execution.json_bounds import NUMBER_TOO_LARGE, fits_in_64_bits
 
 DEFINITIONS_FACTOR = 10
 """Fields of all definitions against those of one operation: compiled documents repeat fragments within fragments."""
-
-LONGEST_PAGE = 100
-"""What a list returns at most, whatever is asked for. A size that stands in a variable counts as this."""
-
-USUAL_PAGE = 20
-"""What a list returns that is not told how much."""
-
-EDGES = "edges"
-"""The field of a connection that holds its items."""
-
-SIZES = ("first", "last")
-IDENTIFIERS = "ids"
-"""The argument of a field that returns one item for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +63,8 @@ class Limits:
     fields: int = 1_000
     """In one operation, every fragment counted as often as it is spread; in all definitions ten times as many."""
 
-    items: int = 20_000
-    """That the lists of one operation may return, a list within a list as often as the outer one has items. Two levels
-    of full pages have 10,100 and take a second; three have a million."""
+    cost: int = 20_000
+    """Points of one operation (`cost.py`). Two levels of full pages cost 10,101 and take a second; three a million."""
 
     directives_per_node: int = 5
     """On one field, fragment or operation."""
@@ -99,6 +81,9 @@ class Limits:
     subscribe_time: timedelta = timedelta(seconds=15)
     """Until a subscription's source is there."""
 
+    streams_per_holder: int = 10_000
+    """Open subscriptions of one key or session in this process, over whatever they come. About 40 KB each."""
+
 
 class LimitExceededError(RequestError):
     """A document that is too much of something. The message names the limit."""
@@ -114,9 +99,6 @@ class _Sums:
     fields: int = 0
     depth: int = 0
     aliases: int = 0
-    items: int = 0
-    items_per_edge: int = 0
-    """Of `edges` whose connection, and so whose number, is further out."""
 
 
 def check_document(document: DocumentNode, limits: Limits) -> None:
@@ -230,17 +212,7 @@ class _Pass:
             sums.fields += below.fields
             sums.aliases += below.aliases
             depth += below.depth
-            self._add_items(node, below, sums)
         sums.depth = max(sums.depth, depth)
-
-    @staticmethod
-    def _add_items(node: FieldNode, below: _Sums, sums: _Sums) -> None:
-        if node.name.value == EDGES:
-            sums.items_per_edge += 1 + below.items
-            return
-        identifiers = _identifiers(node)
-        items = below.items + _page_size(node) * below.items_per_edge
-        sums.items += items if identifiers is None else identifiers * (1 + items)
 
     @staticmethod
     def _add_spread(fragment: _Sums | None, sums: _Sums) -> None:
@@ -249,8 +221,6 @@ class _Pass:
         sums.fields += fragment.fields
         sums.aliases += fragment.aliases
         sums.depth = max(sums.depth, fragment.depth)
-        sums.items += fragment.items
-        sums.items_per_edge += fragment.items_per_edge
 
     def _check(self, sums: _Sums) -> None:
         limits = self._limits
@@ -262,32 +232,6 @@ class _Pass:
             )
         if sums.aliases > limits.aliases:
             raise LimitExceededError(f"An operation may use at most {limits.aliases} aliases.")
-        if sums.items > limits.items:
-            raise LimitExceededError(
-                f"The lists of an operation may return at most {limits.items:,} items, inner ones multiplied by outer "
-                f"ones, and these {sums.items:,}. A page size in a variable counts as {LONGEST_PAGE}."
-            )
-
-
-def _page_size(node: FieldNode) -> int:
-    """How many items a connection returns at most."""
-    given = [argument.value for argument in node.arguments or () if argument.name.value in SIZES]
-    sizes = [_size(value) for value in given if not isinstance(value, NullValueNode)]
-    return max(sizes, default=USUAL_PAGE)
-
-
-def _size(value: ValueNode) -> int:
-    if isinstance(value, IntValueNode) and len(value.value) <= len(str(LONGEST_PAGE)):
-        return min(max(int(value.value), 0), LONGEST_PAGE)
-    return LONGEST_PAGE
-
-
-def _identifiers(node: FieldNode) -> int | None:
-    """How many things a field is asked for by their ids, None if it is not."""
-    for argument in node.arguments or ():
-        if argument.name.value == IDENTIFIERS:
-            return len(argument.value.values) if isinstance(argument.value, ListValueNode) else LONGEST_PAGE
-    return None
 
 
 def _check_directives(document: DocumentNode, limits: Limits) -> None:

@@ -21,12 +21,13 @@ from graphql import ExecutionResult, GraphQLError, OperationType, create_source_
 from graphql.execution.values import VariableValues
 
 from transport.application import Application, LiveSource, Rendering, Session
-from transport.errors import BAD_USER_INPUT, TIMEOUT, ErrorReporter, RequestError, coded
+from transport.errors import BAD_USER_INPUT, TIMEOUT, ErrorReporter, RequestError, coded, formatted
 from transport.execution.documents import Documents, InvalidDocumentError, PersistedQueries
 from transport.execution.limits import Limits
 from transport.execution.plan import OperationPlan
 from transport.execution.planned_executor import PlannedExecutor
 from transport.execution.requests import GraphQLRequest, read_request
+from transport.request_ids import RequestTrace, current, entered
 
 __all__ = [
     "GraphQLRequest",
@@ -141,17 +142,17 @@ class GraphQLService:
 
     def rendering(self, prepared: Prepared, session: Session) -> Rendering:
         """How the items of a live source become bytes for this operation."""
-        return _Rendering(self, prepared, session)
+        return _Rendering(self, prepared, session, None)
 
     def encode(self, result: ExecutionResult | Sequence[GraphQLError]) -> bytes:
         """The JSON of the GraphQL response, errors first. Without `data` for errors of the request."""
         if not isinstance(result, ExecutionResult):
-            return _dumps({"errors": [error.formatted for error in result]})
+            return _dumps({"errors": formatted(result)})
         if result.errors is None and not result.extensions:
             return _dumps({"data": result.data})
         response: dict[str, Any] = {}
         if result.errors:
-            response["errors"] = [error.formatted for error in result.errors]
+            response["errors"] = formatted(result.errors)
         response["data"] = result.data
         if result.extensions:
             response["extensions"] = result.extensions
@@ -159,7 +160,7 @@ class GraphQLService:
 
     def error_list(self, error: BaseException) -> list[Any]:
         """The `errors` of a response to a request that failed like this: masked and formatted."""
-        return self._reporter.formatted(error)
+        return formatted([self._reporter.shown(error)])
 
     def error(self, error: BaseException) -> GraphQLError:
         """The error as the client may see it."""
@@ -172,7 +173,7 @@ class GraphQLService:
         return ExecutionResult(result.data, shown, result.extensions)
 
     async def _responses(self, prepared: Prepared, session: Session, source: Any) -> AsyncIterator[bytes]:
-        render = _Rendering(self, prepared, session)
+        render = _Rendering(self, prepared, session, current())
         iterator = aiter(source)
         try:
             async for item in iterator:
@@ -187,14 +188,21 @@ class GraphQLService:
 
 
 class _Rendering:
-    """Executes one prepared subscription for one item after another."""
+    """Executes one prepared subscription for one item after another.
 
-    __slots__ = ("_masked", "_service", "_session", "_template", "key")
+    `trace` is the request that it does so for. Without one the bytes are for many, and an item with errors counts as a
+    request of its own.
+    """
 
-    def __init__(self, service: GraphQLService, prepared: Prepared, session: Session) -> None:
+    __slots__ = ("_service", "_session", "_template", "_trace", "key")
+
+    def __init__(
+        self, service: GraphQLService, prepared: Prepared, session: Session, trace: RequestTrace | None
+    ) -> None:
         self.key = prepared.rendering_key
         self._service = service
         self._session = session
+        self._trace = trace
         self._template = PlannedExecutor.of(prepared.plan, prepared.variable_values, None)
 
     def __call__(self, payload: object, /) -> bytes | Awaitable[bytes]:
@@ -214,9 +222,13 @@ class _Rendering:
         """Again and again while what is needed is away for a moment: an item is late then, and never lost."""
         pause = FIRST_PAUSE_SECONDS
         while True:
-            result = self._service._masked(await self._within_limit(outcome))
-            if not _is_passing(result):
+            result = await self._within_limit(outcome)
+            if result.errors is None:
                 return self._service.encode(result)
+            with entered(self._trace or RequestTrace()):
+                result = self._service._masked(result)
+                if not _is_passing(result):
+                    return self._service.encode(result)
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 (jitter)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             again = self._run(payload)
@@ -234,7 +246,10 @@ class _Rendering:
             return ExecutionResult(None, [_timed_out(limit)])
 
     def _encoded(self, result: ExecutionResult) -> bytes:
-        return self._service.encode(self._service._masked(result))
+        if result.errors is None:
+            return self._service.encode(result)
+        with entered(self._trace or RequestTrace()):
+            return self._service.encode(self._service._masked(result))
 
 
 def _is_passing(result: ExecutionResult) -> bool:

@@ -33,6 +33,7 @@ from transport.http.statuses import (
     status_of_request_error,
     status_of_result,
 )
+from transport.request_ids import RequestTrace, enter
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -106,8 +107,13 @@ class GraphQLHTTP:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = perf_counter()
         exchange = _Exchange(scope["method"], header_map(scope), client_of(scope))
-        answer = await self._answer(exchange, scope, receive)
-        await _send(answer, exchange.media_type, send)
+        trace = RequestTrace.of(exchange.headers)
+        enter(trace)
+        try:
+            answer = await self._answer(exchange, scope, receive)
+            await _send(answer, exchange.media_type, trace, send)
+        finally:
+            trace.is_over = True
         if self._observe:
             self._observe("http", exchange.operation, answer.outcome, perf_counter() - started)
 
@@ -264,10 +270,11 @@ _COMMON_HEADERS = (
 )
 
 
-async def _send(answer: _Answer, media_type: MediaType, send: Send) -> None:
+async def _send(answer: _Answer, media_type: MediaType, trace: RequestTrace, send: Send) -> None:
     headers = [
         (b"content-type", _CONTENT_TYPES[media_type]),
         (b"content-length", str(len(answer.body)).encode()),
+        trace.header,
         *_COMMON_HEADERS,
         *answer.headers,
     ]

@@ -27,7 +27,7 @@ import orjson
 from graphql import GraphQLError, OperationType
 
 from transport.application import Application
-from transport.errors import RequestError
+from transport.errors import RequestError, formatted
 from transport.execution.requests import GraphQLRequest, read_parameters, read_request
 from transport.execution.service import GraphQLService, Prepared
 from transport.http.front import (
@@ -45,6 +45,7 @@ from transport.http.front import (
 )
 from transport.http.negotiation import EVERYTHING, MediaType, choose_media_type, parse_accept
 from transport.http.statuses import StatusProfile, status_of_errors, status_of_request_error
+from transport.request_ids import RequestTrace, enter
 from transport.sse.event_stream import Channel
 from transport.sse.forwarding import Homes, Unreachable, forward
 from transport.sse.reservations import owner_of
@@ -66,6 +67,7 @@ class _Exchange:
     parameters: Mapping[str, str]
     client: str | None
     channel: Channel
+    trace: RequestTrace
 
     @property
     def token(self) -> str | None:
@@ -86,7 +88,8 @@ class _Exchange:
         described = () if content_type is None else ((b"content-type", content_type + b"; charset=utf-8"),)
         length = (b"content-length", str(len(body)).encode())
         common = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
-        start = {"type": "http.response.start", "status": status, "headers": [*described, length, *common, *headers]}
+        headers = (*described, length, self.trace.header, *common, *headers)
+        start = {"type": "http.response.start", "status": status, "headers": headers}
         await self.channel.send(start)
         await self.channel.send({"type": "http.response.body", "body": body})
 
@@ -94,7 +97,7 @@ class _Exchange:
         """A GraphQL response without data."""
         if status == 401:
             headers = (*headers, (b"www-authenticate", b"Bearer"))
-        body = orjson.dumps({"errors": [error.formatted for error in errors]})
+        body = orjson.dumps({"errors": formatted(errors)})
         await self.answer(status, body, b"application/json", *headers)
 
 
@@ -119,7 +122,16 @@ class EventStreamTransport:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         channel = Channel(receive, send, scope["extensions"][EXTENSION])
-        exchange = _Exchange(scope["method"], header_map(scope), {}, client_of(scope), channel)
+        headers = header_map(scope)
+        trace = RequestTrace.of(headers)
+        enter(trace)
+        exchange = _Exchange(scope["method"], headers, {}, client_of(scope), channel, trace)
+        try:
+            await self._respond(exchange, scope)
+        finally:
+            trace.is_over = True
+
+    async def _respond(self, exchange: _Exchange, scope: Scope) -> None:
         try:
             exchange = replace(exchange, parameters=url_parameters(scope["query_string"]))
             home = self._homes and exchange.token and exchange.method != "PUT" and self._homes.elsewhere(exchange.token)

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from transport.request_ids import current
 from transport.websocket.server import HIGH_WATER_BYTES
 
 COMMENT = b":\n\n"
@@ -115,7 +116,9 @@ class EventStream:
         watching = asyncio.get_running_loop().create_task(self._watch(channel.receive))
         try:
             channel.connection.declare_endless()
-            await channel.send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+            trace = current()
+            headers = HEADERS if trace is None else (*HEADERS, trace.header)
+            await channel.send({"type": "http.response.start", "status": 200, "headers": headers})
             self._open(channel.connection)
             await self._done.wait()
             await channel.send({"type": "http.response.body", "body": b"", "more_body": False})

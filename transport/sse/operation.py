@@ -19,6 +19,7 @@ import orjson
 
 from transport.execution.service import GraphQLService
 from transport.operation import Operation
+from transport.request_ids import RequestTrace
 from transport.sse.event_stream import COMMENT, EventStream
 
 COMPLETE = b"event: complete\ndata: \n\n"
@@ -42,8 +43,14 @@ class DistinctOperation(Operation):
 
     __slots__ = ("_stream",)
 
-    def __init__(self, service: GraphQLService, ended: Callable[[Operation], None], stream: EventStream) -> None:
-        super().__init__("", service, ended)
+    def __init__(
+        self,
+        service: GraphQLService,
+        ended: Callable[[Operation], None],
+        stream: EventStream,
+        trace: RequestTrace | None = None,
+    ) -> None:
+        super().__init__("", service, ended, trace)
         self._stream = stream
 
     def deliver(self, payload: bytes, cursor: str) -> bool:
@@ -80,9 +87,14 @@ class SharedOperation(Operation):
     __slots__ = ("_prefix", "_stream")
 
     def __init__(
-        self, identifier: str, service: GraphQLService, ended: Callable[[Operation], None], stream: EventStream
+        self,
+        identifier: str,
+        service: GraphQLService,
+        ended: Callable[[Operation], None],
+        stream: EventStream,
+        trace: RequestTrace | None = None,
     ) -> None:
-        super().__init__(identifier, service, ended)
+        super().__init__(identifier, service, ended, trace)
         self._stream = stream
         self._prefix = b'event: next\ndata: {"id":%b,"payload":' % orjson.dumps(identifier)
 

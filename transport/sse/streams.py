@@ -23,6 +23,7 @@ from transport.application import Session
 from transport.execution.service import GraphQLService, Prepared
 from transport.http.front import HTTPRefusedError, Observe
 from transport.operation import Operation
+from transport.request_ids import RequestTrace, current
 from transport.sse.event_stream import Channel, EventStream
 from transport.sse.forwarding import Homes
 from transport.sse.operation import DistinctOperation, SharedOperation, positions_comment
@@ -73,7 +74,7 @@ class EventStreams:
     ) -> None:
         """Be the response to one operation: its results, or its errors, then `complete`. `after` is `Last-Event-ID`."""
         stream = EventStream()
-        operation = DistinctOperation(self._service, lambda _: stream.end(), stream)
+        operation = DistinctOperation(self._service, lambda _: stream.end(), stream, _part_of_request())
         unwatch = session.on_revoked(lambda reason: operation.refuse([_revoked(reason)]))
         if isinstance(prepared, list):
             operation.refuse(prepared)
@@ -126,7 +127,9 @@ class EventStreams:
         if len(reservation.operations) >= self._policy.max_operations:
             message = f"An event stream carries at most {self._policy.max_operations} operations at a time."
             raise HTTPRefusedError(429, message, RETRY_AFTER, code="RATE_LIMITED")
-        operation = SharedOperation(operation_id, self._service, reservation.forget, reservation.stream)
+        operation = SharedOperation(
+            operation_id, self._service, reservation.forget, reservation.stream, _part_of_request()
+        )
         reservation.operations[operation_id] = operation
         operation.task = self._start(self._perform(operation, prepared, reservation.session, reservation.slots, after))
 
@@ -162,6 +165,7 @@ class EventStreams:
         self, operation: Operation, prepared: Prepared, session: Session, slots: asyncio.Semaphore, after: str | None
     ) -> None:
         started = perf_counter()
+        operation.enter_request()
         try:
             async with slots:
                 stream = await operation.begin(prepared, session)
@@ -184,6 +188,12 @@ class EventStreams:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _part_of_request() -> RequestTrace | None:
+    """The operation may outlive the request that begins it, and has its id."""
+    trace = current()
+    return trace.part() if trace else None
 
 
 def _revoked(reason: str) -> GraphQLError:

@@ -29,6 +29,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, MutableMapping
 from datetime import timedelta
 from functools import partial
+from itertools import count
 from time import perf_counter
 from typing import Any
 
@@ -43,6 +44,7 @@ from transport.execution.service import GraphQLService, Prepared
 from transport.http.front import UNKNOWN_OPERATION, Observe, Receive, Scope, Send, client_of, header_map
 from transport.operation import Operation
 from transport.origins import is_allowed
+from transport.request_ids import RequestTrace, enter
 from transport.websocket.messages import (
     SUBPROTOCOL,
     Complete,
@@ -105,6 +107,8 @@ class WebSocketEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one socket until it has closed."""
         headers = header_map(scope)
+        trace = RequestTrace.of(headers)
+        enter(trace)
         await receive()
         if not is_allowed(headers, self.policy.allowed_origins):
             await send({"type": "websocket.close"})
@@ -117,9 +121,10 @@ class WebSocketEndpoint:
         await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL})
         self.sockets += 1
         try:
-            await GraphQLSocket(self, connection, headers, client_of(scope)).run(receive)
+            await GraphQLSocket(self, connection, headers, client_of(scope), trace).run(receive)
         finally:
             self.sockets -= 1
+            trace.is_over = True
 
     def admit(self, session: Session, client: str | None) -> Callable[[], None] | None:
         """Take a place for this session. Gives the function that gives it back, or None where there is none left."""
@@ -151,6 +156,7 @@ class GraphQLSocket:
         connection: Connection,
         headers: dict[str, str],
         client: str | None,
+        trace: RequestTrace,
     ) -> None:
         self._server = server
         self._service = server.service
@@ -158,6 +164,8 @@ class GraphQLSocket:
         self._connection = connection
         self._headers = headers
         self._client = client
+        self._trace = trace
+        self._numbers = count(1)
         self._session: Session | None = None
         self._leave: Callable[[], None] = _nothing
         self._forget: Callable[[], None] | None = None
@@ -315,7 +323,8 @@ class GraphQLSocket:
         if message.id in self._operations:
             self._close(4409, f"Subscriber for {message.id} already exists")
             return
-        operation = SocketOperation(message.id, self._service, self._operation_ended, self._connection)
+        trace = self._trace.part(next(self._numbers))
+        operation = SocketOperation(message.id, self._service, self._operation_ended, self._connection, trace)
         if len(self._operations) >= self._policy.max_operations:
             operation.refuse([self._too_many()])
             return
@@ -335,6 +344,7 @@ class GraphQLSocket:
     async def _perform(self, operation: SocketOperation, payload: bytes, session: Session) -> None:
         started = perf_counter()
         kind = UNKNOWN_OPERATION
+        operation.enter_request()
         try:
             async with self._slots:
                 prepared = await self._prepare(payload)

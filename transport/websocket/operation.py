@@ -8,6 +8,7 @@ from typing import Protocol
 
 from transport.execution.service import GraphQLService
 from transport.operation import Operation
+from transport.request_ids import RequestTrace
 from transport.websocket.messages import complete_message, error_message, next_prefix, ping_message
 
 
@@ -47,8 +48,9 @@ class SocketOperation(Operation):
         service: GraphQLService,
         ended: Callable[[Operation], None],
         connection: Connection,
+        trace: RequestTrace | None = None,
     ) -> None:
-        super().__init__(identifier, service, ended)
+        super().__init__(identifier, service, ended, trace)
         self._connection = connection
         self._push = connection.push
         self._prefix = next_prefix(identifier)
