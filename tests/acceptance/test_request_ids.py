@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
 import re
@@ -40,12 +41,16 @@ Lines = Callable[[], list[dict[str, Any]]]
 
 
 @pytest.fixture
-def logged(capsys: pytest.CaptureFixture[str]) -> Iterator[Lines]:
+def logged() -> Iterator[Lines]:
     """The lines logged so far, as machines read them."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     configure_logging("warning", machine_readable=True)
-    yield lambda: [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    written = io.StringIO()
+    for handler in root.handlers:
+        assert isinstance(handler, logging.StreamHandler)
+        handler.setStream(written)
+    yield lambda: [json.loads(line) for line in written.getvalue().splitlines()]
     root.handlers[:] = handlers
     root.setLevel(level)
 
@@ -64,7 +69,10 @@ def ids_of(response: Any) -> list[str]:
 async def test_an_id_that_comes_with_a_request_is_answered(
     server: Server, client: aiohttp.ClientSession, given: str
 ) -> None:
-    assert await ask(client, server, "{ hello }", **{"X-Request-Id": given}) == (given, {"data": {"hello": "world"}})
+    assert await ask(client, server, "{ hello }", **{"X-Request-Id": given}) == (
+        given,
+        {"data": {"hello": "hello world"}},
+    )
     header, response = await ask(client, server, "{ nothing }", **{"X-Request-Id": given})
     assert (header, ids_of(response)) == (given, [given])
 
