@@ -114,6 +114,9 @@ CREATE TABLE events_7 PARTITION OF events FOR VALUES WITH (MODULUS 8, REMAINDER 
 
 CREATE INDEX events_by_type ON events (project_id, event_type, seq);
 CREATE INDEX events_by_user ON events (project_id, user_id, seq) WHERE user_id IS NOT NULL;
+-- Whoever has signed up is found by their user id.
+CREATE INDEX events_by_anonymous ON events (project_id, anonymous_id, seq)
+WHERE anonymous_id IS NOT NULL AND user_id IS NULL;
 
 -- How often each type was ever appended. Written under the lock of the project's events head only.
 CREATE TABLE event_types (
@@ -176,13 +179,19 @@ CREATE FUNCTION unwanted_keys(
     OUT dropped_keys text[],
     OUT erased_keys text[]
 )
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE
+-- Whatever is looked up here has one index that leads to it, so that a plan once made stays good.
+SET plan_cache_mode = force_generic_plan
+AS $$
 #variable_conflict use_column
 DECLARE
     c_module CONSTANT text := 'analytics';
     v_unknown_allowed boolean;
     v_is_said boolean;
+    -- Whose the anonymous ids are that the batch itself says something of.
     v_users jsonb;
+    v_refused_users jsonb;
+    v_refused_devices jsonb;
     v_found text[];
 BEGIN
     IF (SELECT true FROM erased_keys AS x WHERE x.project_id = p_project_id LIMIT 1) THEN
@@ -208,7 +217,8 @@ BEGIN
         ),
         (
             SELECT true FROM consents AS c
-            WHERE c.project_id = p_project_id AND c.purpose = 'ANALYTICS' AND c.state IN ('DENIED', 'REVOKED')
+            WHERE CAST(c.project_id AS text) = CAST(p_project_id AS text)
+                AND c.purpose = 'ANALYTICS' AND c.state IN ('DENIED', 'REVOKED')
             LIMIT 1
         )
     INTO v_unknown_allowed, v_is_said
@@ -221,21 +231,27 @@ BEGIN
     SELECT jsonb_object_agg(input.anonymous_id, input.user_id ORDER BY input.ordinal DESC) INTO v_users
     FROM unnest(p_user_ids, p_anonymous_ids) WITH ORDINALITY AS input (user_id, anonymous_id, ordinal)
     WHERE input.user_id IS NOT NULL AND input.anonymous_id IS NOT NULL;
-    SELECT array_agg(said.key) INTO v_found
+    -- Each person is asked once, however many of the events are theirs.
+    SELECT jsonb_object_agg(named.user_id, true) FILTER (WHERE named.user_id IS NOT NULL),
+        jsonb_object_agg(named.anonymous_id, true) FILTER (WHERE named.user_id IS NULL)
+    INTO v_refused_users, v_refused_devices
     FROM (
-        SELECT input.key, coalesce(
-            input.user_id,
+        SELECT who.user_id, who.anonymous_id, coalesce(
+            who.user_id,
             (
                 SELECT l.user_id FROM identity_links AS l
-                WHERE l.project_id = p_project_id AND l.kind = 'ANONYMOUS_ID' AND l.alias = input.anonymous_id
+                WHERE l.project_id = p_project_id AND l.kind = 'ANONYMOUS_ID' AND l.alias = who.anonymous_id
                 LIMIT 1
             ),
-            v_users ->> input.anonymous_id
-        ) AS user_id
-        FROM unnest(p_keys, p_modules, p_user_ids, p_anonymous_ids) AS input (key, module, user_id, anonymous_id)
-        WHERE input.module = c_module AND (input.user_id IS NOT NULL OR input.anonymous_id IS NOT NULL)
+            v_users ->> who.anonymous_id
+        ) AS person
+        FROM (
+            SELECT DISTINCT input.user_id, CASE WHEN input.user_id IS NULL THEN input.anonymous_id END AS anonymous_id
+            FROM unnest(p_modules, p_user_ids, p_anonymous_ids) AS input (module, user_id, anonymous_id)
+            WHERE input.module = c_module AND (input.user_id IS NOT NULL OR input.anonymous_id IS NOT NULL)
+        ) AS who
         OFFSET 0
-    ) AS said
+    ) AS named
     WHERE NOT coalesce(
         (
             SELECT c.state = 'GRANTED' OR (c.state = 'UNKNOWN' AND v_unknown_allowed)
@@ -243,15 +259,22 @@ BEGIN
             WHERE c.project_id = p_project_id AND c.purpose = 'ANALYTICS' AND c.user_id = coalesce(
                 (
                     SELECT l.user_id FROM identity_links AS l
-                    WHERE l.project_id = p_project_id AND l.kind = 'USER_ID' AND l.alias = said.user_id
+                    WHERE l.project_id = p_project_id AND l.kind = 'USER_ID' AND l.alias = named.person
                     LIMIT 1
                 ),
-                said.user_id
+                named.person
             )
             LIMIT 1
         ),
         v_unknown_allowed
     );
+    IF v_refused_users IS NULL AND v_refused_devices IS NULL THEN
+        RETURN;
+    END IF;
+    SELECT array_agg(input.key) INTO v_found
+    FROM unnest(p_keys, p_modules, p_user_ids, p_anonymous_ids) AS input (key, module, user_id, anonymous_id)
+    WHERE input.module = c_module
+        AND (v_refused_users ? input.user_id OR (input.user_id IS NULL AND v_refused_devices ? input.anonymous_id));
     dropped_keys := v_found;
 END
 $$;
@@ -311,6 +334,7 @@ DECLARE
     v_effective_keys text[] := '{}';
     v_skipped_keys text[];
     -- What was not to be stored when profiles were looked at, and what is not under the lock of the head.
+    v_unwanted record;
     v_foreseen_keys text[] := '{}';
     v_dropped_keys text[];
     v_erased_keys text[];
@@ -335,9 +359,8 @@ BEGIN
     FROM unnest(p_user_ids, p_traits) AS input (user_id, traits)
     WHERE input.traits IS NOT NULL AND input.user_id IS NOT NULL;
     IF v_new_user_ids IS NOT NULL OR v_trait_user_ids IS NOT NULL THEN
-        SELECT u.dropped_keys, u.erased_keys INTO v_dropped_keys, v_erased_keys
-        FROM unwanted_keys(p_project_id, p_check_consent, p_keys, p_modules, p_user_ids, p_anonymous_ids) AS u;
-        v_foreseen_keys := coalesce(v_dropped_keys, '{}') || coalesce(v_erased_keys, '{}');
+        v_unwanted := unwanted_keys(p_project_id, p_check_consent, p_keys, p_modules, p_user_ids, p_anonymous_ids);
+        v_foreseen_keys := coalesce(v_unwanted.dropped_keys, '{}') || coalesce(v_unwanted.erased_keys, '{}');
     END IF;
     IF v_new_user_ids IS NOT NULL THEN
         SELECT coalesce(array_agg(input.key), '{}') INTO v_skipped_keys
@@ -450,8 +473,9 @@ BEGIN
         WHERE e.project_id = p_project_id AND e.key = input.key
         LIMIT 1
     ) AS held;
-    SELECT u.dropped_keys, u.erased_keys INTO v_dropped_keys, v_erased_keys
-    FROM unwanted_keys(p_project_id, p_check_consent, p_keys, p_modules, p_user_ids, p_anonymous_ids) AS u;
+    v_unwanted := unwanted_keys(p_project_id, p_check_consent, p_keys, p_modules, p_user_ids, p_anonymous_ids);
+    v_dropped_keys := v_unwanted.dropped_keys;
+    v_erased_keys := v_unwanted.erased_keys;
     IF v_held_keys && v_effective_keys THEN
         RAISE EXCEPTION 'an event that changed a profile was stored meanwhile' USING ERRCODE = 'serialization_failure';
     END IF;
@@ -644,7 +668,8 @@ CREATE TABLE consents (
 );
 
 -- The few that must be looked for before anything of a project is stored without a look at its people.
-CREATE INDEX consents_against_analytics ON consents (project_id)
+-- By the project's text: so no other index can be taken for it, whatever the planner believes of a table that grows.
+CREATE INDEX consents_against_analytics ON consents (CAST(project_id AS text))
 WHERE purpose = 'ANALYTICS' AND state IN ('DENIED', 'REVOKED');
 
 -- Addresses that nothing more is sent to, whoever they belong to.
@@ -850,6 +875,11 @@ CREATE INDEX deliveries_failed ON deliveries (project_id, delivery_id)
 WHERE status IN ('FAILED', 'DEAD_LETTERED', 'UNCERTAIN');
 CREATE INDEX deliveries_by_provider_message ON deliveries (project_id, provider_message_id)
 WHERE provider_message_id IS NOT NULL;
+-- Webhooks: what is for a person is found by the person.
+CREATE INDEX deliveries_by_event ON deliveries (project_id, event_seq)
+WHERE event_seq IS NOT NULL AND user_id IS NULL;
+CREATE INDEX deliveries_by_address ON deliveries (project_id, lower(recipient))
+WHERE recipient IS NOT NULL AND user_id IS NULL;
 
 CREATE TABLE delivery_attempts (
     project_id uuid NOT NULL,
@@ -1116,6 +1146,8 @@ CREATE INDEX workflow_runs_going_on ON workflow_runs (project_id, workflow_id, r
 WHERE status IN ('QUEUED', 'RUNNING', 'PAUSED');
 CREATE INDEX workflow_runs_by_status ON workflow_runs (project_id, status, run_id)
 WHERE status IN ('QUEUED', 'PAUSED', 'FAILED', 'CANCELLED');
+CREATE INDEX workflow_runs_by_event ON workflow_runs (project_id, event_seq)
+WHERE event_seq IS NOT NULL AND user_id IS NULL;
 
 -- The trace: what each step of a run did, as it stands now.
 CREATE TABLE workflow_run_steps (
@@ -1357,6 +1389,7 @@ CREATE TABLE audience_changes_6 PARTITION OF audience_changes FOR VALUES WITH (M
 CREATE TABLE audience_changes_7 PARTITION OF audience_changes FOR VALUES WITH (MODULUS 8, REMAINDER 7);
 
 CREATE INDEX audience_changes_by_audience ON audience_changes (project_id, audience_id, seq);
+CREATE INDEX audience_changes_by_user ON audience_changes (project_id, user_id, seq);
 
 -- The only way into the audiences lane: numbers the rows without gaps and moves the head, in the caller's transaction.
 -- The caller holds every other lock already: after a head only inserts.

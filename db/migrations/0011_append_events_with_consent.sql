@@ -7,7 +7,8 @@
 -- When:  before the release that needs it.
 
 -- The few that must be looked for before anything of a project is stored without a look at its people.
-CREATE INDEX consents_against_analytics ON consents (project_id)
+-- By the project's text: so no other index can be taken for it, whatever the planner believes of a table that grows.
+CREATE INDEX consents_against_analytics ON consents (CAST(project_id AS text))
 WHERE purpose = 'ANALYTICS' AND state IN ('DENIED', 'REVOKED');
 
 -- Of the keys of a batch those whose events are not to be stored; either is NULL when there are none. For append_events.
@@ -25,13 +26,19 @@ CREATE FUNCTION unwanted_keys(
     OUT dropped_keys text[],
     OUT erased_keys text[]
 )
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE
+-- Whatever is looked up here has one index that leads to it, so that a plan once made stays good.
+SET plan_cache_mode = force_generic_plan
+AS $$
 #variable_conflict use_column
 DECLARE
     c_module CONSTANT text := 'analytics';
     v_unknown_allowed boolean;
     v_is_said boolean;
+    -- Whose the anonymous ids are that the batch itself says something of.
     v_users jsonb;
+    v_refused_users jsonb;
+    v_refused_devices jsonb;
     v_found text[];
 BEGIN
     IF (SELECT true FROM erased_keys AS x WHERE x.project_id = p_project_id LIMIT 1) THEN
@@ -57,7 +64,8 @@ BEGIN
         ),
         (
             SELECT true FROM consents AS c
-            WHERE c.project_id = p_project_id AND c.purpose = 'ANALYTICS' AND c.state IN ('DENIED', 'REVOKED')
+            WHERE CAST(c.project_id AS text) = CAST(p_project_id AS text)
+                AND c.purpose = 'ANALYTICS' AND c.state IN ('DENIED', 'REVOKED')
             LIMIT 1
         )
     INTO v_unknown_allowed, v_is_said
@@ -70,21 +78,27 @@ BEGIN
     SELECT jsonb_object_agg(input.anonymous_id, input.user_id ORDER BY input.ordinal DESC) INTO v_users
     FROM unnest(p_user_ids, p_anonymous_ids) WITH ORDINALITY AS input (user_id, anonymous_id, ordinal)
     WHERE input.user_id IS NOT NULL AND input.anonymous_id IS NOT NULL;
-    SELECT array_agg(said.key) INTO v_found
+    -- Each person is asked once, however many of the events are theirs.
+    SELECT jsonb_object_agg(named.user_id, true) FILTER (WHERE named.user_id IS NOT NULL),
+        jsonb_object_agg(named.anonymous_id, true) FILTER (WHERE named.user_id IS NULL)
+    INTO v_refused_users, v_refused_devices
     FROM (
-        SELECT input.key, coalesce(
-            input.user_id,
+        SELECT who.user_id, who.anonymous_id, coalesce(
+            who.user_id,
             (
                 SELECT l.user_id FROM identity_links AS l
-                WHERE l.project_id = p_project_id AND l.kind = 'ANONYMOUS_ID' AND l.alias = input.anonymous_id
+                WHERE l.project_id = p_project_id AND l.kind = 'ANONYMOUS_ID' AND l.alias = who.anonymous_id
                 LIMIT 1
             ),
-            v_users ->> input.anonymous_id
-        ) AS user_id
-        FROM unnest(p_keys, p_modules, p_user_ids, p_anonymous_ids) AS input (key, module, user_id, anonymous_id)
-        WHERE input.module = c_module AND (input.user_id IS NOT NULL OR input.anonymous_id IS NOT NULL)
+            v_users ->> who.anonymous_id
+        ) AS person
+        FROM (
+            SELECT DISTINCT input.user_id, CASE WHEN input.user_id IS NULL THEN input.anonymous_id END AS anonymous_id
+            FROM unnest(p_modules, p_user_ids, p_anonymous_ids) AS input (module, user_id, anonymous_id)
+            WHERE input.module = c_module AND (input.user_id IS NOT NULL OR input.anonymous_id IS NOT NULL)
+        ) AS who
         OFFSET 0
-    ) AS said
+    ) AS named
     WHERE NOT coalesce(
         (
             SELECT c.state = 'GRANTED' OR (c.state = 'UNKNOWN' AND v_unknown_allowed)
@@ -92,15 +106,22 @@ BEGIN
             WHERE c.project_id = p_project_id AND c.purpose = 'ANALYTICS' AND c.user_id = coalesce(
                 (
                     SELECT l.user_id FROM identity_links AS l
-                    WHERE l.project_id = p_project_id AND l.kind = 'USER_ID' AND l.alias = said.user_id
+                    WHERE l.project_id = p_project_id AND l.kind = 'USER_ID' AND l.alias = named.person
                     LIMIT 1
                 ),
-                said.user_id
+                named.person
             )
             LIMIT 1
         ),
         v_unknown_allowed
     );
+    IF v_refused_users IS NULL AND v_refused_devices IS NULL THEN
+        RETURN;
+    END IF;
+    SELECT array_agg(input.key) INTO v_found
+    FROM unnest(p_keys, p_modules, p_user_ids, p_anonymous_ids) AS input (key, module, user_id, anonymous_id)
+    WHERE input.module = c_module
+        AND (v_refused_users ? input.user_id OR (input.user_id IS NULL AND v_refused_devices ? input.anonymous_id));
     dropped_keys := v_found;
 END
 $$;
@@ -164,6 +185,7 @@ DECLARE
     v_effective_keys text[] := '{}';
     v_skipped_keys text[];
     -- What was not to be stored when profiles were looked at, and what is not under the lock of the head.
+    v_unwanted record;
     v_foreseen_keys text[] := '{}';
     v_dropped_keys text[];
     v_erased_keys text[];
@@ -188,9 +210,8 @@ BEGIN
     FROM unnest(p_user_ids, p_traits) AS input (user_id, traits)
     WHERE input.traits IS NOT NULL AND input.user_id IS NOT NULL;
     IF v_new_user_ids IS NOT NULL OR v_trait_user_ids IS NOT NULL THEN
-        SELECT u.dropped_keys, u.erased_keys INTO v_dropped_keys, v_erased_keys
-        FROM unwanted_keys(p_project_id, p_check_consent, p_keys, p_modules, p_user_ids, p_anonymous_ids) AS u;
-        v_foreseen_keys := coalesce(v_dropped_keys, '{}') || coalesce(v_erased_keys, '{}');
+        v_unwanted := unwanted_keys(p_project_id, p_check_consent, p_keys, p_modules, p_user_ids, p_anonymous_ids);
+        v_foreseen_keys := coalesce(v_unwanted.dropped_keys, '{}') || coalesce(v_unwanted.erased_keys, '{}');
     END IF;
     IF v_new_user_ids IS NOT NULL THEN
         SELECT coalesce(array_agg(input.key), '{}') INTO v_skipped_keys
@@ -303,8 +324,9 @@ BEGIN
         WHERE e.project_id = p_project_id AND e.key = input.key
         LIMIT 1
     ) AS held;
-    SELECT u.dropped_keys, u.erased_keys INTO v_dropped_keys, v_erased_keys
-    FROM unwanted_keys(p_project_id, p_check_consent, p_keys, p_modules, p_user_ids, p_anonymous_ids) AS u;
+    v_unwanted := unwanted_keys(p_project_id, p_check_consent, p_keys, p_modules, p_user_ids, p_anonymous_ids);
+    v_dropped_keys := v_unwanted.dropped_keys;
+    v_erased_keys := v_unwanted.erased_keys;
     IF v_held_keys && v_effective_keys THEN
         RAISE EXCEPTION 'an event that changed a profile was stored meanwhile' USING ERRCODE = 'serialization_failure';
     END IF;
