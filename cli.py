@@ -111,6 +111,7 @@ def migrate() -> None:
 def create_project(
     name: Annotated[str, typer.Argument(help="Name of the project.")],
     organization: Annotated[str, typer.Option(help="Name of the new organization that it belongs to.")] = "",
+    region: Annotated[str, typer.Option(help="us or eu, for ever: SENDORA_REGION if absent, and nothing else.")] = "",
 ) -> None:
     """Make an organization with one project, and print its first keys, which are shown only this once."""
     import msgspec
@@ -120,8 +121,11 @@ def create_project(
 
     url = _database_url()
     asyncio.run(_check_database(url))
-    region = read_settings().region.value
-    keys = asyncio.run(make_project(url, region=region, name=name, organization=organization or name))
+    here = read_settings().region.value
+    making = make_project(
+        url, region=region or here, deployment_region=here, name=name, organization=organization or name
+    )
+    keys = asyncio.run(making)
     typer.echo(msgspec.json.format(msgspec.json.encode(keys)))
 
 
@@ -208,6 +212,7 @@ def _sentence(error: Exception) -> str | None:
         ("launch.data_folder", "StartError"),
         ("launch.embedded", "EmbeddedError"),
         ("db.migrate", "MigrationError"),
+        ("engine.provisioning", "WrongRegion"),
     }:
         return str(error)
     if "--supervised" in sys.argv and os.environ.get("SENDORA_LOG_LEVEL", "").lower() != "debug":

@@ -20,6 +20,12 @@ async def insert_organization(connection: asyncpg.Connection, *, organization_id
     await connection.execute(_SQL["insert_organization"], organization_id, name, region)
 
 
+async def find_region(connection: asyncpg.Connection, *, organization_id: UUID) -> str | None:
+    """Where an organization's data is kept, `us` or `eu`; None for an unknown one."""
+    region: str | None = await connection.fetchval(_SQL["find_region"], organization_id)
+    return region
+
+
 async def insert_project(
     connection: asyncpg.Connection, *, project_id: UUID, organization_id: UUID, name: str, region: str, salt: bytes
 ) -> ProjectRecord:

@@ -48,6 +48,7 @@ class Audit(msgspec.Struct, frozen=True):
         project_id: UUID,
         before: Mapping[str, Any] | None,
         after: Mapping[str, Any] | None,
+        user_id: str | None = None,
     ) -> None:
         """`record_change` of this actor, now."""
         await record_change(
@@ -59,6 +60,7 @@ class Audit(msgspec.Struct, frozen=True):
             before=before,
             after=after,
             now=self.now,
+            user_id=user_id,
         )
 
 

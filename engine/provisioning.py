@@ -1,15 +1,16 @@
 """Making organizations, projects and keys, and revoking keys.
 
 Guarantees: a token leaves this module once, when it is made, and only its hash is stored; a revocation and the event
-that tells every gateway of it are one transaction. Leaves to others: who may (resolvers.permissions), and acting on a
-revocation (engine.live.revocations).
+that tells every gateway of it are one transaction. Everything of an organization is in its region, which its tokens
+begin with; a deployment makes organizations of its own region only. Leaves to others: who may (resolvers.permissions),
+and acting on a revocation (engine.live.revocations).
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import msgspec
@@ -18,11 +19,13 @@ from uuid_utils.compat import uuid7
 from db.api_keys import insert_api_key, read_api_keys
 from db.api_keys import revoke_api_key as mark_revoked
 from db.database import Database
-from db.events import append_events
-from db.projects import insert_organization, insert_project
-from db.records import SYSTEM_PROJECT, ApiKeyRecord, Lane, NewEvent, ProjectRecord
+from db.projects import find_region, insert_organization, insert_project, read_project
+from db.records import ApiKeyRecord, ProjectRecord
 from engine.announcements import Announcement
+from engine.audit import Audit
 from engine.identity import ApiKeyKind, KeyEnvironment, Role, hash_token
+from engine.node_ids import NodeKind, write_node_id
+from engine.revoking import Revocation, append_revocations
 
 if TYPE_CHECKING:
     import asyncpg
@@ -50,17 +53,34 @@ class NewProject(msgspec.Struct, frozen=True):
     first_key: NewApiKey
 
 
-async def create_organization(database: Database, *, name: str, region: str) -> UUID:
-    """Make an organization in a region, `us` or `eu`, for ever; returns its id."""
+class WrongRegion(Exception):
+    """An organization is to be made where it could not be reached."""
+
+
+async def create_organization(database: Database, *, name: str, region: str, deployment_region: str) -> UUID:
+    """Make an organization in a region, `us` or `eu`, for ever; returns its id. Raises `WrongRegion`."""
+    if region != deployment_region:
+        raise WrongRegion(
+            f"This deployment keeps the data of region {deployment_region}, and this organization is to be of region "
+            f"{region}: make it on a deployment of that region."
+        )
     organization_id = uuid7()
     async with database.connection() as connection:
         await insert_organization(connection, organization_id=organization_id, name=name, region=region)
     return organization_id
 
 
-async def create_project(database: Database, *, organization_id: UUID, name: str, region: str) -> NewProject:
-    """Make a project and its first key in one transaction."""
+async def create_project(
+    database: Database, *, organization_id: UUID, name: str, audit: Audit, asked_in: UUID | None = None
+) -> NewProject:
+    """Make a project and its first key, in the region of its organization, in one transaction.
+
+    Its audit log begins with it; so does an entry of the project in which it was asked for, if there is one.
+    """
     async with database.transaction() as connection:
+        region = await find_region(connection, organization_id=organization_id)
+        if region is None:
+            raise LookupError("a project without an organization")
         project = await insert_project(
             connection,
             project_id=uuid7(),
@@ -78,6 +98,16 @@ async def create_project(database: Database, *, organization_id: UUID, name: str
             role=Role.ADMIN,
             environment=KeyEnvironment.PROD,
         )
+        for project_id in (project.project_id, asked_in):
+            if project_id is not None:
+                await audit.note(
+                    connection,
+                    "project.created",
+                    write_node_id(NodeKind.PROJECT, project.project_id),
+                    project_id=project_id,
+                    before=None,
+                    after={"name": name, "firstKey": _shown(first_key.api_key)},
+                )
     return NewProject(project, first_key)
 
 
@@ -85,29 +115,57 @@ async def create_api_key(
     database: Database,
     *,
     project_id: UUID,
-    region: str,
     name: str,
     kind: ApiKeyKind,
     role: Role,
+    audit: Audit,
     environment: KeyEnvironment = KeyEnvironment.PROD,
 ) -> NewApiKey:
     """Make a key. A publishable one is never ADMIN: the database refuses it."""
-    async with database.connection() as connection:
-        return await _insert_key(
-            connection, project_id=project_id, region=region, name=name, kind=kind, role=role, environment=environment
+    async with database.transaction() as connection:
+        project = await read_project(connection, project_id=project_id)
+        if project is None:
+            raise LookupError("a key without a project")
+        made = await _insert_key(
+            connection,
+            project_id=project_id,
+            region=project.region,
+            name=name,
+            kind=kind,
+            role=role,
+            environment=environment,
         )
+        await audit.note(
+            connection,
+            "api_key.created",
+            write_node_id(NodeKind.API_KEY, made.api_key.api_key_id),
+            project_id=project_id,
+            before=None,
+            after=_shown(made.api_key),
+        )
+    return made
 
 
 async def revoke_api_key(
-    database: Database, announce: Callable[[Announcement], None], *, project_id: UUID, api_key_id: UUID
+    database: Database, announce: Callable[[Announcement], None], *, project_id: UUID, api_key_id: UUID, audit: Audit
 ) -> ApiKeyRecord | None:
     """Revoke a key and tell every gateway. None when the project has no such key; revoking again changes nothing."""
-    announcement = None
+    announcements: tuple[Announcement, ...] = ()
     async with database.transaction() as connection:
-        if await mark_revoked(connection, project_id=project_id, api_key_id=api_key_id):
-            announcement = await _append_revocation(connection, api_key_id)
+        is_news = await mark_revoked(connection, project_id=project_id, api_key_id=api_key_id)
         found = await read_api_keys(connection, project_id=project_id, api_key_ids=[api_key_id])
-    if announcement is not None:
+        if is_news:
+            shown = _shown(found[0])
+            await audit.note(
+                connection,
+                "api_key.revoked",
+                write_node_id(NodeKind.API_KEY, api_key_id),
+                project_id=project_id,
+                before={**shown, "revokedAt": None},
+                after=shown,
+            )
+            announcements = await append_revocations(connection, Revocation.API_KEY_REVOKED, [api_key_id])
+    for announcement in announcements:
         announce(announcement)
     return found[0] if found else None
 
@@ -138,24 +196,13 @@ async def _insert_key(
     return NewApiKey(api_key, token)
 
 
-async def _append_revocation(connection: asyncpg.Connection, api_key_id: UUID) -> Announcement:
-    """Append to the log of revocations. Announced as a range: hubs read the event itself from the log."""
-    result = await append_events(
-        connection,
-        project_id=SYSTEM_PROJECT,
-        batch_token=secrets.randbits(63),
-        events=[
-            NewEvent(
-                key=f"api_key.revoked:{api_key_id}",
-                module="api_key",
-                event_type="api_key.revoked",
-                timestamp=None,
-                user_id=None,
-                anonymous_id=None,
-                properties=msgspec.json.encode({"apiKeyId": str(api_key_id)}).decode(),
-                context="{}",
-            )
-        ],
-    )
-    seq = result.seqs[0]
-    return Announcement(SYSTEM_PROJECT, Lane.EVENTS, result.epoch, seq, seq)
+def _shown(api_key: ApiKeyRecord) -> dict[str, Any]:
+    """A key as the audit log has it."""
+    return {
+        "name": api_key.name,
+        "kind": api_key.kind,
+        "environment": api_key.environment,
+        "role": api_key.role,
+        "prefix": api_key.prefix,
+        "revokedAt": api_key.revoked_at,
+    }

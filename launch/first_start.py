@@ -68,25 +68,33 @@ async def _is_known(connection: asyncpg.Connection, keys: Keys) -> bool:
     return True
 
 
-async def make_project(database_url: str, *, region: str, name: str, organization: str) -> NewKeys:
-    """Make an organization with one project and its first two keys. Raises `OSError` or `asyncpg.PostgresError`."""
+async def make_project(
+    database_url: str, *, region: str, deployment_region: str, name: str, organization: str
+) -> NewKeys:
+    """Make an organization in a region, with one project and its first two keys.
+
+    Raises `WrongRegion` for another region than the deployment's, `OSError` or `asyncpg.PostgresError`.
+    """
     from db.database import Database
+    from engine.audit import OPERATOR, Audit
     from engine.identity import ApiKeyKind, Role
     from engine.provisioning import create_api_key, create_organization, create_project
 
-    database = Database(database_url, min_size=1, max_size=2)
+    database, audit = Database(database_url, min_size=1, max_size=2), Audit(OPERATOR, datetime.now(UTC))
     await database.connect()
     try:
-        organization_id = await create_organization(database, name=organization, region=region)
-        made = await create_project(database, organization_id=organization_id, name=name, region=region)
+        organization_id = await create_organization(
+            database, name=organization, region=region, deployment_region=deployment_region
+        )
+        made = await create_project(database, organization_id=organization_id, name=name, audit=audit)
         project_id = made.project.project_id
         publishable = await create_api_key(
             database,
             project_id=project_id,
-            region=region,
             name=PUBLISHABLE_KEY_NAME,
             kind=ApiKeyKind.PUBLISHABLE,
             role=Role.INGEST,
+            audit=audit,
         )
     finally:
         await database.disconnect()
@@ -94,8 +102,9 @@ async def make_project(database_url: str, *, region: str, name: str, organizatio
 
 
 async def _make_first_project(settings: Settings, database_url: str) -> Keys:
+    region = settings.region.value
     made = await make_project(
-        database_url, region=settings.region.value, name=PROJECT_NAME, organization=ORGANIZATION_NAME
+        database_url, region=region, deployment_region=region, name=PROJECT_NAME, organization=ORGANIZATION_NAME
     )
     return Keys(**msgspec.structs.asdict(made), url="", database_url="", redis_url="")
 

@@ -13,6 +13,7 @@ from engine.errors import UserError
 from engine.identity import ApiKeyKind, KeyEnvironment, Role, Viewer
 from engine.node_ids import NodeKind, parse_node_id
 from engine.provisioning import NewApiKey, NewProject
+from resolvers.audit import audit_of
 from resolvers.context import Context
 from resolvers.permissions import require
 
@@ -60,7 +61,8 @@ async def create_project(ctx: Context, *, name: str) -> Outcome[NewProject]:
         ctx.services.database,
         organization_id=viewer.project.organization_id,
         name=name.strip(),
-        region=ctx.services.region,
+        audit=audit_of(ctx, viewer),
+        asked_in=viewer.project_id,
     )
     return made, ()
 
@@ -76,11 +78,11 @@ async def create_api_key(
     made = await provisioning.create_api_key(
         ctx.services.database,
         project_id=viewer.project_id,
-        region=ctx.services.region,
         name=name.strip(),
         kind=kind,
         role=role,
         environment=environment or KeyEnvironment.PROD,
+        audit=audit_of(ctx, viewer),
     )
     return made, ()
 
@@ -92,7 +94,11 @@ async def revoke_api_key(ctx: Context, *, node_id: str) -> Outcome[ApiKeyRecord]
     revoked = None
     if parsed is not None and parsed.kind is NodeKind.API_KEY:
         revoked = await provisioning.revoke_api_key(
-            ctx.services.database, ctx.services.announce, project_id=viewer.project_id, api_key_id=parsed.uuid
+            ctx.services.database,
+            ctx.services.announce,
+            project_id=viewer.project_id,
+            api_key_id=parsed.uuid,
+            audit=audit_of(ctx, viewer),
         )
     if revoked is None:
         return None, (UserError("This project has no such API key.", "NOT_FOUND", ("id",)),)

@@ -27,15 +27,10 @@ from engine.accounts.signing_keys import ACCESS_TOKEN_LIFETIME
 from engine.backoff import Backoff
 from engine.lanes import EVENTS
 from engine.live.hub import Hub, Watch
+from engine.revoking import PROPERTY, Revocation
 
-SESSION_ENDED: Final = "session.ended"
-REVOKED: Final = {
-    "api_key.revoked": "apiKeyId",
-    "member.removed": "memberId",
-    "member_token.revoked": "memberTokenId",
-    SESSION_ENDED: "sessionId",
-}
-"""What is followed, and the property that names the credential."""
+PROPERTIES: Final = {what.value: named for what, named in PROPERTY.items()}
+"""By type of event, which property names the credential."""
 SESSION_MEMORY = ACCESS_TOKEN_LIFETIME + timedelta(minutes=1)
 """As long as an access token lives, with room for clocks that differ."""
 PAGE_ITEMS = 500
@@ -116,7 +111,7 @@ class Revocations:
     def advance(self, records: Sequence[EventRecord], reached: int) -> None:  # noqa: ARG002
         """See `feed.Follower`."""
         for event in records:
-            if event.event_type in REVOKED:
+            if event.event_type in PROPERTIES:
                 self._revoke(event)
 
     def expire(self) -> None:
@@ -127,11 +122,11 @@ class Revocations:
 
     def _revoke(self, event: EventRecord) -> None:
         try:
-            credential_id = _id_decoder.decode(_decoder.decode(event.properties)[REVOKED[event.event_type]])
+            credential_id = _id_decoder.decode(_decoder.decode(event.properties)[PROPERTIES[event.event_type]])
         except (msgspec.DecodeError, KeyError):
             _logger.error("revocations.unreadable", extra={"seq": event.seq})
             return
-        if event.event_type == SESSION_ENDED:
+        if event.event_type == Revocation.SESSION_ENDED:
             self._end_session(credential_id, event.received_at)
         elif credential_id not in self._revoked:
             self._revoked.add(credential_id)
@@ -159,7 +154,7 @@ class Revocations:
         while until > 0:
             page = await self._read_page(max(0, until - PAGE_ITEMS), until)
             for event in page.events:
-                if event.event_type == SESSION_ENDED:
+                if event.event_type == Revocation.SESSION_ENDED:
                     self._revoke(event)
             until -= PAGE_ITEMS
             if page.events and page.events[0].received_at < since:

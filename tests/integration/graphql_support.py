@@ -20,6 +20,7 @@ from engine.accounts.signing_keys import SigningKeys
 from engine.analytics.live import LiveFunnels
 from engine.analytics.pool import AnalyticsPool
 from engine.announcements import Announcement
+from engine.audit import OPERATOR, Audit
 from engine.clock import DatabaseClock
 from engine.cursors import CursorCodec
 from engine.egress import Egress
@@ -56,11 +57,18 @@ class Gateway:
     announced: list[Announcement] = field(default_factory=list)
     woken: list[Work] = field(default_factory=list)
 
+    @property
+    def audit(self) -> Audit:
+        """Whoever runs this deployment, now."""
+        return Audit(OPERATOR, self.services.clock.now())
+
     async def tenant(self, name: str = "shop") -> Tenant:
         """An organization of its own, with one project and an ADMIN key."""
         database = self.services.database
-        organization_id = await create_organization(database, name=f"{name} Ltd", region=REGION)
-        made = await create_project(database, organization_id=organization_id, name=name, region=REGION)
+        organization_id = await create_organization(
+            database, name=f"{name} Ltd", region=REGION, deployment_region=REGION
+        )
+        made = await create_project(database, organization_id=organization_id, name=name, audit=self.audit)
         viewer = await self.identities.viewer_of(made.first_key.token)
         return Tenant(self, viewer, made.first_key.token)
 
@@ -83,10 +91,10 @@ class Tenant:
         made = await create_api_key(
             self.gateway.services.database,
             project_id=self.project_id,
-            region=REGION,
             name=f"{role.name} key",
             kind=kind,
             role=role,
+            audit=self.gateway.audit,
         )
         return Tenant(self.gateway, await self.gateway.identities.viewer_of(made.token), made.token)
 

@@ -7,6 +7,7 @@ import gc
 import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from typer.testing import CliRunner, Result
 from app import create_app
 from bundles.command import register
 from db.database import Database
+from engine.audit import OPERATOR, Audit
 from engine.provisioning import create_organization, create_project
 from settings import read_settings
 from tests.integration.inbound_support import InboundServer, serve_app
@@ -85,8 +87,9 @@ async def shell(module_database_url: str, redis_url: str, tmp_path: Path) -> Asy
     async with serve_app(create_app(settings), lifespan="on") as server:
         database = Database(module_database_url)
         await database.connect()
-        organization_id = await create_organization(database, name="Shop Ltd", region="us")
-        made = await create_project(database, organization_id=organization_id, name="shop", region="us")
+        organization_id = await create_organization(database, name="Shop Ltd", region="us", deployment_region="us")
+        audit = Audit(OPERATOR, datetime.now(UTC))
+        made = await create_project(database, organization_id=organization_id, name="shop", audit=audit)
         await database.disconnect()
         yield Shell(server, made.first_key.token, tmp_path)
 

@@ -162,6 +162,7 @@ async def test_without_the_log_of_revocations_a_cached_key_ends_within_a_minute(
         gateway.services.announce,
         project_id=viewer.project_id,
         api_key_id=viewer.api_key.api_key_id,
+        audit=gateway.audit,
     )
     assert (await identities.viewer_of(shop.token)).role is Role.ADMIN
     clock.now += KEY_MAX_AGE.total_seconds() + 1
@@ -195,11 +196,11 @@ async def test_the_database_itself_refuses_a_publishable_admin(shop: Tenant) -> 
         await create_api_key(
             shop.gateway.services.database,
             project_id=shop.viewer.project_id,
-            region="us",
             name="x",
             kind=ApiKeyKind.PUBLISHABLE,
             role=Role.ADMIN,
             environment=KeyEnvironment.DEV,
+            audit=shop.gateway.audit,
         )
 
 

@@ -298,6 +298,7 @@ OTHER_COLUMNS = {
     "sealed_values.reseal_webhook_secret": [],
     "audit_entries.erase_person_of_audit_entries": ["entries"],
     "audit_entries.insert_audit_entry": [],
+    "projects.find_region": ["region"],
     "projects.insert_organization": [],
     "delivery_reports.find_by_provider_message": ["delivery_id"],
     "identity_links.take_over_user": [],

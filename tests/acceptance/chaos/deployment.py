@@ -173,7 +173,9 @@ class Deployment:
 
     async def make_project(self) -> None:
         await migrate(self.postgres.url)
-        self.keys = await make_project(self.postgres.url, region="us", name="Chaos", organization="Chaos")
+        self.keys = await make_project(
+            self.postgres.url, region="us", deployment_region="us", name="Chaos", organization="Chaos"
+        )
 
     async def open(self) -> None:
         """Everything, and ready."""
