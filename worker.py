@@ -27,8 +27,9 @@ from db.records import Lane
 from db.replays import find_replaying_projects
 from db.workflow_runs import find_projects_with_runs
 from engine.ai.models import Models
+from engine.audiences.cache import AudienceCache
 from engine.audiences.checking import Checking
-from engine.audiences.following import AudienceCache, Following
+from engine.audiences.following import Following
 from engine.audiences.keeping import NAME as AUDIENCES_FOLLOWER
 from engine.audiences.sending import member_pages
 from engine.channels.apns import ApnsSender

@@ -1,13 +1,14 @@
 """Who belonged to audiences when it was last looked at, and when people have to be looked at again.
 
-Guarantees: `evaluate` gives what the conditions say now; everything else here keeps and reads what was found. What is
+Guarantees: `evaluate` gives what the conditions say now; `read_people` and `read_counted` what one needs to say it
+without asking again; everything else here keeps and reads what was found. What is
 kept is written only by who holds the project's follower `audiences` (`hold_follower`, or its position's own lock).
 Whoever opened the transaction commits it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import UUID
@@ -15,8 +16,11 @@ from uuid import UUID
 import msgspec
 
 from db.condition_times import Turn, next_change_sql
-from db.conditions import condition_sql
+from db.conditions import condition_sql, like_pattern
+from db.events import event_of
 from db.filters import Condition
+from db.profiles import profile_of
+from db.records import EventRecord, ProfileRecord
 from db.statements import statements
 
 if TYPE_CHECKING:
@@ -31,11 +35,38 @@ Pair: TypeAlias = tuple[UUID, str]
 _SQL = statements("audience_members")
 
 
-class Kept(msgspec.Struct, frozen=True):
-    """What is kept of a pair."""
+class KeptPerson(msgspec.Struct, frozen=True):
+    """A person as of a head of the log, and what is kept of them.
 
-    is_member: bool
+    `said` is what they said about consent, by purpose in lower case. It and when they were last seen are there when
+    they were asked for. `audience_ids` are those to which they belong.
+    """
+
+    profile: ProfileRecord
+    said: Mapping[str, str]
+    audience_ids: frozenset[UUID]
     recheck_at: datetime | None
+
+
+class KeptPeople(msgspec.Struct, frozen=True):
+    """Some people, all as of one head of the log; who is not there is absent."""
+
+    head: int
+    people: tuple[KeptPerson, ...]
+
+
+class CountedTypes(msgspec.Struct, frozen=True):
+    """Types of events that are counted, by name or wildcard, and from when on, if not from the beginning."""
+
+    names: tuple[str, ...]
+    since: datetime | None
+
+
+class AudienceRevisions(msgspec.Struct, frozen=True):
+    """Which audiences a project has, as of which revisions, by id; and where its log begins: epoch and first seq."""
+
+    revisions: tuple[tuple[UUID, int], ...]
+    log_start: tuple[int, int]
 
 
 class BuildingAudience(msgspec.Struct, frozen=True):
@@ -72,10 +103,11 @@ async def hold_follower(connection: asyncpg.Connection, *, project_id: UUID, fol
     await connection.execute(_SQL["hold_follower"], project_id, follower)
 
 
-async def read_audience_revisions(connection: asyncpg.Connection, *, project_id: UUID) -> tuple[tuple[UUID, int], ...]:
-    """A project's audiences and their revisions, by id."""
+async def read_audience_revisions(connection: asyncpg.Connection, *, project_id: UUID) -> AudienceRevisions:
+    """A project's audiences and their revisions."""
     rows = await connection.fetch(_SQL["read_audience_revisions"], project_id)
-    return tuple((row["audience_id"], row["revision"]) for row in rows)
+    revisions = tuple((row["audience_id"], row["revision"]) for row in rows)
+    return AudienceRevisions(revisions, (rows[0]["epoch"], rows[0]["first_seq"]) if rows else (0, 0))
 
 
 async def find_newcomers(
@@ -86,10 +118,53 @@ async def find_newcomers(
     return {row["user_id"] for row in rows}
 
 
-async def read_kept(connection: asyncpg.Connection, *, project_id: UUID, pairs: Sequence[Pair]) -> dict[Pair, Kept]:
-    """What is kept of each of some pairs."""
-    rows = await connection.fetch(_SQL["read_kept"], project_id, *_columns(pairs))
-    return {(row["audience_id"], row["user_id"]): Kept(row["is_member"], row["recheck_at"]) for row in rows}
+async def read_people(
+    connection: asyncpg.Connection,
+    *,
+    project_id: UUID,
+    user_ids: Sequence[str],
+    with_last_seen: bool = False,
+    with_consent: bool = False,
+) -> KeptPeople:
+    """Some people, and what is kept of them."""
+    rows = await connection.fetch(_SQL["read_people"], project_id, user_ids, with_last_seen, with_consent)
+    people = tuple(
+        KeptPerson(
+            profile_of(row),
+            {} if row["said"] is None else msgspec.json.decode(row["said"]),
+            frozenset(row["audience_ids"]),
+            row["recheck_at"],
+        )
+        for row in rows
+    )
+    return KeptPeople(rows[0]["head"] if rows else 0, people)
+
+
+async def read_counted(
+    connection: asyncpg.Connection,
+    *,
+    project_id: UUID,
+    after: Sequence[tuple[str, int]],
+    up_to: int,
+    types: CountedTypes,
+    limit: int,
+) -> list[list[EventRecord]]:
+    """The counted events of some people after a seq of each, up to one, at most `limit` of each, by seq."""
+    rows = await connection.fetch(
+        _SQL["read_counted"],
+        project_id,
+        [user_id for user_id, _ in after],
+        [seq for _, seq in after],
+        up_to,
+        [name for name in types.names if "*" not in name],
+        [like_pattern(name) for name in types.names if "*" in name],
+        types.since,
+        limit,
+    )
+    found: list[list[EventRecord]] = [[] for _ in after]
+    for row in rows:
+        found[row["ordinal"] - 1].append(event_of(row))
+    return found
 
 
 async def hold_people(connection: asyncpg.Connection, *, project_id: UUID, user_ids: Sequence[str]) -> set[str]:
@@ -109,23 +184,19 @@ async def delete_members(connection: asyncpg.Connection, *, project_id: UUID, pa
     await connection.execute(_SQL["delete_members"], project_id, *_columns(pairs))
 
 
-async def write_rechecks(
-    connection: asyncpg.Connection, *, project_id: UUID, times: Sequence[tuple[Pair, datetime]]
-) -> None:
+async def write_rechecks(connection: asyncpg.Connection, *, project_id: UUID, times: Mapping[str, datetime]) -> None:
     """Say when people are to be looked at again."""
-    pairs = [pair for pair, _ in times]
-    await connection.execute(_SQL["write_rechecks"], project_id, *_columns(pairs), [at for _, at in times])
+    await connection.execute(_SQL["write_rechecks"], project_id, list(times), list(times.values()))
 
 
-async def delete_rechecks(connection: asyncpg.Connection, *, project_id: UUID, pairs: Sequence[Pair]) -> None:
+async def delete_rechecks(connection: asyncpg.Connection, *, project_id: UUID, user_ids: Sequence[str]) -> None:
     """Say that people need not be looked at again."""
-    await connection.execute(_SQL["delete_rechecks"], project_id, *_columns(pairs))
+    await connection.execute(_SQL["delete_rechecks"], project_id, user_ids)
 
 
-async def find_rechecks(connection: asyncpg.Connection, *, project_id: UUID, now: datetime, limit: int) -> list[Pair]:
-    """The pairs that are due to be looked at, the longest due first."""
-    rows = await connection.fetch(_SQL["find_rechecks"], project_id, now, limit)
-    return [(row["audience_id"], row["user_id"]) for row in rows]
+async def find_rechecks(connection: asyncpg.Connection, *, project_id: UUID, now: datetime, limit: int) -> list[str]:
+    """The people who are due to be looked at, the longest due first."""
+    return [row["user_id"] for row in await connection.fetch(_SQL["find_rechecks"], project_id, now, limit)]
 
 
 async def find_recheck_projects(connection: asyncpg.Connection, *, now: datetime) -> list[UUID]:
@@ -159,11 +230,11 @@ async def page_people(connection: asyncpg.Connection, *, project_id: UUID, after
     return [row["user_id"] for row in rows]
 
 
-async def page_kept_people(
+async def page_members(
     connection: asyncpg.Connection, *, project_id: UUID, audience_id: UUID, after: str | None, limit: int
 ) -> list[str]:
-    """People of whom something is kept for an audience, by user id, after one."""
-    rows = await connection.fetch(_SQL["page_kept_people"], project_id, audience_id, after or "", limit)
+    """People who are kept as belonging to an audience, by user id, after one."""
+    rows = await connection.fetch(_SQL["page_members"], project_id, audience_id, after or "", limit)
     return [row["user_id"] for row in rows]
 
 

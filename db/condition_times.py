@@ -25,7 +25,7 @@ from db.filters import Condition, ConditionOperator, EventCount
 MAX_BOUNDARIES = 4
 """Of one test: the counts between which its answer turns. For more, each event that leaves counts as a turn."""
 
-_JUST_AFTER = timedelta(microseconds=1)
+JUST_AFTER = timedelta(microseconds=1)
 """A window has its first moment in it."""
 _VALID_DAY = "^(0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])$|^(0[469]|11)-(0[1-9]|[12][0-9]|30)$|^02-(0[1-9]|[12][0-9])$"
 
@@ -56,8 +56,8 @@ class _TimeWriter(ConditionWriter):
         """When an event leaves the window with which the answer turns."""
         if count.within_seconds is None:
             return
-        span = timedelta(seconds=count.within_seconds) + _JUST_AFTER
-        boundaries = None if count.sum is not None else _boundaries(op, value)
+        span = timedelta(seconds=count.within_seconds) + JUST_AFTER
+        boundaries = None if count.sum is not None else count_boundaries(op, value)
         if boundaries is None:
             oldest = f"SELECT min(counted.timestamp) FROM {self._counted_rows(count)}"
             yield f"(({oldest}) + {self._bind(span)}::interval)"
@@ -105,7 +105,7 @@ def _day_in(year: str) -> str:
     return f"CASE WHEN person.day = '02-29' THEN {leap_day} WHEN person.day ~ '{_VALID_DAY}' THEN {ordinary} END"
 
 
-def _boundaries(op: str | None, value: Any) -> list[int] | None:
+def count_boundaries(op: str | None, value: Any) -> list[int] | None:
     """The counts k such that the answer at k may differ from that at k - 1; None where there are many."""
     values = value if isinstance(value, list) else [value]
     found: set[int] = set()

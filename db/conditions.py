@@ -318,12 +318,13 @@ class ConditionWriter:
 
     def _event_types_test(self, names: Sequence[str]) -> str:
         exact = [name for name in names if "*" not in name]
-        tests = [f"counted.event_type LIKE {self._bind(_like(name))}::text" for name in names if "*" in name]
+        tests = [f"counted.event_type LIKE {self._bind(like_pattern(name))}::text" for name in names if "*" in name]
         if exact:
             tests.append(f"counted.event_type = ANY ({self._bind(exact)}::text[])")
         return f"({' OR '.join(tests)})"
 
 
-def _like(wildcard: str) -> str:
+def like_pattern(wildcard: str) -> str:
+    """What LIKE takes for a wildcard over event types."""
     escaped = wildcard.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     return escaped.replace("*", "%")

@@ -115,7 +115,7 @@ async def read_event_page(
     if not rows:
         raise LookupError("unknown project")
     head = HeadRecord(project_id, Lane(rows[0]["lane"]), rows[0]["head"], rows[0]["first_seq"], rows[0]["epoch"])
-    events = tuple(_event(row) for row in rows if row["seq"] is not None)
+    events = tuple(event_of(row) for row in rows if row["seq"] is not None)
     reached = events[-1].seq if len(events) == limit else max(after, rows[0]["last"])
     return EventPage(events, reached, head)
 
@@ -149,7 +149,7 @@ async def list_events(
         WHERE e.project_id = $1 AND {" AND ".join(tests)}
         ORDER BY e.seq {"DESC" if newest_first != from_end else "ASC"}
         LIMIT $2"""  # noqa: S608
-    found = [_event(row) for row in await connection.fetch(text, *parameters)]
+    found = [event_of(row) for row in await connection.fetch(text, *parameters)]
     page = found[:limit]
     return EventList(tuple(reversed(page)) if from_end else tuple(page), has_more=len(found) > limit)
 
@@ -242,10 +242,11 @@ def _append_result(row: Mapping[str, Any], events: Sequence[NewEvent]) -> Append
 
 
 def _events(rows: Iterable[Mapping[str, Any]]) -> list[EventRecord]:
-    return [_event(row) for row in rows]
+    return [event_of(row) for row in rows]
 
 
-def _event(row: Mapping[str, Any]) -> EventRecord:
+def event_of(row: Mapping[str, Any]) -> EventRecord:
+    """A row of a statement that reads events."""
     return EventRecord(
         row["project_id"],
         row["seq"],

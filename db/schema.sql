@@ -1354,14 +1354,14 @@ CREATE TABLE audience_members (
 
 CREATE INDEX audience_members_by_user ON audience_members (project_id, user_id);
 
--- When a person, member or not, has to be looked at again although nothing happens: never later than the passing of
--- time alone changes the answer. Business time. No row where it cannot.
+-- When a person has to be looked at again although nothing happens: never later than the passing of time alone changes
+-- the answer of any audience. Business time. No row where it cannot. One for all audiences, so that an event of somebody
+-- who is to be looked at anyway writes none.
 CREATE TABLE audience_rechecks (
     project_id uuid NOT NULL,
-    audience_id uuid NOT NULL,
     user_id text COLLATE "C" NOT NULL,
     recheck_at timestamptz NOT NULL,
-    PRIMARY KEY (project_id, audience_id, user_id)
+    PRIMARY KEY (project_id, user_id)
 ) WITH (fillfactor = 80);
 
 CREATE INDEX audience_rechecks_due ON audience_rechecks (recheck_at, project_id);

@@ -29,6 +29,7 @@ __all__ = [
     "InvalidCondition",
     "Matcher",
     "compile_conditions",
+    "compile_value_test",
     "matches",
     "parse_conditions",
     "unparse_conditions",
@@ -121,6 +122,11 @@ def _compile_test(condition: Condition, timezone: tzinfo) -> Matcher:
     expected = _instants(condition.value) if path.kind is FieldKind.INSTANT else condition.value
     test = _TESTS[ConditionOperator(condition.op)](expected)
     return lambda view: test(view.read(path))
+
+
+def compile_value_test(op: str, value: Any) -> Callable[[Any], bool]:
+    """A comparison with a value, as one function of what is compared: JSON, a number, a string, or None for nothing."""
+    return _TESTS[ConditionOperator(op)](value)
 
 
 def equality_of(condition: Condition) -> tuple[Path, Hashable] | None:

@@ -6,11 +6,12 @@ WHERE project_id = $1 AND follower = $2 AND lane = 1
 FOR NO KEY UPDATE;
 
 -- name: read_audience_revisions
--- What a project's audiences are as of which revision.
-SELECT audience_id, revision
-FROM audiences
-WHERE project_id = $1 AND deleted_at IS NULL
-ORDER BY audience_id;
+-- What a project's audiences are as of which revision, and from where on its log has events.
+SELECT a.audience_id, a.revision, h.epoch, h.first_seq
+FROM audiences AS a
+JOIN heads AS h ON h.project_id = a.project_id AND h.lane = 1
+WHERE a.project_id = $1 AND a.deleted_at IS NULL
+ORDER BY a.audience_id;
 
 -- name: find_newcomers
 -- Those of some people whom no event before a position names.
@@ -23,18 +24,47 @@ WHERE (
     LIMIT 1
 ) >= $3;
 
--- name: read_kept
--- What is kept of some pairs of an audience and a person.
-SELECT asked.audience_id, asked.user_id,
-    (
-        SELECT true FROM audience_members AS m
-        WHERE m.project_id = $1 AND m.audience_id = asked.audience_id AND m.user_id = asked.user_id
-    ) IS NOT NULL AS is_member,
+-- name: read_people
+-- What conditions read of some people, as of one head of the log, and what is kept of them.
+SELECT
+    h.head, p.project_id, p.profile_id, p.user_id, p.anonymous, p.traits, p.created_at,
+    CASE WHEN $3 THEN (
+        SELECT e.timestamp FROM events AS e
+        WHERE e.project_id = $1 AND e.user_id = p.user_id
+        ORDER BY e.seq DESC
+        LIMIT 1
+    ) END AS last_seen_at,
+    CASE WHEN $4 THEN (
+        SELECT jsonb_object_agg(lower(c.purpose), c.state) FROM consents AS c
+        WHERE c.project_id = $1 AND c.user_id = p.user_id
+    ) END AS said,
+    ARRAY(
+        SELECT m.audience_id FROM audience_members AS m
+        WHERE m.project_id = $1 AND m.user_id = p.user_id
+    ) AS audience_ids,
     (
         SELECT r.recheck_at FROM audience_rechecks AS r
-        WHERE r.project_id = $1 AND r.audience_id = asked.audience_id AND r.user_id = asked.user_id
+        WHERE r.project_id = $1 AND r.user_id = p.user_id
     ) AS recheck_at
-FROM unnest(CAST($2 AS uuid[]), CAST($3 AS text[])) AS asked (audience_id, user_id);
+FROM heads AS h
+JOIN profiles AS p ON p.project_id = h.project_id
+WHERE h.project_id = $1 AND h.lane = 1 AND p.user_id = ANY($2);
+
+-- name: read_counted
+-- The events of some people after a position of each, up to one for all, that are of some types; so many of each.
+SELECT
+    asked.ordinal, e.project_id, e.seq, e.key, e.module, e.event_type, e.timestamp, e.received_at, e.user_id,
+    e.anonymous_id, e.properties, e.context
+FROM unnest(CAST($2 AS text[]), CAST($3 AS bigint[])) WITH ORDINALITY AS asked (user_id, after_seq, ordinal)
+CROSS JOIN LATERAL (
+    SELECT found.* FROM events AS found
+    WHERE found.project_id = $1 AND found.user_id = asked.user_id
+        AND found.seq > asked.after_seq AND found.seq <= $4
+        AND (found.event_type = ANY($5) OR found.event_type LIKE ANY($6))
+        AND (CAST($7 AS timestamptz) IS NULL OR found.timestamp >= $7)
+    ORDER BY found.seq
+    LIMIT $8
+) AS e;
 
 -- name: hold_people
 -- Those of some people who are there, and stay until the transaction ends.
@@ -58,21 +88,19 @@ WHERE m.project_id = $1 AND m.audience_id = input.audience_id AND m.user_id = in
 
 -- name: write_rechecks
 -- Says when people are to be looked at again.
-INSERT INTO audience_rechecks (project_id, audience_id, user_id, recheck_at)
-SELECT $1, input.audience_id, input.user_id, input.recheck_at
-FROM unnest(CAST($2 AS uuid[]), CAST($3 AS text[]), CAST($4 AS timestamptz[]))
-    AS input (audience_id, user_id, recheck_at)
-ON CONFLICT (project_id, audience_id, user_id) DO UPDATE SET recheck_at = excluded.recheck_at;
+INSERT INTO audience_rechecks (project_id, user_id, recheck_at)
+SELECT $1, input.user_id, input.recheck_at
+FROM unnest(CAST($2 AS text[]), CAST($3 AS timestamptz[])) AS input (user_id, recheck_at)
+ON CONFLICT (project_id, user_id) DO UPDATE SET recheck_at = excluded.recheck_at;
 
 -- name: delete_rechecks
 -- Says that people need not be looked at again.
-DELETE FROM audience_rechecks AS r
-USING unnest(CAST($2 AS uuid[]), CAST($3 AS text[])) AS input (audience_id, user_id)
-WHERE r.project_id = $1 AND r.audience_id = input.audience_id AND r.user_id = input.user_id;
+DELETE FROM audience_rechecks
+WHERE project_id = $1 AND user_id = ANY($2);
 
 -- name: find_rechecks
--- The pairs of an audience and a person of a project that are due to be looked at, the longest due first.
-SELECT audience_id, user_id
+-- The people of a project who are due to be looked at, the longest due first.
+SELECT user_id
 FROM audience_rechecks
 WHERE project_id = $1 AND recheck_at <= $2
 ORDER BY recheck_at
@@ -113,25 +141,12 @@ WHERE project_id = $1 AND user_id > $2
 ORDER BY user_id
 LIMIT $3;
 
--- name: page_kept_people
--- People of whom something is kept for an audience, by user id, after one.
-SELECT kept.user_id
-FROM (
-    (
-        SELECT m.user_id FROM audience_members AS m
-        WHERE m.project_id = $1 AND m.audience_id = $2 AND m.user_id > $3
-        ORDER BY m.user_id
-        LIMIT $4
-    )
-    UNION
-    (
-        SELECT r.user_id FROM audience_rechecks AS r
-        WHERE r.project_id = $1 AND r.audience_id = $2 AND r.user_id > $3
-        ORDER BY r.user_id
-        LIMIT $4
-    )
-) AS kept
-ORDER BY kept.user_id
+-- name: page_members
+-- People who are kept as belonging to an audience, by user id, after one.
+SELECT user_id
+FROM audience_members
+WHERE project_id = $1 AND audience_id = $2 AND user_id > $3
+ORDER BY user_id
 LIMIT $4;
 
 -- name: rebuild_audiences

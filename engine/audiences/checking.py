@@ -11,8 +11,7 @@ Leaves to others: finding the projects.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -21,22 +20,20 @@ import msgspec
 
 from db.audience_members import (
     BuildingAudience,
-    Pair,
     delete_members,
-    delete_rechecks,
     find_rechecks,
     hold_follower,
     lock_building,
     move_building,
-    page_kept_people,
+    page_members,
     page_people,
 )
 from db.followers import ensure_follower
 from db.records import Lane
 from engine.announcements import Announcement
+from engine.audiences.cache import AudienceCache
 from engine.audiences.conditions import decode_conditions
-from engine.audiences.following import AudienceCache
-from engine.audiences.keeping import NAME, Said, look_at
+from engine.audiences.keeping import NAME, look_again, look_for_one
 from engine.clock import Clock
 from engine.transactions import run_transaction
 
@@ -89,7 +86,8 @@ class Checking:
         await hold_follower(connection, project_id=project_id, follower=NAME)
         due = await find_rechecks(connection, project_id=project_id, now=now, limit=STEP_PEOPLE)
         if due:
-            return await self._check(connection, project_id, due, now)
+            audiences = await self._cache.read(connection, project_id=project_id)
+            return _Step(await look_again(connection, frozenset(due), audiences, now=now))
         building = await lock_building(connection, project_id=project_id)
         if building is None:
             return None
@@ -97,41 +95,19 @@ class Checking:
             return await _forget(connection, project_id, building)
         return await _build(connection, project_id, building, now)
 
-    async def _check(
-        self, connection: asyncpg.Connection, project_id: UUID, due: Sequence[Pair], now: datetime
-    ) -> _Step:
-        """Look at who is due. Of whom, or what, is not there any more, nothing is kept."""
-        audiences = await self._cache.read(connection, project_id=project_id)
-        people: defaultdict[UUID, list[str]] = defaultdict(list)
-        for audience_id, user_id in due:
-            if audience_id in audiences.names:
-                people[audience_id].append(user_id)
-        await delete_rechecks(connection, project_id=project_id, pairs=due)
-        return _Step(
-            await look_at(
-                connection,
-                people,
-                audiences.conditions,
-                project_id=project_id,
-                now=now,
-                said=Said(audiences.names),
-            )
-        )
-
 
 async def _build(connection: asyncpg.Connection, project_id: UUID, audience: BuildingAudience, now: datetime) -> _Step:
     audience_id = audience.audience_id
     people = await page_people(connection, project_id=project_id, after=audience.built_up_to, limit=STEP_PEOPLE)
     up_to = people[-1] if len(people) == STEP_PEOPLE else None
     await move_building(connection, project_id=project_id, audience_id=audience_id, built_up_to=up_to)
-    conditions = {audience_id: decode_conditions(audience.conditions)}
-    found = await look_at(connection, {audience_id: people}, conditions, project_id=project_id, now=now, said=None)
-    return _Step(found)
+    conditions = decode_conditions(audience.conditions)
+    return _Step(await look_for_one(connection, people, audience_id, conditions, project_id=project_id, now=now))
 
 
 async def _forget(connection: asyncpg.Connection, project_id: UUID, audience: BuildingAudience) -> _Step:
     audience_id = audience.audience_id
-    people = await page_kept_people(
+    people = await page_members(
         connection,
         project_id=project_id,
         audience_id=audience_id,
@@ -142,5 +118,4 @@ async def _forget(connection: asyncpg.Connection, project_id: UUID, audience: Bu
     await move_building(connection, project_id=project_id, audience_id=audience_id, built_up_to=up_to)
     pairs = [(audience_id, user_id) for user_id in people]
     await delete_members(connection, project_id=project_id, pairs=pairs)
-    await delete_rechecks(connection, project_id=project_id, pairs=pairs)
     return _Step()

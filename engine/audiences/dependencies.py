@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from decimal import Decimal
 from enum import Enum
 from typing import TypeAlias
 from uuid import UUID
@@ -21,11 +20,10 @@ from uuid import UUID
 import msgspec
 
 from db.condition_terms import Path, parse_path
-from db.filters import Condition, ConditionOperator, EventFilter
+from db.filters import Condition, ConditionOperator
 from db.records import EventRecord, ProfileRecord
+from engine.audiences.counting import Shapes
 from engine.conditions import EventView
-from engine.filter_index import FilterIndex
-from engine.filters import EVENT_MATCHING
 from engine.workflows.conditions import Subject, count_passes, holds
 
 CONSENT_EVENTS = frozenset({"consent.granted", "consent.revoked"})
@@ -78,9 +76,9 @@ _read_traits = msgspec.json.Decoder(_Traits).decode
 class Dependencies:
     """Of all audiences of a project, indexed: an event costs what it touches. Only read once it is made."""
 
-    def __init__(self, audiences: Mapping[UUID, Sequence[Condition]]) -> None:
-        self._counts: FilterIndex[tuple[UUID, int], EventFilter, EventRecord] = FilterIndex(EVENT_MATCHING)
-        self._tests: dict[tuple[UUID, int], _SignedTest] = {}
+    def __init__(self, audiences: Mapping[UUID, Sequence[Condition]], shapes: Shapes) -> None:
+        self._shapes = shapes
+        self._counts: defaultdict[int, dict[UUID, Direction]] = defaultdict(dict)
         self._by_trait: defaultdict[str, set[UUID]] = defaultdict(set)
         self._all_traits: set[UUID] = set()
         self._consent: set[UUID] = set()
@@ -94,9 +92,15 @@ class Dependencies:
     def touched_by(self, event: EventRecord) -> dict[UUID, Direction]:
         """The audiences to which the event's person may belong now and did not before, or the other way round."""
         found: dict[UUID, Direction] = {}
-        for key in self._counts.match(event):
-            direction = _direction(self._tests[key], event)
-            found[key[0]] = direction if found.get(key[0], direction) is direction else Direction.EITHER
+        view = EventView(event)
+        for number in self._shapes.counting(event):
+            amount = self._shapes.amount(number, view)
+            if amount is None:
+                continue
+            for audience_id, usually in self._counts[number].items():
+                # One event more makes no count smaller, and a number that is not negative no sum.
+                direction = Direction.EITHER if amount < 0 else usually
+                found[audience_id] = direction if found.get(audience_id, direction) is direction else Direction.EITHER
         for audience_id in self._touched_otherwise(event):
             found[audience_id] = Direction.EITHER
         return found
@@ -113,14 +117,14 @@ class Dependencies:
         return found
 
     def _add(self, audience_id: UUID, conditions: Sequence[Condition]) -> None:
-        for number, signed in enumerate(signed_tests_in(conditions)):
-            test = signed.test
-            if test.events is not None:
-                counted = EventFilter(event_types=test.events.event_types, where=test.events.where)
-                self._counts.add((audience_id, number), counted)
-                self._tests[(audience_id, number)] = signed
-            else:
+        for test, is_negated in signed_tests_in(conditions):
+            if test.events is None:
                 self._add_path(audience_id, parse_path(test.path or ""), test.op)
+                continue
+            usually = _DIRECTIONS.get(test.op or "", Direction.EITHER)
+            direction = usually.opposite if is_negated else usually
+            counted = self._counts[self._shapes.number_of(test.events)]
+            counted[audience_id] = direction if counted.get(audience_id, direction) is direction else Direction.EITHER
 
     def _add_path(self, audience_id: UUID, path: Path, op: str | None) -> None:
         if op == ConditionOperator.IS_ANNIVERSARY:
@@ -136,33 +140,16 @@ class Dependencies:
                 self._seen.add(audience_id)
 
 
-class _SignedTest(msgspec.Struct, frozen=True):
-    """A test of a path or a count; `is_negated`: the whole is the likelier to hold the less it does."""
-
-    test: Condition
-    is_negated: bool
-
-
-def signed_tests_in(conditions: Iterable[Condition], *, is_negated: bool = False) -> Iterator[_SignedTest]:
-    """The tests of paths and counts, wherever they stand."""
+def signed_tests_in(conditions: Iterable[Condition], *, is_negated: bool = False) -> Iterator[tuple[Condition, bool]]:
+    """The tests of paths and counts, wherever they stand, and whether the whole is the likelier to hold the less each
+    does."""
     for condition in conditions:
         if condition.path is not None or condition.events is not None:
-            yield _SignedTest(condition, is_negated)
+            yield condition, is_negated
         yield from signed_tests_in(condition.any or (), is_negated=is_negated)
         yield from signed_tests_in(condition.all or (), is_negated=is_negated)
         negated = () if condition.negate is None else (condition.negate,)
         yield from signed_tests_in(negated, is_negated=not is_negated)
-
-
-def _direction(signed: _SignedTest, event: EventRecord) -> Direction:
-    """One event more makes no count smaller, and a number that is not negative no sum."""
-    test = signed.test
-    if test.events is not None and test.events.sum is not None:
-        added = EventView(event).read(parse_path(test.events.sum))
-        if isinstance(added, int | Decimal) and added < 0:
-            return Direction.EITHER
-    direction = _DIRECTIONS.get(test.op or "", Direction.EITHER)
-    return direction.opposite if signed.is_negated else direction
 
 
 def merged_traits(event: EventRecord) -> frozenset[str]:

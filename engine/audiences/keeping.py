@@ -1,38 +1,45 @@
 """Keeping who belongs to audiences: what was found about some people goes over what is kept, and what changed is said.
 
 Guarantees: what is kept of a pair is what its conditions said when it was last looked at, and every change of that is
-an item of the audiences lane, in the same transaction; with `said`, an event too (`audience.entered`,
-`audience.exited`). Of a person who was erased meanwhile nothing is written. The caller holds the project's follower
-`audiences`, so that nothing that was found earlier goes over what was found later.
-Leaves to others: whom to look at, and when. Takes the heads last: only COMMIT may follow.
+an item of the audiences lane, in the same transaction; where something happened, an event too (`audience.entered`,
+`audience.exited`). Nobody has to be looked at again later than `audience_rechecks` says. Of a person who was erased
+meanwhile nothing is written. What is looked at together is read in a handful of statements, however many audiences
+there are: people as of one head of the log, and their events up to it.
+The caller holds the project's follower `audiences`, so that nothing that was found earlier goes over what was found
+later. Leaves to others: whom to look at, and when. Takes the heads last: only COMMIT may follow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
 
 import msgspec
 from uuid_utils.compat import uuid7
 
 from db.audience_members import (
-    Kept,
+    KeptPeople,
+    KeptPerson,
     Pair,
     delete_members,
     delete_rechecks,
     evaluate,
     hold_people,
     insert_members,
-    read_kept,
+    read_people,
     write_rechecks,
 )
 from db.audience_records import NewAudienceChange
-from db.condition_times import Turn
 from db.filters import Condition
 from db.records import NewEvent
 from engine.announcements import Announcement
+from engine.audiences.cache import Audiences
+from engine.audiences.counting import History
+from engine.audiences.dependencies import Direction
+from engine.audiences.evaluation import Person
 from engine.dispatch.ledger import MAX_DEPTH, record
 from engine.node_ids import NodeKind, write_node_id
 
@@ -52,51 +59,196 @@ class Cause(msgspec.Struct, frozen=True):
     depth: int = 0
 
 
-PASSING_OF_TIME = Cause()
+class Touch(msgspec.Struct, frozen=True):
+    """Why to look at somebody for an audience, and which way they may have moved."""
+
+    direction: Direction
+    cause: Cause
 
 
-class Said(msgspec.Struct, frozen=True):
-    """That events are to be appended, too: by the names of audiences and, where it is not time, the causes of pairs."""
+Asked: TypeAlias = Mapping[str, Mapping[UUID, Touch]]
+"""Whom to look at, and for which audiences."""
 
-    names: Mapping[UUID, str]
-    causes: Mapping[Pair, Cause] = {}
+_PASSING_OF_TIME = Touch(Direction.EITHER, Cause())
+_SETTLED = {True: Direction.IN, False: Direction.OUT}
+"""Whoever belongs stays where one can only come in, and the other way round."""
+
+
+class _Found:
+    """What conditions say about pairs, and by when to look at people again."""
+
+    def __init__(self) -> None:
+        self.answers: dict[Pair, bool] = {}
+        self.rechecks: dict[str, datetime] = {}
+
+    def add(self, audience_id: UUID, user_id: str, *, is_member: bool, recheck_at: datetime | None) -> None:
+        self.answers[(audience_id, user_id)] = is_member
+        if recheck_at is not None:
+            self.rechecks[user_id] = min(recheck_at, self.rechecks.get(user_id, recheck_at))
 
 
 async def look_at(
+    connection: asyncpg.Connection, asked: Asked, audiences: Audiences, *, now: datetime
+) -> tuple[Announcement, ...]:
+    """Look at people because of what happened; returns what to announce after the commit."""
+    return await _look(connection, asked, audiences, now, due=frozenset())
+
+
+async def look_again(
+    connection: asyncpg.Connection, due: Set[str], audiences: Audiences, *, now: datetime
+) -> tuple[Announcement, ...]:
+    """Look at people whose time has come, for whatever it may change; returns what to announce after the commit."""
+    timed = dict.fromkeys(audiences.project.timed, _PASSING_OF_TIME)
+    return await _look(connection, dict.fromkeys(sorted(due), timed), audiences, now, due=due)
+
+
+async def look_for_one(
     connection: asyncpg.Connection,
-    people: Mapping[UUID, Sequence[str]],
-    conditions: Mapping[UUID, Sequence[Condition]],
+    user_ids: Sequence[str],
+    audience_id: UUID,
+    conditions: Sequence[Condition],
     *,
     project_id: UUID,
     now: datetime,
-    said: Said | None,
 ) -> tuple[Announcement, ...]:
-    """Look at people for audiences, by audience, and keep what is found; returns what to announce after the commit.
+    """Look at people for an audience that was saved; that is no event, since nothing happened to them."""
+    read = await read_people(connection, project_id=project_id, user_ids=user_ids)
+    found = _Found()
+    await _ask_sql(connection, {audience_id: user_ids}, {audience_id: conditions}, found, project_id, now)
+    people = {person.profile.user_id: person for person in read.people}
+    return await _keep(connection, found, people, project_id=project_id, now=now)
 
-    Without `said` no events are appended: nothing happened to anybody.
+
+async def _look(
+    connection: asyncpg.Connection, asked: Asked, audiences: Audiences, now: datetime, *, due: Set[str]
+) -> tuple[Announcement, ...]:
+    project_id, project = audiences.project_id, audiences.project
+    read = await read_people(
+        connection,
+        project_id=project_id,
+        user_ids=list(asked),
+        with_last_seen=project.reads_last_seen,
+        with_consent=project.reads_consent,
+    )
+    found = await _ask(connection, asked, read, audiences, now)
+    over = [user_id for user_id in sorted(due) if user_id not in found.rechecks]
+    if over:
+        await delete_rechecks(connection, project_id=project_id, user_ids=over)
+    return await _keep(
+        connection,
+        found,
+        {person.profile.user_id: person for person in read.people},
+        project_id=project_id,
+        now=now,
+        due=due,
+        events=lambda moved: _events(moved, found, asked, project.names, now),
+    )
+
+
+async def _ask(
+    connection: asyncpg.Connection, asked: Asked, read: KeptPeople, audiences: Audiences, now: datetime
+) -> _Found:
+    """What the conditions of the pairs say that can have moved.
+
+    That the time to look at the others again is not moved on costs one look too many when it comes.
     """
-    found: dict[Pair, Turn] = {}
+    found, left = _Found(), defaultdict[UUID, list[str]](list)
+    open_pairs = [(person, _open(person, asked[person.profile.user_id])) for person in read.people]
+    histories = await _histories(connection, open_pairs, audiences, read.head, now)
+    evaluators = audiences.project.evaluators
+    for kept, audience_ids in open_pairs:
+        user_id = kept.profile.user_id
+        history = histories.get(user_id)
+        person = Person(kept, history, now)
+        for audience_id in audience_ids:
+            evaluator = evaluators[audience_id]
+            if evaluator is None or (evaluator.counts and (history is None or not history.is_whole)):
+                left[audience_id].append(user_id)
+            else:
+                recheck_at = evaluator.next_change(person)
+                found.add(audience_id, user_id, is_member=evaluator.holds(person), recheck_at=recheck_at)
+    await _ask_sql(connection, left, audiences.project.conditions, found, audiences.project_id, now)
+    return found
+
+
+def _open(kept: KeptPerson, touches: Mapping[UUID, Touch]) -> list[UUID]:
+    return [
+        audience_id
+        for audience_id, touch in touches.items()
+        if touch.direction is not _SETTLED[audience_id in kept.audience_ids]
+    ]
+
+
+async def _histories(
+    connection: asyncpg.Connection,
+    open_pairs: Iterable[tuple[KeptPerson, Sequence[UUID]]],
+    audiences: Audiences,
+    head: int,
+    now: datetime,
+) -> dict[str, History]:
+    evaluators = audiences.project.evaluators
+    counting = {
+        audience_id for audience_id, evaluator in evaluators.items() if evaluator is not None and evaluator.counts
+    }
+    return await audiences.histories.read(
+        connection,
+        [kept.profile for kept, audience_ids in open_pairs if not counting.isdisjoint(audience_ids)],
+        project_id=audiences.project_id,
+        shapes=audiences.project.shapes,
+        log_start=audiences.log_start,
+        up_to=head,
+        now=now,
+    )
+
+
+async def _ask_sql(
+    connection: asyncpg.Connection,
+    people: Mapping[UUID, Sequence[str]],
+    conditions: Mapping[UUID, Sequence[Condition]],
+    found: _Found,
+    project_id: UUID,
+    now: datetime,
+) -> None:
+    """What is not answered in memory: one statement for each audience."""
     for audience_id, user_ids in people.items():
         turns = await evaluate(
             connection, project_id=project_id, conditions=conditions[audience_id], user_ids=user_ids, now=now
         )
-        found |= {(audience_id, turn.user_id): turn for turn in turns}
-    return await keep(connection, found, project_id=project_id, now=now, said=said) if found else ()
+        for turn in turns:
+            found.add(audience_id, turn.user_id, is_member=turn.is_member, recheck_at=turn.recheck_at)
 
 
-async def keep(
-    connection: asyncpg.Connection, found: Mapping[Pair, Turn], *, project_id: UUID, now: datetime, said: Said | None
+async def _keep(
+    connection: asyncpg.Connection,
+    found: _Found,
+    people: Mapping[str, KeptPerson],
+    *,
+    project_id: UUID,
+    now: datetime,
+    due: Set[str] = frozenset(),
+    events: Callable[[Sequence[Pair]], Sequence[NewEvent]] = lambda _moved: (),
 ) -> tuple[Announcement, ...]:
-    """Keep what was found."""
-    kept = await read_kept(connection, project_id=project_id, pairs=list(found))
-    moved = [pair for pair, turn in found.items() if turn.is_member != kept[pair].is_member]
-    if moved:
-        people = sorted({user_id for _, user_id in moved})
-        present = await hold_people(connection, project_id=project_id, user_ids=people)
-        moved = [pair for pair in moved if pair[1] in present]
-    await _keep_rechecks(connection, project_id, found, kept, now)
-    entered = [pair for pair in moved if found[pair].is_member]
-    exited = [pair for pair in moved if not found[pair].is_member]
+    """Keep what was found. `events` says it in the log."""
+    moved = [
+        pair
+        for pair, is_member in found.answers.items()
+        if pair[1] in people and is_member != (pair[0] in people[pair[1]].audience_ids)
+    ]
+    sooner = {
+        user_id: at
+        for user_id, at in found.rechecks.items()
+        if user_id in people and (user_id in due or _is_sooner(at, people[user_id].recheck_at))
+    }
+    touched = {user_id for _, user_id in moved} | sooner.keys()
+    if not touched:
+        return ()
+    present = await hold_people(connection, project_id=project_id, user_ids=sorted(touched))
+    moved = [pair for pair in moved if pair[1] in present]
+    sooner = {user_id: at for user_id, at in sooner.items() if user_id in present}
+    if sooner:
+        await write_rechecks(connection, project_id=project_id, times=sooner)
+    entered = [pair for pair in moved if found.answers[pair]]
+    exited = [pair for pair in moved if not found.answers[pair]]
     if entered:
         await insert_members(connection, project_id=project_id, pairs=entered, now=now)
     if exited:
@@ -107,47 +259,32 @@ async def keep(
         connection,
         project_id=project_id,
         transitions=[],
-        events=[] if said is None else _events(moved, found, said, now),
-        audience_changes=[NewAudienceChange(pair[0], pair[1], found[pair].is_member) for pair in moved],
+        events=events(moved),
+        audience_changes=[NewAudienceChange(pair[0], pair[1], found.answers[pair]) for pair in moved],
         now=now,
     )
 
 
-async def _keep_rechecks(
-    connection: asyncpg.Connection,
-    project_id: UUID,
-    found: Mapping[Pair, Turn],
-    kept: Mapping[Pair, Kept],
-    now: datetime,
-) -> None:
+def _is_sooner(at: datetime, kept: datetime | None) -> bool:
     """An earlier time that is kept stays: that costs one look too many, to move it on each event costs a write."""
-    sooner, over = [], []
-    for pair, turn in found.items():
-        before = kept[pair].recheck_at
-        is_to_come = before is not None and before > now
-        if turn.recheck_at is not None and not (is_to_come and before is not None and before <= turn.recheck_at):
-            sooner.append((pair, turn.recheck_at))
-        elif turn.recheck_at is None and before is not None and not is_to_come:
-            over.append(pair)
-    if sooner:
-        await write_rechecks(connection, project_id=project_id, times=sooner)
-    if over:
-        await delete_rechecks(connection, project_id=project_id, pairs=over)
+    return kept is None or at < kept
 
 
-def _events(moved: Sequence[Pair], found: Mapping[Pair, Turn], said: Said, now: datetime) -> list[NewEvent]:
+def _events(
+    moved: Sequence[Pair], found: _Found, asked: Asked, names: Mapping[UUID, str], now: datetime
+) -> list[NewEvent]:
     """One for each who moved, but for what is so derived that it may start nothing more: it could go on for ever."""
     events = []
-    for pair in moved:
-        cause = said.causes.get(pair, PASSING_OF_TIME)
+    for audience_id, user_id in moved:
+        cause = asked[user_id][audience_id].cause
         if cause.depth < MAX_DEPTH:
-            events.append(_event(pair, found[pair].is_member, said.names[pair[0]], cause, now))
+            is_member = found.answers[(audience_id, user_id)]
+            events.append(_event(audience_id, user_id, names[audience_id], cause, now, is_member=is_member))
     return events
 
 
-def _event(pair: Pair, is_member: bool, name: str, cause: Cause, now: datetime) -> NewEvent:
+def _event(audience_id: UUID, user_id: str, name: str, cause: Cause, now: datetime, *, is_member: bool) -> NewEvent:
     """`context.depth` is how far it is from what a client sent, as in events about deliveries."""
-    audience_id, user_id = pair
     node_id = write_node_id(NodeKind.AUDIENCE, audience_id)
     return NewEvent(
         key=str(uuid7()),

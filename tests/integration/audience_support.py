@@ -12,9 +12,10 @@ from db.audiences import find_members, read_all_audiences
 from db.database import Database
 from db.records import EventRecord
 from engine.announcements import Announcement
+from engine.audiences.cache import AudienceCache
 from engine.audiences.checking import Checking
 from engine.audiences.conditions import conditions_of
-from engine.audiences.following import AudienceCache, Following
+from engine.audiences.following import Following
 from engine.audiences.keeping import NAME
 from engine.clock import Clock
 from engine.lanes import EVENTS

@@ -166,13 +166,13 @@ async def test_a_window_is_left_at_the_very_moment_and_nobody_else_is_looked_at(
     assert await kept(shop.database, shop.project_id) == {("Buyers", "ada")}
 
     looked_at: list[str] = []
-    evaluate = keeping.evaluate
+    read_people = keeping.read_people
 
     async def look(connection: asyncpg.Connection, **asked: Any) -> Any:
         looked_at.extend(asked["user_ids"])
-        return await evaluate(connection, **asked)
+        return await read_people(connection, **asked)
 
-    monkeypatch.setattr(keeping, "evaluate", look)
+    monkeypatch.setattr(keeping, "read_people", look)
     shop.clock.time = START + timedelta(minutes=50)
     assert not await shop.due()
     await shop.agree()
@@ -291,6 +291,7 @@ async def test_of_one_that_was_deleted_nothing_is_kept(shop: Shop, monkeypatch: 
     await shop.worker.catch_up(shop.project_id)
     assert await kept(shop.database, shop.project_id) == set()
     shop.clock.time += DAY
+    await shop.worker.check(shop.project_id)
     assert not await shop.due()
     assert len(await changes(shop.database, shop.project_id)) == 5
 
