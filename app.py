@@ -35,6 +35,7 @@ from engine.errors import GatewayError, TimedOut, Unavailable
 from engine.garbage import settle_collector
 from engine.identity import Identities, Viewer
 from engine.live.broadcast import Broadcast
+from engine.live.endings import Ending
 from engine.live.hub import Hub
 from engine.live.revocations import Revocations
 from engine.live.streams import Streams
@@ -62,8 +63,10 @@ from transport.websocket.endpoint import WebSocketEndpoint, WebSocketPolicy
 
 GRAPHQL_PATH = "/graphql"
 API_KEY = "x-api-key"
-"""The name of the header, and of the entry in the payload of `connection_init`. Never in a query string."""
-CROSS_ORIGIN_HEADERS = ("content-type", "last-event-id", TOKEN_HEADER, *PREFLIGHTED_HEADERS)
+AUTHORIZATION = "authorization"
+PROJECT = "x-sendora-project"
+"""Names of the headers, and of the entries in the payload of `connection_init`. Never in a query string."""
+CROSS_ORIGIN_HEADERS = ("content-type", "last-event-id", TOKEN_HEADER, PROJECT, *PREFLIGHTED_HEADERS)
 """What a page of an allowed origin may send: whatever counts as proof of a preflight has to get through one."""
 PREFLIGHT_SECONDS = 600
 """How long a browser may remember that it may send these."""
@@ -92,17 +95,16 @@ class GatewaySession:
 
     @property
     def holder(self) -> UUID | None:
-        return None if self._viewer is None or self._viewer.api_key is None else self._viewer.api_key.api_key_id
+        return None if self._viewer is None else self._viewer.holder
 
     def context(self) -> Context:
         return Context(self._services, self._viewer)
 
     def on_revoked(self, callback: Callable[[str], None]) -> Callable[[], None]:
-        if self._viewer is None or self._viewer.api_key is None:
-            return lambda: None
-        return self._revocations.watch(
-            self._viewer.api_key.api_key_id, lambda: callback("This API key has been revoked.")
-        )
+        ending = Ending(callback)
+        if self._viewer is not None:
+            ending.watch(self._revocations, self._viewer, now=self._services.clock.now())
+        return ending.forget
 
 
 class GatewayApplication:
@@ -125,11 +127,14 @@ class GatewayApplication:
         *,
         client: str | None,  # noqa: ARG002
     ) -> GatewaySession:
-        """The key comes in the header `x-api-key` or, over a WebSocket, in the payload of `connection_init`."""
-        token = _token(headers, payload)
+        """Credentials come in headers or, over a WebSocket, in the payload of `connection_init`, by the same names."""
+        api_key, bearer = _credential(API_KEY, headers, payload), _bearer(headers, payload)
         viewer = None
-        if token is not None:
-            viewer = await self._identities.viewer_of(token, from_browser="origin" in headers)
+        if bearer is not None:
+            project = _credential(PROJECT, headers, payload)
+            viewer = await self._identities.viewer_of_bearer(bearer, project=project, api_key=api_key)
+        elif api_key is not None:
+            viewer = await self._identities.viewer_of(api_key, from_browser="origin" in headers)
         return GatewaySession(self._services, self._revocations, viewer)
 
     def describe_error(self, error: BaseException) -> PublicError | None:
@@ -163,7 +168,6 @@ class Process:
         self.broadcast = Broadcast(required(settings.redis_url))
         self.hub = Hub(self.database, self.broadcast)
         self.revocations = Revocations(self.hub, self.database)
-        self.identities = Identities(self.database, region=settings.region, revocations=self.revocations)
         self.log = EventLog(self.database, self.broadcast.announce)
         self.cursors = CursorCodec(required(settings.secret_key).encode())
         self.streams = Streams(self.hub, self.database, self.cursors)
@@ -171,6 +175,13 @@ class Process:
         self.signing_keys = SigningKeys(self.database, vault_of(settings), self.clock)
         self.access_tokens = AccessTokens(
             self.signing_keys, self.clock, region=settings.region, issuer=public_url_of(settings)
+        )
+        self.identities = Identities(
+            self.database,
+            region=settings.region,
+            revocations=self.revocations,
+            access_tokens=self.access_tokens,
+            now=self.clock.now,
         )
         readers = Readers(self.reading_database)
         analytics = AnalyticsPool(self.analytics_database)
@@ -329,7 +340,16 @@ def _other_routes(process: Process, metrics: Metrics, inbound: Sequence[Route]) 
     return Starlette(routes=routes, lifespan=lifespan)
 
 
-def _token(headers: Mapping[str, str], payload: Mapping[str, Any] | None) -> str | None:
+def _credential(name: str, headers: Mapping[str, str], payload: Mapping[str, Any] | None) -> str | None:
     """The header wins where both are given: a proxy may set it."""
-    token = headers.get(API_KEY) or (payload or {}).get(API_KEY)
-    return token if isinstance(token, str) and token else None
+    given = headers.get(name) or (payload or {}).get(name)
+    return given if isinstance(given, str) and given else None
+
+
+def _bearer(headers: Mapping[str, str], payload: Mapping[str, Any] | None) -> str | None:
+    """The token of `Authorization: Bearer`. Other schemes are a proxy's business, and say nothing here."""
+    given = _credential(AUTHORIZATION, headers, payload)
+    if given is None:
+        return None
+    scheme, _, token = given.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None

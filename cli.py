@@ -1,4 +1,4 @@
-"""The command line: run · serve · worker · migrate · create-project · bump-epoch · trim · reseal ·
+"""The command line: run · serve · worker · migrate · create-project · add-member · bump-epoch · trim · reseal ·
 rotate-signing-keys · schema, and what `importer/` and `bundles/` add: import · bundle.
 
 Every command imports what it needs when it runs: `make run` starts several of these processes, and none of them waits
@@ -130,6 +130,18 @@ def create_project(
 
 
 @app.command()
+def add_member(
+    email: Annotated[str, typer.Argument(help="Address of the member.")],
+    project: Annotated[UUID, typer.Option(help="Id of a project of the organization.")],
+    role: Annotated[str, typer.Option(help="VIEWER, EDITOR or ADMIN, in all projects of the organization.")] = "ADMIN",
+) -> None:
+    """Add a member to a project's organization, such as its first, and print their token, which is shown only once."""
+    url = _database_url()
+    asyncio.run(_check_database(url))
+    typer.echo(asyncio.run(_add_member(url, email, project, role)))
+
+
+@app.command()
 def bump_epoch() -> None:
     """After a restore, or a failover that lost a tail of the log: make every cursor given out so far expire."""
     url = _database_url()
@@ -253,6 +265,37 @@ async def _rotate_signing_keys(settings: Settings, *, at_once: bool) -> str:
         return await rotate_signing_keys(database, vault_of(settings), now=now, at_once=at_once)
     finally:
         await database.disconnect()
+
+
+async def _add_member(url: str, email: str, project_id: UUID, role: str) -> str:
+    """The token of somebody who was just added."""
+    from datetime import UTC, datetime
+
+    from db.database import Database
+    from db.projects import read_project
+    from db.records import SYSTEM_PROJECT
+    from engine.audit import OPERATOR, Audit
+    from engine.errors import UserError
+    from engine.identity import Role
+    from engine.members import add_member
+    from launch.data_folder import StartError
+
+    if role not in Role.__members__:
+        raise StartError(f"There is no role {role}: correct --role.")
+    database = Database(url, min_size=1, max_size=1, application_name="sendora-add-member")
+    await database.connect()
+    try:
+        async with database.transaction() as connection:
+            project = None if project_id == SYSTEM_PROJECT else await read_project(connection, project_id=project_id)
+            if project is None:
+                raise StartError(f"There is no project {project_id}: correct --project.")
+            audit = Audit(OPERATOR, datetime.now(UTC))
+            made = await add_member(connection, audit, project=project, email=email, role=Role[role])
+    finally:
+        await database.disconnect()
+    if isinstance(made, UserError):
+        raise StartError(made.message)
+    return made.first.token
 
 
 async def _advance_epochs(url: str) -> int:

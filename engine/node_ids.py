@@ -41,6 +41,8 @@ class NodeKind(StrEnum):
     AUDIENCE = "aud"
     INSIGHT = "ins"
     BOARD = "brd"
+    MEMBER = "mem"
+    MEMBER_TOKEN = "mtk"  # noqa: S105
     AUDIT_ENTRY = "adt"
 
 

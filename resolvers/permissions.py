@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from db.members import KnownMember
 from engine.errors import Forbidden, Unauthenticated
 from engine.identity import Role, Viewer
 from resolvers.context import Context
@@ -38,7 +37,7 @@ def is_own(viewer: Viewer, person: str | None, role: Role = Role.VIEWER) -> bool
     return session is not None and person == session.user_id and role <= Role.VIEWER
 
 
-def require_member(ctx: Context, role: Role) -> tuple[Viewer, KnownMember]:
+def require_member(ctx: Context, role: Role) -> Viewer:
     """The viewer, who is a member of the organization with at least `role`.
 
     Members reach all of the organization's projects, and a key opens one: no key, whatever its role, may reach further
@@ -49,7 +48,7 @@ def require_member(ctx: Context, role: Role) -> tuple[Viewer, KnownMember]:
         raise Forbidden(
             "This is for members of the organization: send Authorization: Bearer mt_…. A key opens one project only."
         )
-    return viewer, viewer.member
+    return viewer
 
 
 def _refusal(viewer: Viewer, role: Role) -> str:

@@ -17,6 +17,7 @@ from schema.roots.deliveries import DeliveriesMutation
 from schema.roots.email import EmailMutation
 from schema.roots.inbound import InboundMutation
 from schema.roots.insights import InsightsMutation
+from schema.roots.members import MembersMutation
 from schema.roots.providers import ProvidersMutation
 from schema.roots.push import PushMutation
 from schema.roots.sms import SmsMutation
@@ -51,6 +52,7 @@ class Mutation(
     AudiencesMutation,
     BundlesMutation,
     InsightsMutation,
+    MembersMutation,
 ):
     @strawberry.mutation(description="Store one event; answered once it is on disk. Needs INGEST.")
     async def track(

@@ -27,7 +27,9 @@ from schema.roots.email import EmailQuery
 from schema.roots.funnels import FunnelsQuery
 from schema.roots.inbound import InboundQuery
 from schema.roots.insights import InsightsQuery
+from schema.roots.members import MembersQuery
 from schema.roots.providers import ProvidersQuery
+from schema.roots.project_settings import ProjectSettingsQuery
 from schema.roots.push import PushQuery
 from schema.roots.trends import TrendsQuery
 from schema.roots.webhooks import WebhooksQuery
@@ -47,6 +49,7 @@ WhereArgument = Annotated[
 class Query(
     DeliveriesQuery,
     PushQuery,
+    ProjectSettingsQuery,
     EmailQuery,
     ProvidersQuery,
     WebhooksQuery,
@@ -59,6 +62,7 @@ class Query(
     FunnelsQuery,
     TrendsQuery,
     InsightsQuery,
+    MembersQuery,
 ):
     @strawberry.field(description="Who asks. Needs INGEST.")
     async def viewer(self, info: Info) -> Viewer:

@@ -31,6 +31,7 @@ from engine.revoking import PROPERTY, Revocation
 
 PROPERTIES: Final = {what.value: named for what, named in PROPERTY.items()}
 """By type of event, which property names the credential."""
+SESSION_ENDED: Final = Revocation.SESSION_ENDED.value
 SESSION_MEMORY = ACCESS_TOKEN_LIFETIME + timedelta(minutes=1)
 """As long as an access token lives, with room for clocks that differ."""
 PAGE_ITEMS = 500
@@ -126,7 +127,7 @@ class Revocations:
         except (msgspec.DecodeError, KeyError):
             _logger.error("revocations.unreadable", extra={"seq": event.seq})
             return
-        if event.event_type == Revocation.SESSION_ENDED:
+        if event.event_type == SESSION_ENDED:
             self._end_session(credential_id, event.received_at)
         elif credential_id not in self._revoked:
             self._revoked.add(credential_id)
@@ -154,7 +155,7 @@ class Revocations:
         while until > 0:
             page = await self._read_page(max(0, until - PAGE_ITEMS), until)
             for event in page.events:
-                if event.event_type == Revocation.SESSION_ENDED:
+                if event.event_type == SESSION_ENDED:
                     self._revoke(event)
             until -= PAGE_ITEMS
             if page.events and page.events[0].received_at < since:

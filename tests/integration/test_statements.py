@@ -17,6 +17,7 @@ from db.delivery_records import AttemptRecord, DeliveryRecord, NewTransition
 from db.inbound_endpoints import InboundEndpointRecord
 from db.insights import InsightRecord
 from db.live_activities import LiveActivityRecord
+from db.members import KnownMember, MemberRecord, MemberTokenRecord
 from db.providers import ProviderRecord
 from db.push_settings import PushSettingsRecord
 from db.push_tokens import PushTokenRecord
@@ -94,6 +95,12 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "inbound_endpoints.lock_inbound_endpoint": InboundEndpointRecord,
     "inbound_endpoints.read_inbound_endpoints": InboundEndpointRecord,
     "inbound_endpoints.update_inbound_endpoint": InboundEndpointRecord,
+    "members.find_member": KnownMember,
+    "members.insert_member": MemberRecord,
+    "members.insert_member_token": MemberTokenRecord,
+    "members.list_member_tokens": MemberTokenRecord,
+    "members.list_members": MemberRecord,
+    "members.revoke_member_token": MemberTokenRecord,
     "projects.insert_project": ProjectRecord,
     "providers.find_provider": ProviderRecord,
     "providers.list_providers": ProviderRecord,
@@ -246,6 +253,9 @@ OTHER_COLUMNS = {
     "send_batches.insert_batch": ["batch_id"],
     "send_batches.set_batch_counts": [],
     "api_keys.revoke_api_key": ["api_key_id"],
+    "members.hold_organization": ["organization_id"],
+    "members.remove_member": [],
+    "members.touch_member_token": [],
     "api_keys.touch_api_keys": [],
     "deliveries.append_transitions": ["epoch", "previous_head"],
     "workflow_run_log.append_run_updates": ["epoch", "previous_head"],
