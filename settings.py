@@ -16,6 +16,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, Validation
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from engine.egress import Egress
+from engine.rate_limits import LIMIT, RESTORE_RATE
 from engine.vault import Vault
 
 MIN_SECRET_CHARACTERS = 32
@@ -94,6 +95,12 @@ class Settings(BaseSettings):
     database_pool_size: Annotated[int, Field(ge=2, le=200)] = 10
     worker_pool_size: Annotated[int, Field(ge=4, le=200)] = 10
     analytics_pool_size: Annotated[int, Field(ge=2, le=200)] = 4
+    cost_limit: Annotated[int, Field(ge=1_000, le=1_000_000_000)] = LIMIT
+    """Points of cost that a key, a session or a member may spend at once."""
+    cost_restore: Annotated[int, Field(ge=1, le=1_000_000_000)] = RESTORE_RATE
+    """Points of them that come back in a second."""
+    max_operation_cost: Annotated[int, Field(ge=1, le=1_000_000_000, validate_default=True)] = 20_000
+    """Points that one operation may cost; at most `cost_limit`."""
     introspection: bool = True
     status_profile: StatusProfile = StatusProfile.AUDITS
     allowed_origins: str = ""
@@ -105,6 +112,13 @@ class Settings(BaseSettings):
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < MIN_SECRET_CHARACTERS:
             raise ValueError(f"it needs at least {MIN_SECRET_CHARACTERS} characters, e.g. from `openssl rand -hex 32`")
+        return value
+
+    @field_validator("max_operation_cost")
+    @classmethod
+    def _can_be_paid(cls, value: int, info: ValidationInfo) -> int:
+        if value > info.data.get("cost_limit", value):
+            raise ValueError("it must not be more than SENDORA_COST_LIMIT, or it could never be paid")
         return value
 
     @field_validator("database_url")

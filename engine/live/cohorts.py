@@ -57,7 +57,7 @@ class _Rendered(NamedTuple):
 class Member:
     """One subscriber: live in its cohort, or catching up at a position of its own. A `Membership` for the transport."""
 
-    __slots__ = ("_release", "catching_up", "cohort", "deliver", "left", "live", "position", "sink")
+    __slots__ = ("_release", "catching_up", "caught_up", "cohort", "deliver", "left", "live", "position", "sink")
 
     def __init__(self, cohort: Cohort, sink: Sink, *, position: int, release: Callable[[Member], None]) -> None:
         self.cohort = cohort
@@ -67,7 +67,14 @@ class Member:
         self.live = False
         self.left = False
         self.catching_up: asyncio.Task[None] | None = None
+        self.caught_up = 0
+        """Items that it has been given outside the live cohort; the cohort counts the others, once for all members."""
         self._release = release
+
+    @property
+    def delivered(self) -> int:
+        """Items so far."""
+        return self.caught_up + self.cohort.sent if self.live else self.caught_up
 
     @property
     def cursor(self) -> str:
@@ -111,6 +118,8 @@ class Cohort:
         self.item_filter = item_filter
         self.filter_key = streams.kind.matching.key(item_filter)
         self.size = 0
+        self.sent = 0
+        """Items that went to all who were live."""
         self.ring: Ring[Item] = Ring(streams.quota, floor=streams.position)
         self._live: dict[Member, None] = {}
         self._snapshot: tuple[Member, ...] | None = ()
@@ -125,6 +134,7 @@ class Cohort:
     def attach(self, member: Member) -> None:
         """Make a member live that has reached the cohort's position (or is already past it)."""
         member.live = True
+        member.caught_up -= self.sent
         self._live[member] = None
         self._snapshot = None
 
@@ -137,6 +147,7 @@ class Cohort:
         if member.live:
             member.position = position
             member.live = False
+            member.caught_up += self.sent
             del self._live[member]
             self._snapshot = None
             if not self._live:
@@ -162,6 +173,10 @@ class Cohort:
         for member in tuple(self._live):
             member.fail(error)
 
+    def forget(self) -> None:
+        """Keep no item any more. What live members wait for is on its way to them."""
+        self.ring.restart(self.streams.position)
+
     def close(self) -> None:
         """The last member has left."""
         self._stop_waiting()
@@ -172,6 +187,7 @@ class Cohort:
         members = self._snapshot
         if members is None:
             members = self._snapshot = tuple(self._live)
+        self.sent += 1
         full = [member for member in members if seq > member.position and not member.deliver(payload, cursor)]
         self.streams.counters.delivered += len(members)
         for member in full:
@@ -316,6 +332,11 @@ class LaneStreams:
         """See `Follower`."""
         self.position = self.feed.last
         self._fail_all(CursorExpired(LOG_REPLACED))
+
+    def forget(self) -> None:
+        """Keep no item any more. Who reads on from before finds them in the log, if they are there."""
+        for cohort in self._cohorts.values():
+            cohort.forget()
 
     def _fail_all(self, error: Exception) -> None:
         for member in tuple(self.members):

@@ -132,6 +132,14 @@ class Streams:
             self, kind, project_id, item_filter=item_filter, audience=audience, after=after, convert=convert
         )
 
+    def forget(self, project_id: UUID) -> None:
+        """Drop what is kept of a project's items and of what was rendered of them: somebody was erased."""
+        for lane in Lane:
+            self.pages.forget(project_id, lane)
+            streams = self._lanes.get((project_id, lane))
+            if streams is not None:
+                streams.forget()
+
     async def stop(self) -> None:
         """End everything that runs."""
         self._stopped = True
@@ -325,6 +333,7 @@ async def _hand_over(member: Member, items: Sequence[Item]) -> bool:
             return False
         accepted = member.deliver(payload, item.cursor)
         member.position = item.seq
+        member.caught_up += 1
         member.cohort.streams.counters.delivered += 1
         if not accepted or member.left:
             return False

@@ -20,7 +20,6 @@ GENEROUS = Limits(
     aliases=10**9,
     repeats=10**9,
     fields=10**9,
-    items=10**9,
     directives=10**9,
     directives_per_node=10**9,
 )
@@ -33,54 +32,6 @@ def refusal(document: str, limits: Limits) -> tuple[str, str] | None:
     except LimitExceededError as error:
         return error.code, error.message
     return None
-
-
-PEOPLE = "people(first: 100) { edges { node { %s } } }"
-
-
-@pytest.mark.parametrize(
-    ("document", "items"),
-    [
-        ("{ a { b { c } } }", 0),
-        ("{ people { edges { cursor } } }", 20),
-        ("{ people(first: null) { edges { cursor } } }", 20),
-        ("{ people(first: 7) { edges { cursor } } }", 7),
-        ("{ people(last: 7) { edges { cursor } } }", 7),
-        ("{ people(first: 0) { edges { cursor } } }", 0),
-        ("{ people(first: -7) { edges { cursor } } }", 0),
-        # a list returns no more than that, whatever is asked for, and may be asked for it
-        ("{ people(first: 101) { edges { cursor } } }", 100),
-        ("{ people(first: %s) { edges { cursor } } }" % ("9" * 5000), 100),
-        ("query ($n: Int) { people(first: $n) { edges { cursor } } }", 100),
-        ('{ people(first: "x") { edges { cursor } } }', 100),
-        # what is not of the list is there once
-        ("{ people(first: 7) { totalCount pageInfo { endCursor } } }", 0),
-        ("{ people(first: 7) { edges { cursor } x: edges { node { id } } } }", 14),
-        # each list within one
-        (PEOPLE % (PEOPLE % "id"), 100 + 100 * 100),
-        (PEOPLE % (PEOPLE % (PEOPLE % "id")), 100 + 100**2 + 100**3),
-        (PEOPLE % "events(first: 2) { edges { node { person { id } } } } other(first: 3) { edges { cursor } }", 600),
-        # whatever the fragments
-        ("{ people(first: 7) { ...C } } fragment C on People { edges { ...E } } fragment E on Edge { cursor }", 7),
-        (
-            "{ people(first: 7) { ... { ...C } } } fragment C on People { edges { node { ...P } } } "
-            "fragment P on Person { events(first: 3) { edges { cursor } } }",
-            7 + 21,
-        ),
-        # things by their ids
-        ('{ things(ids: ["a", "b"]) { id } }', 2),
-        ("query ($ids: [ID!]!) { things(ids: $ids) { people(first: 7) { edges { cursor } } } }", 100 + 700),
-    ],
-)
-def test_the_items_of_lists_are_multiplied(document: str, items: int) -> None:
-    document = document if document.startswith(("{", "query")) else f"{{ {document} }}"
-
-    assert refusal(document, replace(GENEROUS, items=items)) is None
-    if items:
-        code, message = refusal(document, replace(GENEROUS, items=items - 1)) or ("", "")
-        assert code == "COST_EXCEEDED"
-        assert f"at most {items - 1:,} items" in message
-        assert f"and these {items:,}." in message
 
 
 def directives(count: int) -> str:

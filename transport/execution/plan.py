@@ -38,6 +38,8 @@ from graphql.language import NamedTypeNode
 
 from transport.application import InputDecoder
 from transport.errors import RequestError
+from transport.execution.cost import Cost, compile_cost
+from transport.execution.weights import Weights
 
 COERCION_ERRORS = 10
 """Echoed per request."""
@@ -72,6 +74,13 @@ class OperationPlan:
         self._collection_variables = sorted(_collection_variables([operation, *self.fragment_definitions.values()]))
         self._templates: dict[Hashable, Any] = {}
         self._selected_variables = sorted(_selected_variables(operation, self.fragment_definitions.values()))
+        self._cost: Cost | None = None
+
+    def cost(self, weights: Weights) -> Cost:
+        """What the operation costs by the one table of weights that there is."""
+        if self._cost is None:
+            self._cost = compile_cost(self.schema, self.operation, self.fragment_definitions, weights)
+        return self._cost
 
     def coerced(
         self, variables: Mapping[str, Any] | msgspec.Raw | None, decoders: Mapping[str, InputDecoder]
