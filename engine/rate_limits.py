@@ -228,8 +228,8 @@ class RateLimits:
 
     @property
     def is_alone(self) -> bool:
-        """Whether Redis has not answered a moment ago, so that nobody asks."""
-        return self._alone_until > self.now()
+        """Whether nobody asks Redis: it has not answered a moment ago, or this has not begun."""
+        return self._task is None or self._alone_until > self.now()
 
     def start(self) -> None:
         """Begin settling."""
@@ -238,12 +238,12 @@ class RateLimits:
     async def stop(self) -> None:
         """Settle once more, if Redis is there, and end."""
         await end_tasks([self._task])
-        self._task = None
         if self._timer is not None:
             self._timer.cancel()
         self._gather()
         while self._questions and not self.is_alone:
             await self._settle(self._batch())
+        self._task = None
         await self._redis.aclose()
 
     def account(self, holder: Hashable) -> Account:
