@@ -1,8 +1,8 @@
 """Retention: of the people who did one thing in an interval, how many did another in each interval after it.
 
-Guarantees: one statement per question, which reads the events once: a person's events of one interval become one row,
-and what follows costs what there are rows, however many intervals there are. Text is made of constants only; whatever a
-caller supplies is a parameter.
+Guarantees: one statement per question, which reads the events once. Up to `MASK_INTERVALS` a person's events become two
+numbers of one bit for each interval; beyond, those of one interval become a row, and what follows costs what there are
+rows. Text is made of constants only; whatever a caller supplies is a parameter.
 Leaves to others: where intervals begin, and which of them have begun.
 """
 
@@ -22,6 +22,10 @@ from db.filters import Condition
 
 if TYPE_CHECKING:
     import asyncpg
+
+
+MASK_INTERVALS = 62
+"""As many as a bigint has bits for, counted from 1."""
 
 
 class RetentionQuestion(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,32 +64,67 @@ async def read_retention(
 
 def retention_sql(question: RetentionQuestion, parameters: list[Any], *, now: datetime) -> str:
     """The statement. Appends to `parameters`, whose first is the project, what it refers to."""
-    steps = (question.start, question.back)
     edges = bind(list(question.edges), parameters)
-    began, came = (step_sql(step, parameters, now=now) for step in steps)
-    until, periods = bind(question.until, parameters), bind(question.periods, parameters)
-    return f"""
-        WITH visits AS MATERIALIZED (
-            SELECT
-                {PERSON} AS person,
-                width_bucket(e.timestamp, {edges}::timestamptz[]) AS bucket,
-                bool_or({began} AND e.timestamp < {until}::timestamptz) AS began,
-                bool_or({came}) AS came
-            FROM events AS e
+    bucket = f"width_bucket(e.timestamp, {edges}::timestamptz[])"
+    began, came = (step_sql(step, parameters, now=now) for step in (question.start, question.back))
+    began = f"{began} AND e.timestamp < {bind(question.until, parameters)}::timestamptz"
+    events = _events_sql(question, parameters, now=now)
+    periods = f"{bind(question.periods, parameters)}::int"
+    if len(question.edges) > MASK_INTERVALS:
+        return _joined_sql(bucket, began, came, events, periods)
+    return _masked_sql(bucket, began, came, events, periods, f"{bind(len(question.edges), parameters)}::int")
+
+
+def _events_sql(question: RetentionQuestion, parameters: list[Any], *, now: datetime) -> str:
+    """The events that count, of whoever did them."""
+    steps = (question.start, question.back)
+    return f"""FROM events AS e
             {joins_of(steps)}
             WHERE e.project_id = $1
                 AND {types_sql(steps, parameters)}
                 AND COALESCE(e.user_id, e.anonymous_id) IS NOT NULL
                 AND e.timestamp >= {bind(question.edges[0], parameters)}::timestamptz
                 AND e.timestamp < {bind(question.end, parameters)}::timestamptz
-                AND {member_sql(question.members, parameters, now=now)}
+                AND {member_sql(question.members, parameters, now=now)}"""
+
+
+def _masked_sql(bucket: str, began: str, came: str, events: str, periods: str, intervals: str) -> str:
+    """A person is two numbers, of one bit for each interval, and many people are the same two."""
+    return f"""
+        WITH visits AS MATERIALIZED (
+            SELECT
+                {PERSON} AS person,
+                bit_or(CASE WHEN {began} THEN 1::bigint << {bucket} ELSE 0 END) AS began,
+                bit_or(CASE WHEN {came} THEN 1::bigint << {bucket} ELSE 0 END) AS came
+            {events}
+            GROUP BY 1
+        ),
+        alike AS (
+            SELECT began, came, count(*) AS people FROM visits WHERE began <> 0 GROUP BY 1, 2
+        )
+        SELECT start.bucket AS cohort, later.bucket - start.bucket AS later, sum(people)::bigint AS people
+        FROM generate_series(1, {intervals}) AS start (bucket)
+        JOIN alike ON began & (1::bigint << start.bucket) <> 0
+        CROSS JOIN generate_series(
+            start.bucket, least(start.bucket + {periods} - 1, {intervals})
+        ) AS later (bucket)
+        WHERE later.bucket = start.bucket OR came & (1::bigint << later.bucket) <> 0
+        GROUP BY 1, 2"""
+
+
+def _joined_sql(bucket: str, began: str, came: str, events: str, periods: str) -> str:
+    """However many intervals there are: a person's events of one interval are a row."""
+    return f"""
+        WITH visits AS MATERIALIZED (
+            SELECT {PERSON} AS person, {bucket} AS bucket, bool_or({began}) AS began, bool_or({came}) AS came
+            {events}
             GROUP BY 1, 2
         )
         SELECT start.bucket AS cohort, later.bucket - start.bucket AS later, count(*) AS people
         FROM visits AS start
         JOIN visits AS later
             ON later.person = start.person
-            AND later.bucket BETWEEN start.bucket AND start.bucket + {periods}::int - 1
+            AND later.bucket BETWEEN start.bucket AND start.bucket + {periods} - 1
             AND (later.came OR later.bucket = start.bucket)
         WHERE start.began
         GROUP BY 1, 2"""

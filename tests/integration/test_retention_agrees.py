@@ -8,15 +8,17 @@ from datetime import timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from db.retention import MASK_INTERVALS
 from engine.analytics.retention import RetentionCohort, answer_retention, read_retention_input
 from tests.integration.history_support import ZONES, Histories, histories, moments
 from tests.reference.history import Event
 from tests.reference.retention import retention
 
-EXAMPLES = int(os.environ.get("SENDORA_ANALYTICS_EXAMPLES", "50"))
+EXAMPLES = int(os.environ.get("SENDORA_ANALYTICS_EXAMPLES", "30"))
 SPANS = {"HOUR": timedelta(hours=30), "DAY": timedelta(days=9), "WEEK": timedelta(days=40), "MONTH": timedelta(days=90)}
 
 
@@ -38,7 +40,12 @@ def questions(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-async def test_retention_equals_the_reference_whatever_happened(database_url: str) -> None:
+@pytest.mark.parametrize("mask_intervals", [MASK_INTERVALS, 0])
+async def test_retention_equals_the_reference_whatever_happened(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, mask_intervals: int
+) -> None:
+    """Both ways of counting: few intervals, as nearly always, and any number of them."""
+    monkeypatch.setattr("db.retention.MASK_INTERVALS", mask_intervals)
     loop = asyncio.get_running_loop()
     async with Histories(database_url) as stored:
 
