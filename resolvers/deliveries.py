@@ -30,6 +30,7 @@ from engine.dispatch.values import Channel, EmailContent
 from engine.errors import BadUserInput, UserError
 from engine.identity import Role, Viewer
 from engine.node_ids import NodeKind, parse_node_id, write_node_id
+from resolvers.audit import audit_of
 from resolvers.context import Context
 from resolvers.delivery_filters import DeliveryFilterArguments, read_delivery_filter
 from resolvers.nodes import FoundEvent
@@ -49,8 +50,8 @@ _INTERNAL = frozenset({"fromAddress", "templateId", "isSystem", "messageId", "is
 async def list_deliveries(
     ctx: Context, *, arguments: PageArguments, delivery_filter: DeliveryFilterArguments | None
 ) -> Listed[DeliveryRecord]:
-    """A page of the project's deliveries, newest first."""
-    viewer = require(ctx, Role.VIEWER)
+    """A page of the project's deliveries, newest first. A session sees those to its own person."""
+    viewer = require(ctx, Role.VIEWER, person=delivery_filter.user_id if delivery_filter else None)
     return await _list(ctx, viewer, arguments, read_delivery_filter(delivery_filter))
 
 
@@ -58,7 +59,7 @@ async def list_of_person(
     ctx: Context, *, profile: ProfileRecord, arguments: PageArguments, delivery_filter: DeliveryFilterArguments | None
 ) -> Listed[DeliveryRecord]:
     """A page of what was sent to one person. A filter for another person matches nothing."""
-    viewer = require(ctx, Role.VIEWER)
+    viewer = require(ctx, Role.VIEWER, person=profile.user_id)
     wanted = read_delivery_filter(delivery_filter)
     if wanted.user_id not in (None, profile.user_id):
         wanted = _NOTHING
@@ -78,18 +79,20 @@ async def list_of_endpoint(
 
 async def profile_of(ctx: Context, *, record: DeliveryRecord) -> ProfileRecord | None:
     """The person whom a delivery is for."""
-    require(ctx, Role.VIEWER)
+    require(ctx, Role.VIEWER, person=record.user_id)
     if record.user_id is None:
         return None
     return await ctx.loaders.profiles_by_user.load((record.project_id, record.user_id))
 
 
 async def event_of(ctx: Context, *, record: DeliveryRecord) -> FoundEvent | None:
-    """The event that a delivery is about."""
-    viewer = require(ctx, Role.VIEWER)
+    """The event that a delivery is about: it may be about somebody else than the delivery is for."""
+    viewer = require(ctx, Role.VIEWER, person=record.user_id)
     if record.event_seq is None:
         return None
     found = await ctx.loaders.events.load((record.project_id, record.event_seq))
+    if found is not None:
+        require(ctx, Role.VIEWER, person=found.user_id)
     return None if found is None else FoundEvent(viewer.project.organization_id, found)
 
 
@@ -138,10 +141,10 @@ async def cancel_delivery(ctx: Context, *, node_id: str) -> tuple[DeliveryRecord
     services = ctx.services
     found = await cancel(
         services.database,
-        services.clock,
         services.announce,
         project_id=viewer.project_id,
         delivery_id=delivery_id,
+        audit=audit_of(ctx, viewer),
     )
     ctx.forget_reads()
     match found:
@@ -159,7 +162,9 @@ async def replay_delivery(ctx: Context, *, node_id: str) -> tuple[DeliveryRecord
     delivery_id = _delivery_id(node_id)
     if delivery_id is None:
         return None, _NOT_FOUND
-    found = await _replays(ctx).replay_one(project_id=viewer.project_id, delivery_id=delivery_id)
+    found = await _replays(ctx).replay_one(
+        project_id=viewer.project_id, delivery_id=delivery_id, audit=audit_of(ctx, viewer)
+    )
     ctx.forget_reads()
     match found:
         case Replayed(delivery=delivery):
@@ -185,7 +190,9 @@ async def replay_deliveries(
         wanted = msgspec.structs.replace(wanted, statuses=tuple(REPLAYED_BY_DEFAULT))
     async with ctx.reading(viewer.project_id) as connection:
         found = await read_replay_set(connection, project_id=viewer.project_id, delivery_filter=wanted)
-    begun = await _replays(ctx).begin(project_id=viewer.project_id, delivery_filter=wanted, found=found)
+    begun = await _replays(ctx).begin(
+        project_id=viewer.project_id, delivery_filter=wanted, found=found, audit=audit_of(ctx, viewer)
+    )
     ctx.forget_reads()
     if isinstance(begun, TooManyReplays):
         message = f"{MAX_UNFINISHED_REPLAYS} replays are still at work: wait until one of them is done."

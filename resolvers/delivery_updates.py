@@ -12,7 +12,7 @@ from resolvers.permissions import require
 
 async def delivery_of(ctx: Context, *, transition: TransitionRecord) -> DeliveryRecord:
     """The delivery as it is now."""
-    require(ctx, Role.VIEWER)
+    require(ctx, Role.VIEWER, person=transition.user_id)
     found = await ctx.loaders.deliveries.load((transition.project_id, transition.delivery_id))
     if found is None:
         raise NotFound("This delivery no longer exists.")

@@ -34,8 +34,8 @@ class ListedEvents(msgspec.Struct, frozen=True):
 async def list_events(
     ctx: Context, *, arguments: PageArguments, event_filter: EventFilterArguments | None, newest_first: bool = True
 ) -> ListedEvents:
-    """A page of the project's events."""
-    viewer = require(ctx, Role.VIEWER)
+    """A page of the project's events. A session sees those that name its own person."""
+    viewer = require(ctx, Role.VIEWER, person=event_filter.user_id if event_filter else None)
     wanted = read_event_filter(event_filter, roots=EVENT_ROOTS)
     return await _list(ctx, viewer, arguments, wanted, newest_first)
 
@@ -44,7 +44,7 @@ async def list_timeline(
     ctx: Context, *, profile: ProfileRecord, arguments: PageArguments, event_filter: EventFilterArguments | None
 ) -> ListedEvents:
     """A page of one person's events, newest first. A filter for another person matches nothing."""
-    viewer = require(ctx, Role.VIEWER)
+    viewer = require(ctx, Role.VIEWER, person=profile.user_id)
     wanted = read_event_filter(event_filter, roots=EVENT_ROOTS)
     if wanted.user_id not in (None, profile.user_id):
         wanted = msgspec.structs.replace(wanted, keys=())
@@ -54,7 +54,7 @@ async def list_timeline(
 
 async def profile_of(ctx: Context, *, project_id: UUID, user_id: str | None) -> ProfileRecord | None:
     """The person whom an event names."""
-    require(ctx, Role.VIEWER)
+    require(ctx, Role.VIEWER, person=user_id)
     return None if user_id is None else await ctx.loaders.profiles_by_user.load((project_id, user_id))
 
 

@@ -20,7 +20,7 @@ from db.sender_domains import SenderDomainRecord
 from db.templates import TemplateRecord
 from db.webhook_endpoints import WebhookEndpointRecord
 from db.workflow_records import RunRecord, WorkflowRecord
-from engine.errors import BadUserInput
+from engine.errors import BadUserInput, Forbidden
 from engine.identity import Role, Viewer
 from engine.node_ids import NodeId, NodeKind, parse_node_id
 from engine.providers.configuring import ShownProvider
@@ -71,18 +71,46 @@ Found: TypeAlias = (
 
 
 async def find_node(ctx: Context, *, node_id: str) -> Found | None:
-    """The record behind an id. Keys and audit entries need ADMIN: below it they are null, like what is not there."""
-    viewer = require(ctx, Role.VIEWER)
+    """The record behind an id. Keys and audit entries need ADMIN: below it they are null, like what is not there.
+
+    A session is refused whatever is not its own person's, what is not there included.
+    """
+    viewer = require(ctx, Role.INGEST)
+    if viewer.session is None:
+        require(ctx, Role.VIEWER)
     parsed = parse_node_id(node_id)
-    return None if parsed is None else await _find(ctx, viewer, parsed)
+    found = None if parsed is None else await _find(ctx, viewer, parsed)
+    if viewer.session is not None:
+        require(ctx, Role.VIEWER, person=_person_of(found))
+    return found
 
 
-async def find_nodes(ctx: Context, *, node_ids: Sequence[str]) -> list[Found | None]:
-    """In the order of the ids, with None for what is not there."""
-    require(ctx, Role.VIEWER)
+async def find_nodes(ctx: Context, *, node_ids: Sequence[str]) -> list[Found | Forbidden | None]:
+    """In the order of the ids, with None for what is not there, and why where one is not for this session."""
+    viewer = require(ctx, Role.INGEST)
+    if viewer.session is None:
+        require(ctx, Role.VIEWER)
     if len(node_ids) > MAX_NODES:
         raise BadUserInput(f"ids has too many entries: at most {MAX_NODES}.")
-    return list(await asyncio.gather(*(find_node(ctx, node_id=node_id) for node_id in node_ids)))
+    return list(await asyncio.gather(*(_find_or_refuse(ctx, node_id) for node_id in node_ids)))
+
+
+async def _find_or_refuse(ctx: Context, node_id: str) -> Found | Forbidden | None:
+    """One id that is refused does not take the others with it."""
+    try:
+        return await find_node(ctx, node_id=node_id)
+    except Forbidden as refusal:
+        return refusal
+
+
+def _person_of(found: Found | None) -> str | None:
+    """Of whom a record is, among those that a person may read of themselves."""
+    match found:
+        case FoundEvent(record=record):
+            return record.user_id
+        case ProfileRecord() | DeliveryRecord() | PushTokenRecord():
+            return found.user_id
+    return None
 
 
 async def _find(ctx: Context, viewer: Viewer, node_id: NodeId) -> Found | None:
@@ -115,16 +143,16 @@ async def _find(ctx: Context, viewer: Viewer, node_id: NodeId) -> Found | None:
             return await ctx.loaders.insights.load((viewer.project_id, node_id.uuid))
         case NodeKind.BOARD:
             return await ctx.loaders.boards.load((viewer.project_id, node_id.uuid))
-        case NodeKind.WORKFLOW:
+        case NodeKind.WORKFLOW if viewer.session is None:
             return await find_workflow(ctx, workflow_id=node_id.uuid)
         case NodeKind.WORKFLOW_RUN:
             return await ctx.loaders.runs.load((viewer.project_id, node_id.uuid))
         case NodeKind.SENDER_DOMAIN:
             return await ctx.loaders.sender_domains.load((viewer.project_id, node_id.uuid))
-        case NodeKind.PROVIDER:
+        case NodeKind.PROVIDER if viewer.session is None:
             provider = await ctx.loaders.providers.load((viewer.project_id, node_id.uuid))
             return None if provider is None else show_provider(ctx, provider)
-        case NodeKind.INBOUND_ENDPOINT:
+        case NodeKind.INBOUND_ENDPOINT if viewer.session is None:
             endpoint = await ctx.loaders.inbound_endpoints.load((viewer.project_id, node_id.uuid))
             return None if endpoint is None else show_endpoint(ctx, endpoint)
     return None

@@ -24,9 +24,17 @@ _MICROSECOND = timedelta(microseconds=1)
 
 async def find_profile(ctx: Context, *, user_id: str) -> ProfileRecord | None:
     """The person with this user id, if an event ever named it."""
-    viewer = require(ctx, Role.VIEWER)
+    viewer = require(ctx, Role.VIEWER, person=user_id)
     check_text(user_id, "userId")
     return await ctx.loaders.profiles_by_user.load((viewer.project_id, user_id))
+
+
+async def find_own_profile(ctx: Context) -> ProfileRecord | None:
+    """The person whose session asks; None without a session, and before an event names that person."""
+    viewer = require(ctx, Role.INGEST)
+    if viewer.session is None:
+        return None
+    return await ctx.loaders.profiles_by_user.load((viewer.project_id, viewer.session.user_id))
 
 
 async def list_profiles(

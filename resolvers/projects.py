@@ -6,7 +6,8 @@ from typing import TypeVar
 from uuid import UUID
 
 from db.api_keys import list_api_keys as read_api_key_list
-from db.records import ApiKeyRecord, Lane
+from db.projects import list_projects as read_project_list
+from db.records import ApiKeyRecord, Lane, ProjectRecord
 from engine import provisioning
 from engine.cursors import Cursor, CursorKind
 from engine.errors import UserError
@@ -28,6 +29,23 @@ Outcome = tuple[R | None, tuple[UserError, ...]]
 def read_viewer(ctx: Context) -> Viewer:
     """Who asks."""
     return require(ctx, Role.INGEST)
+
+
+def read_own_key(ctx: Context) -> ApiKeyRecord | None:
+    """The key that asks; None where a member or a session does, also if a key comes along."""
+    viewer = require(ctx, Role.INGEST)
+    if viewer.session is not None or viewer.member is not None:
+        return None
+    return require(ctx, Role.VIEWER).api_key
+
+
+async def list_projects(ctx: Context) -> list[ProjectRecord]:
+    """What the viewer reaches of its organization, oldest first: all for a member, one for everybody else."""
+    viewer = require(ctx, Role.INGEST)
+    if viewer.member is None:
+        return [viewer.project]
+    async with ctx.services.database.connection() as connection:
+        return await read_project_list(connection, organization_id=viewer.project.organization_id)
 
 
 async def read_head_first(ctx: Context) -> None:

@@ -8,6 +8,7 @@ from uuid import UUID
 import msgspec
 from uuid_utils.compat import uuid7
 
+from db.delivery_records import DeliveryRecord
 from db.push_tokens import PushTokenFilter, PushTokenRecord
 from db.push_tokens import list_push_tokens as read_push_token_list
 from db.push_tokens import unregister_push_token as end_push_token
@@ -79,8 +80,8 @@ async def unregister_push_token(ctx: Context, *, token: str) -> RegisteredToken:
 async def list_push_tokens(
     ctx: Context, *, arguments: PageArguments, token_filter: PushTokenFilter | None
 ) -> Page[PushTokenRecord]:
-    """A page of the project's devices, newest first."""
-    viewer = require(ctx, Role.VIEWER)
+    """A page of the project's devices, newest first. A session sees those of its own person."""
+    viewer = require(ctx, Role.VIEWER, person=token_filter.user_id if token_filter else None)
     codec, project_id = ctx.services.cursors, viewer.project_id
     window = read_window(arguments, codec, project_id=project_id, kind=CursorKind.PUSH_TOKENS)
     wanted = token_filter or PushTokenFilter()
@@ -101,14 +102,19 @@ async def list_push_tokens(
 
 async def tokens_of(ctx: Context, *, project_id: UUID, user_id: str) -> tuple[PushTokenRecord, ...]:
     """The newest devices of a person."""
-    require(ctx, Role.VIEWER)
+    require(ctx, Role.VIEWER, person=user_id)
     return await ctx.loaders.push_tokens_by_user.load((project_id, user_id))
 
 
-async def push_token_of(ctx: Context, *, project_id: UUID, push_token_id: UUID | None) -> PushTokenRecord | None:
-    """The device that something was sent to."""
-    require(ctx, Role.VIEWER)
-    return None if push_token_id is None else await ctx.loaders.push_tokens.load((project_id, push_token_id))
+async def push_token_of(ctx: Context, *, record: DeliveryRecord) -> PushTokenRecord | None:
+    """The device that something was sent to: it may be somebody else's by now."""
+    require(ctx, Role.VIEWER, person=record.user_id)
+    if record.push_token_id is None:
+        return None
+    found = await ctx.loaders.push_tokens.load((record.project_id, record.push_token_id))
+    if found is not None:
+        require(ctx, Role.VIEWER, person=found.user_id)
+    return found
 
 
 _ABOUT_THE_DEVICE = frozenset(

@@ -11,7 +11,7 @@ from db.delivery_records import TransitionRecord
 from db.records import EventRecord
 from db.workflow_records import RunUpdateRecord
 from engine.errors import NotFound
-from engine.identity import Role
+from engine.identity import Role, Viewer
 from engine.lanes import AUDIENCES, DELIVERIES, EVENTS, RUNS, LaneKind
 from engine.live.items import StreamItem
 from engine.live.streams import StreamSource
@@ -37,10 +37,10 @@ async def follow_events(
 
     `converter`, given the organization, gives what makes an item's value.
     """
-    viewer = require(ctx, Role.VIEWER)
+    viewer = require(ctx, Role.VIEWER, person=event_filter.user_id if event_filter else None)
     wanted = read_event_filter(event_filter, roots=STREAM_ROOTS)
     convert = converter(viewer.project.organization_id)
-    return _follow(ctx, EVENTS, item_filter=wanted, after=after, convert=convert)
+    return _follow(ctx, viewer, EVENTS, item_filter=wanted, after=after, convert=convert)
 
 
 async def follow_deliveries(
@@ -51,9 +51,9 @@ async def follow_deliveries(
     convert: Callable[[StreamItem[TransitionRecord]], object],
 ) -> StreamSource:
     """What happens to the project's deliveries that match, from just after a position, or from now."""
-    require(ctx, Role.VIEWER)
+    viewer = require(ctx, Role.VIEWER, person=delivery_filter.user_id if delivery_filter else None)
     wanted = read_delivery_filter(delivery_filter)
-    return _follow(ctx, DELIVERIES, item_filter=wanted, after=after, convert=convert)
+    return _follow(ctx, viewer, DELIVERIES, item_filter=wanted, after=after, convert=convert)
 
 
 async def follow_runs(
@@ -64,9 +64,9 @@ async def follow_runs(
     convert: Callable[[StreamItem[RunUpdateRecord]], object],
 ) -> StreamSource:
     """What happens to the project's runs that match, from just after a position, or from now."""
-    require(ctx, Role.VIEWER)
+    viewer = require(ctx, Role.VIEWER)
     wanted = read_run_filter(run_filter)
-    return _follow(ctx, RUNS, item_filter=wanted, after=after, convert=convert)
+    return _follow(ctx, viewer, RUNS, item_filter=wanted, after=after, convert=convert)
 
 
 async def follow_audience(
@@ -77,28 +77,31 @@ async def follow_audience(
     convert: Callable[[StreamItem[AudienceChangeRecord]], object],
 ) -> StreamSource:
     """Who comes to belong to an audience and who ceases to, from just after a position, or from now."""
-    require(ctx, Role.VIEWER)
+    viewer = require(ctx, Role.VIEWER)
     found = await audience_of(ctx, audience_id=audience_id_of(audience_id))
     if found is None:
         raise NotFound("This project has no such audience.")
-    return _follow(ctx, AUDIENCES, item_filter=AudienceFilter(found.audience_id), after=after, convert=convert)
+    return _follow(ctx, viewer, AUDIENCES, item_filter=AudienceFilter(found.audience_id), after=after, convert=convert)
 
 
 def _follow(
     ctx: Context,
+    viewer: Viewer,
     kind: LaneKind[R, F],
     *,
     item_filter: F,
     after: str | None,
     convert: Callable[[StreamItem[R]], object],
 ) -> StreamSource:
-    """Two viewers of one audience see the same in every item: the project's, with the same role."""
-    viewer = require(ctx, Role.VIEWER)
+    """Two viewers of one audience see the same in every item: the project's, with the same role and, as sessions, of
+    the same person; members reach further than keys."""
+    person = None if viewer.session is None else viewer.session.user_id
+    organization_wide = viewer.member is not None
     return ctx.services.streams.follow(
         kind,
         viewer.project_id,
         item_filter=item_filter,
-        audience=(viewer.project_id, viewer.role),
+        audience=(viewer.project_id, viewer.role, person, organization_wide),
         after=after,
         convert=convert,
     )

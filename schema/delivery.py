@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from schema.workflow_run import WorkflowRun
 
 
-@strawberry.type(description="Why an attempt failed. Needs VIEWER.")
+@strawberry.type(description="Why an attempt failed. Needs VIEWER, or the person's own session.")
 class DeliveryError:
     code: str = strawberry.field(
         description="The provider's own word where it has one: BadDeviceToken, Unregistered, MismatchSenderId, 550."
@@ -71,7 +71,7 @@ class DeliveryAttempt:
         )
 
 
-@strawberry.type(description="One message to one recipient, as it is now. Needs VIEWER.")
+@strawberry.type(description="One message to one recipient, as it is now. Needs VIEWER, or the person's own session.")
 class Delivery(Node):
     batch_id: strawberry.ID | None = strawberry.field(
         description="Of the send or replay that made it: a filter for deliveries and deliveryUpdates."
@@ -104,26 +104,24 @@ class Delivery(Node):
     @strawberry.field(
         description=(
             "What was sent, after templates, variant and locale were resolved; before that, what was asked for. "
-            "Signing secrets and header values are left out. Needs VIEWER."
+            "Signing secrets and header values are left out. Needs VIEWER, or the person's own session."
         )
     )
     def payload(self) -> JSON:
         return JSON(resolve.shown_payload(self.record))
 
-    @strawberry.field(description="The person it is for, as known now. Needs VIEWER.")
+    @strawberry.field(description="The person it is for, as known now. Needs VIEWER, or the person's own session.")
     async def profile(self, info: Info) -> Annotated[Profile, strawberry.lazy("schema.profile")] | None:
         return profiles.Profile.of_optional(await resolve.profile_of(info.context, record=self.record))
 
-    @strawberry.field(description="The device it goes to; null without one. Needs VIEWER.")
+    @strawberry.field(description="The device it goes to; null without one. Needs VIEWER, or the person's own session.")
     async def push_token(self, info: Info) -> PushToken | None:
-        found = await push_token_of(
-            info.context, project_id=self.record.project_id, push_token_id=self.record.push_token_id
-        )
-        return PushToken.of_optional(found)
+        return PushToken.of_optional(await push_token_of(info.context, record=self.record))
 
     @strawberry.field(
         description=(
-            "The event it is about, or that caused it; null without one and once it is past retention. Needs VIEWER."
+            "The event it is about, or that caused it; null without one and once it is past retention. Needs VIEWER, "
+            "or the person's own session."
         )
     )
     async def event(self, info: Info) -> Annotated[Event, strawberry.lazy("schema.event")] | None:

@@ -11,13 +11,13 @@ from schema.paging import CountedConnection, PageInfo, edges_of
 from schema.scalars import Cursor
 
 
-@strawberry.type(description="A delivery and its position in a list. Needs VIEWER.")
+@strawberry.type(description="A delivery and its position in a list. Needs VIEWER, or the person's own session.")
 class DeliveryEdge:
     cursor: Cursor = strawberry.field(description="Position in lists of deliveries.")
     node: Delivery = strawberry.field(description="The delivery, as it is now.")
 
 
-@strawberry.type(description="A page of deliveries, newest first. Needs VIEWER.")
+@strawberry.type(description="A page of deliveries, newest first. Needs VIEWER, or the person's own session.")
 class DeliveryConnection(CountedConnection[DeliveryEdge]):
     edges: list[DeliveryEdge] = strawberry.field(description="Up to 100 deliveries.")
 

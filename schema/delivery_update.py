@@ -18,7 +18,7 @@ from schema.scalars import Cursor
 @strawberry.type(
     description=(
         "One transition of one delivery. from, to, at and attempt are as of then; delivery is its state now. "
-        "Needs VIEWER."
+        "Needs VIEWER, or the person's own session."
     )
 )
 class DeliveryUpdate:
@@ -48,7 +48,9 @@ class DeliveryUpdate:
         )
 
 
-@strawberry.type(description="A transition and its position in the deliveries lane. Needs VIEWER.")
+@strawberry.type(
+    description=("A transition and its position in the deliveries lane. Needs VIEWER, or the person's own session.")
+)
 class DeliveryUpdateEdge:
     cursor: Cursor = strawberry.field(description="Position of this transition: valid as `after` of deliveryUpdates.")
     node: DeliveryUpdate = strawberry.field(description="The transition.")

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 @strawberry.type(
     description=(
-        "One thing that happened, as the log keeps it: it never changes. Needs VIEWER; INGEST sees what it wrote."
+        "One thing that happened, as the log keeps it: it never changes. Needs VIEWER, or the person's own session; "
+        "INGEST sees what it wrote."
     )
 )
 class Event(Node):
@@ -50,7 +51,11 @@ class Event(Node):
     project_uuid: strawberry.Private[UUID]
     person: strawberry.Private[str | None]
 
-    @strawberry.field(description="The person it happened to, as known now. Null without userId. Needs VIEWER.")
+    @strawberry.field(
+        description=(
+            "The person it happened to, as known now. Null without userId. Needs VIEWER, or the person's own session."
+        )
+    )
     async def profile(self, info: Info) -> Annotated[Profile, strawberry.lazy("schema.profile")] | None:
         found = await resolve.profile_of(info.context, project_id=self.project_uuid, user_id=self.person)
         return profiles.Profile.of_optional(found)

@@ -31,7 +31,7 @@ described_enum(
 )
 
 
-@strawberry.type(description="An event and its position in the log. Needs VIEWER.")
+@strawberry.type(description="An event and its position in the log. Needs VIEWER, or the person's own session.")
 class EventEdge:
     cursor: Cursor = strawberry.field(
         description="Position of this event: valid as `after` of its list and of eventStream."
@@ -39,7 +39,7 @@ class EventEdge:
     node: Event = strawberry.field(description="The event.")
 
 
-@strawberry.type(description="A page of events. Needs VIEWER.")
+@strawberry.type(description="A page of events. Needs VIEWER, or the person's own session.")
 class EventConnection(CountedConnection[EventEdge]):
     edges: list[EventEdge] = strawberry.field(description="Up to 100 events, in the list's order.")
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from schema.workflow_run_list import WorkflowRunConnection
 
 
-@strawberry.type(description="A person: whoever an event named by userId. Needs VIEWER.")
+@strawberry.type(description="A person: whoever an event named by userId. Needs VIEWER, or the person's own session.")
 class Profile(Node):
     user_id: str = strawberry.field(description="The host app's id of this person. Up to 256 characters.")
     anonymous: bool = strawberry.field(description="Whether the person has not signed up yet.")
@@ -45,7 +45,10 @@ class Profile(Node):
     record: strawberry.Private[ProfileRecord]
 
     @strawberry.field(
-        description="Everything that happened to this person, from every module. Newest first; needs VIEWER."
+        description=(
+            "Everything that happened to this person, from every module. Newest first; Needs VIEWER, or the person's "
+            "own session."
+        )
     )
     async def timeline(
         self,
@@ -62,7 +65,11 @@ class Profile(Node):
         )
         return event_lists.EventConnection.of(listed)
 
-    @strawberry.field(description="What was sent, or is to be sent, to this person. Newest first; needs VIEWER.")
+    @strawberry.field(
+        description=(
+            "What was sent, or is to be sent, to this person. Newest first; Needs VIEWER, or the person's own session."
+        )
+    )
     async def deliveries(
         self,
         info: Info,
@@ -79,7 +86,7 @@ class Profile(Node):
         return delivery_lists.DeliveryConnection.of(listed)
 
     @strawberry.field(
-        description="The workflows that this person is, or was, taken through. Newest first; needs VIEWER."
+        description="The workflows that this person is, or was, taken through. Newest first. Needs VIEWER."
     )
     async def workflow_runs(
         self, info: Info, first: First = 20, after: After = None

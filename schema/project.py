@@ -15,6 +15,7 @@ from engine.identity import Viewer as ViewerRecord
 from engine.node_ids import NodeKind, write_node_id
 from engine.provisioning import NewApiKey, NewProject
 from resolvers import projects as resolve
+from resolvers.profiles import find_own_profile
 from schema.descriptions import described_enum
 from schema.errors import MutationPayload, user_errors
 from schema.info import Info
@@ -52,7 +53,7 @@ described_enum(
 )
 
 
-@strawberry.type(description="A key to one project. Needs ADMIN; the key that asks needs VIEWER to see itself.")
+@strawberry.type(description="A key to one project. Needs VIEWER.")
 class ApiKey(Node):
     name: str = strawberry.field(description="For people, 1 to 100 characters.")
     kind: ApiKeyKind = strawberry.field(description="Where the key may live.")
@@ -82,7 +83,7 @@ class ApiKey(Node):
 
 @strawberry.type(description="What one log, its people and its keys belong to. Needs VIEWER; INGEST sees the ids.")
 class Project(Node):
-    uuid: strawberry.ID = strawberry.field(description="As in the envelope and webhooks.")
+    uuid: strawberry.ID = strawberry.field(description="As in the envelope and webhooks. Needs INGEST.")
     name: str = strawberry.field(description="For people, 1 to 100 characters.")
     created_at: datetime = strawberry.field(description="When it was made.")
     project_id: strawberry.Private[UUID]
@@ -111,10 +112,17 @@ class Project(Node):
 
 @strawberry.type(description="Whose projects these are. Needs VIEWER; INGEST sees the ids.")
 class Organization(Node):
-    uuid: strawberry.ID = strawberry.field(description="As in the envelope and webhooks.")
+    uuid: strawberry.ID = strawberry.field(description="As in the envelope and webhooks. Needs INGEST.")
     name: str = strawberry.field(description="For people.")
-    region: Region = strawberry.field(description="Where its data is kept.")
-    projects: list[Project] = strawberry.field(description="With an API key, that key's project only.")
+    region: Region = strawberry.field(description="Where its data is kept. Needs INGEST.")
+    withheld: strawberry.Private[bool]
+
+    @strawberry.field(
+        description="All of them for a member; with an API key or a session that one's project only. Needs INGEST."
+    )
+    async def projects(self, info: Info) -> list[Project]:
+        found = await resolve.list_projects(info.context)
+        return [Project.of(record, withheld=self.withheld) for record in found]
 
     @staticmethod
     def of(record: ProjectRecord, *, withheld: bool = False) -> Organization:
@@ -124,32 +132,41 @@ class Organization(Node):
             uuid=strawberry.ID(str(record.organization_id)),
             name=WITHHELD if withheld else record.organization_name,
             region=Region(record.region),
-            projects=[Project.of(record, withheld=withheld)],
+            withheld=withheld,
         )
 
 
 @strawberry.type(description="Who asks. Needs INGEST.")
 class Viewer:
-    organization: Organization = strawberry.field(description="The caller's organization.")
-    project: Project = strawberry.field(description="The project that the credentials open.")
     role: Role = strawberry.field(description="What the caller may do on this connection.")
-    api_key: ApiKey | None = strawberry.field(description="The key that asks. Needs VIEWER.")
-    profile: Profile | None = strawberry.field(
-        description="The signed-in end user, with a user's session; null with an API key."
+    record: strawberry.Private[ViewerRecord]
+
+    @strawberry.field(description="The caller's organization.")
+    def organization(self) -> Organization:
+        return Organization.of(self.record.project, withheld=self.role < Role.VIEWER)
+
+    @strawberry.field(description="The project that the credentials open, or that a member has chosen.")
+    def project(self) -> Project:
+        return Project.of(self.record.project, withheld=self.role < Role.VIEWER)
+
+    @strawberry.field(description="The key that asks; null for a member and for a user's session. Needs VIEWER.")
+    def api_key(self, info: Info) -> ApiKey | None:
+        found = resolve.read_own_key(info.context)
+        return None if found is None else ApiKey.of(found)
+
+    @strawberry.field(
+        description="The signed-in end user, with a user's session, once an event has named them; null without one."
     )
-    scopes: list[str] = strawberry.field(description="What the role allows, e.g. events:write.")
+    async def profile(self, info: Info) -> Profile | None:
+        return Profile.of_optional(await find_own_profile(info.context))
+
+    @strawberry.field(description="What the role allows, e.g. events:write.")
+    def scopes(self) -> list[str]:
+        return list(scopes_of(self.role))
 
     @staticmethod
     def of(viewer: ViewerRecord) -> Viewer:
-        withheld = viewer.role < Role.VIEWER
-        return Viewer(
-            organization=Organization.of(viewer.project, withheld=withheld),
-            project=Project.of(viewer.project, withheld=withheld),
-            role=viewer.role,
-            api_key=WITHHELD if withheld else None if viewer.api_key is None else ApiKey.of(viewer.api_key),
-            profile=None,
-            scopes=list(scopes_of(viewer.role)),
-        )
+        return Viewer(role=viewer.role, record=viewer)
 
 
 @strawberry.type(description="Outcome of createApiKey and revokeApiKey.")

@@ -35,11 +35,17 @@ described_enum(
     SANDBOX="Builds that Xcode installs.",
 )
 
-NEWEST_TOKENS = f"The newest {MAX_TOKENS_OF_USER} devices, inactive ones included, newest first. Needs VIEWER."
+NEWEST_TOKENS = (
+    f"The newest {MAX_TOKENS_OF_USER} devices, inactive ones included, newest first. Needs VIEWER, or the person's "
+    "own session."
+)
 
 
 @strawberry.type(
-    description="A device that gets pushes. Needs VIEWER; INGEST sees the id, and what it has just said itself."
+    description=(
+        "A device that gets pushes. Needs VIEWER, or the person's own session; INGEST sees the id, and what it has "
+        "just said itself."
+    )
 )
 class PushToken(Node):
     platform: Platform = strawberry.field(description="What the device runs.")
@@ -82,13 +88,18 @@ class PushToken(Node):
         return None if record is None else PushToken.of(record)
 
 
-@strawberry.type(description="A device and its position in a list. Needs VIEWER.")
+@strawberry.type(description="A device and its position in a list. Needs VIEWER, or the person's own session.")
 class PushTokenEdge:
     cursor: Cursor = strawberry.field(description="Position in lists of push tokens.")
     node: PushToken = strawberry.field(description="The device.")
 
 
-@strawberry.type(description="A page of devices, those first that were registered first most recently. Needs VIEWER.")
+@strawberry.type(
+    description=(
+        "A page of devices, those first that were registered first most recently. Needs VIEWER, or the person's own "
+        "session."
+    )
+)
 class PushTokenConnection:
     edges: list[PushTokenEdge] = strawberry.field(description="Up to 100 devices.")
     page_info: PageInfo = strawberry.field(description="Where this page stands in the list.")

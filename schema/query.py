@@ -6,6 +6,7 @@ from typing import Annotated
 
 import strawberry
 
+from engine.errors import Forbidden
 from resolvers import events, nodes, profiles, projects
 from resolvers.paging import PageArguments
 from schema.any_node import as_node
@@ -28,6 +29,7 @@ from schema.roots.funnels import FunnelsQuery
 from schema.roots.inbound import InboundQuery
 from schema.roots.insights import InsightsQuery
 from schema.roots.members import MembersQuery
+from schema.roots.project_settings import ProjectSettingsQuery
 from schema.roots.providers import ProvidersQuery
 from schema.roots.project_settings import ProjectSettingsQuery
 from schema.roots.push import PushQuery
@@ -71,7 +73,8 @@ class Query(
 
     @strawberry.field(
         description=(
-            "Anything by its id; null when this project has no such thing. Needs VIEWER; keys and audit entries need "
+            "Anything by its id; null when this project has no such thing. Needs VIEWER, or the person's own "
+            "session; keys and audit entries need "
             "ADMIN."
         )
     )
@@ -84,15 +87,19 @@ class Query(
         return as_node(await nodes.find_node(ctx, node_id=id))
 
     @strawberry.field(
-        description="Several things by their ids, in that order; null for what is not there. Needs VIEWER."
+        description=(
+            "Several things by their ids, in that order; null for what is not there. Needs VIEWER, or the person's "
+            "own session."
+        )
     )
     async def nodes(
         self, info: Info, ids: Annotated[list[strawberry.ID], strawberry.argument(description="At most 100.")]
     ) -> list[Node | None]:
         ctx = await reading(info)
-        return [as_node(found) for found in await nodes.find_nodes(ctx, node_ids=ids)]
+        found = await nodes.find_nodes(ctx, node_ids=ids)
+        return [each if isinstance(each, Forbidden) else as_node(each) for each in found]  # type: ignore[misc]
 
-    @strawberry.field(description="The log. Needs VIEWER.")
+    @strawberry.field(description="The log. Needs VIEWER, or the person's own session.")
     async def events(
         self,
         info: Info,
@@ -127,7 +134,11 @@ class Query(
         page = await events.list_event_types(ctx, arguments=PageArguments(first, after), module=module, search=search)
         return EventTypeInfoConnection.of(page)
 
-    @strawberry.field(description="One person; null when no event ever named this user id. Needs VIEWER.")
+    @strawberry.field(
+        description=(
+            "One person; null when no event ever named this user id. Needs VIEWER, or the person's own session."
+        )
+    )
     async def profile(
         self, info: Info, user_id: Annotated[str, strawberry.argument(description="The host app's id.")]
     ) -> Profile | None:

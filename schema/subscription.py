@@ -27,7 +27,7 @@ from schema.scalars import Cursor
     )
 )
 class Subscription(DeliveriesSubscription, WorkflowRunsSubscription, AudiencesSubscription, FunnelsSubscription):
-    @strawberry.subscription(description="Events as they are stored. Needs VIEWER.")
+    @strawberry.subscription(description="Events as they are stored. Needs VIEWER, or the person's own session.")
     async def event_stream(
         self,
         info: Info,

@@ -27,7 +27,9 @@ DeliveryId = Annotated[strawberry.ID, strawberry.argument(description="Node id o
 
 @strawberry.type
 class DeliveriesQuery:
-    @strawberry.field(description="What was sent, or is to be sent, newest first. Needs VIEWER.")
+    @strawberry.field(
+        description=("What was sent, or is to be sent, newest first. Needs VIEWER, or the person's own session.")
+    )
     async def deliveries(
         self,
         info: Info,
@@ -115,7 +117,8 @@ class DeliveriesMutation:
 class DeliveriesSubscription:
     @strawberry.subscription(
         description=(
-            "What happens to deliveries, each step as it is stored, with the delivery as it is now. Needs VIEWER."
+            "What happens to deliveries, each step as it is stored, with the delivery as it is now. Needs VIEWER, or "
+            "the person's own session."
         )
     )
     async def delivery_updates(

@@ -27,7 +27,7 @@ from schema.track import TrackPayload
 
 @strawberry.type
 class PushQuery:
-    @strawberry.field(description="Devices that get pushes, newest first. Needs VIEWER.")
+    @strawberry.field(description="Devices that get pushes, newest first. Needs VIEWER, or the person's own session.")
     async def push_tokens(
         self,
         info: Info,
