@@ -40,6 +40,7 @@ from engine.live.hub import Hub
 from engine.live.revocations import Revocations
 from engine.live.streams import Streams
 from engine.log import EventLog
+from engine.project_settings import ProjectSettingsCache
 from engine.reading import POOL_SIZE, Readers
 from engine.workflows.bundle_schema import SCHEMA_PATH, bundle_schema
 from inbound import routes as inbound_routes
@@ -202,6 +203,7 @@ class Process:
             wake=self.broadcast.wake,
             public_url=public_url_of(settings),
             spf_mechanism=spf_mechanism_of(settings),
+            project_settings=ProjectSettingsCache(self.database),
             look_up_txt=txt_look_up(dns_server_of(settings)),
             access_tokens=self.access_tokens,
         )

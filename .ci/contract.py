@@ -18,6 +18,7 @@ SDL = Path(__file__).parent.parent / "schema" / "schema.graphql"
 
 DELIVERED = frozenset(
     """
+    Query.projectSettings Mutation.updateProjectSettings
     Query.viewer Query.node Query.nodes Query.events Query.eventTypes Query.profile Query.profiles
     Mutation.track Mutation.trackBatch Mutation.identify
     Mutation.createProject Mutation.createApiKey Mutation.revokeApiKey
@@ -51,9 +52,8 @@ OWED = {
         ConsentChangeConnection ConsentChangeEdge ConsentLogFilter ConsentPurpose ConsentState EraseProfileInput
         EraseProfilePayload ErasureReceipt IdentitySecretPayload Mutation.eraseProfile Mutation.refreshSession
         Mutation.rotateIdentitySecret Mutation.setConsent Mutation.signIn Mutation.signInAnonymously
-        Mutation.signOut Mutation.signUp Mutation.updateProjectSettings Profile.consentHistory Profile.consents
-        ProjectSettings ProjectSettingsInput ProjectSettingsPayload Query.consentLog
-        Query.projectSettings RateLimit SetConsentInput SetConsentPayload SignInAnonymouslyInput SignInInput
+        Mutation.signOut Mutation.signUp Profile.consentHistory Profile.consents
+        Query.consentLog RateLimit SetConsentInput SetConsentPayload SignInAnonymouslyInput SignInInput
         SignUpInput Viewer.rateLimit
     """,
 }

@@ -265,12 +265,19 @@ class ConditionWriter:
         return f"COALESCE({day} = to_char({today}, 'MM-DD') OR ({leap_day} AND {no_leap_day}), false)"
 
     def _today_of(self, path: Path) -> tuple[str, str]:
-        """Instant and time zone, as SQL, that decide which day it is: a person's zone is their trait `timezone`."""
+        """Instant and time zone, as SQL, that decide which day it is: a person's zone is their trait `timezone`, or
+        else the project's."""
         if path.root == "event":
             return f"{self._alias}.received_at", "'UTC'"
         named = f"({self._column(Path('profile', 'traits'))} ->> 'timezone')"
         known = f"EXISTS (SELECT FROM time_zones AS zone WHERE zone.name = {named})"
-        return f"{self._bind(self._now)}::timestamptz", f"(CASE WHEN {known} THEN {named} ELSE 'UTC' END)"
+        default = (
+            "SELECT s.default_timezone FROM project_settings AS s"
+            " JOIN time_zones AS zone ON zone.name = s.default_timezone"
+            f" WHERE s.project_id = {self._project}"
+        )
+        otherwise = f"COALESCE(({default}), 'UTC')"
+        return f"{self._bind(self._now)}::timestamptz", f"(CASE WHEN {known} THEN {named} ELSE {otherwise} END)"
 
     def _month_day(self, path: Path, zone: str) -> str:
         column = self._column(path)

@@ -28,6 +28,7 @@ from engine.email.domains import LookUpTxt, txt_look_up
 from engine.identity import Viewer
 from engine.live.streams import Streams
 from engine.log import EventLog
+from engine.project_settings import ProjectSettingsCache
 from engine.reading import Readers
 from engine.vault import Vault
 from engine.work import Work
@@ -63,6 +64,7 @@ class Services:
     public_url: str
     spf_mechanism: str
     access_tokens: AccessTokens
+    project_settings: ProjectSettingsCache
     look_up_txt: LookUpTxt = field(default_factory=txt_look_up)
 
 

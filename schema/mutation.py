@@ -19,6 +19,7 @@ from schema.roots.inbound import InboundMutation
 from schema.roots.insights import InsightsMutation
 from schema.roots.members import MembersMutation
 from schema.roots.providers import ProvidersMutation
+from schema.roots.project_settings import ProjectSettingsMutation
 from schema.roots.push import PushMutation
 from schema.roots.sms import SmsMutation
 from schema.roots.webhooks import WebhooksMutation
@@ -41,6 +42,7 @@ NameArgument = Annotated[str, strawberry.argument(description="For people, 1 to 
 class Mutation(
     DeliveriesMutation,
     PushMutation,
+    ProjectSettingsMutation,
     EmailMutation,
     SmsMutation,
     ProvidersMutation,

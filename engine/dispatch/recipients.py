@@ -16,15 +16,15 @@ import msgspec
 
 from db.consents import read_consents
 from db.profiles import read_profiles_by_user, share_profiles
-from db.projects import read_project
 from db.suppressions import read_suppressions
 from engine.channels.base import Suppress
-from engine.consent import ConsentPurpose, ConsentState, allows, allows_unknown
+from engine.consent import ConsentPurpose, ConsentState, allows
 from engine.contacts import Malformed, parse_email, parse_phone
 from engine.dispatch.sending import MAX_RECIPIENTS
 from engine.dispatch.values import Channel, SuppressedReason
 from engine.errors import UserError
 from engine.events import MAX_ID_CHARACTERS
+from engine.project_settings import read_settings
 
 if TYPE_CHECKING:
     import asyncpg
@@ -148,15 +148,18 @@ async def lock_standings(
     user_ids: Iterable[str | None],
     addresses: Iterable[str | None],
 ) -> Standings:
-    """Lock and read. `channel` is EMAIL or SMS, of whose consents and suppressions it is."""
+    """Lock and read. `channel` is EMAIL or SMS, of whose consents and suppressions it is.
+
+    Raises `LookupError` for an unknown project.
+    """
     people = sorted({user_id for user_id in user_ids if user_id is not None})
     lowered = sorted({address.lower() for address in addresses if address is not None})
     known = await share_profiles(connection, project_id=project_id, user_ids=people) if people else set()
     said = await read_consents(connection, project_id=project_id, user_ids=people, purposes=[ConsentPurpose(channel)])
     held = await read_suppressions(connection, project_id=project_id, channel=channel, addresses=lowered)
-    project = await read_project(connection, project_id=project_id)
+    settings = await read_settings(connection, project_id=project_id)
     return Standings(
-        project is not None and allows_unknown(project.region),
+        settings.unknown_allowed,
         frozenset(known),
         {each.user_id: ConsentState(each.state) for each in said},
         {each.address: each.reason for each in held},

@@ -38,13 +38,14 @@ DEFAULT_ZONE = "UTC"
 
 
 class PushRules(msgspec.Struct, frozen=True, kw_only=True):
-    """What a project has set. `default_zone` is for devices that did not say theirs."""
+    """What a project has set. `default_zone` and `default_locale` are for devices that did not say theirs."""
 
     quiet_hours: QuietHours | None = None
     defers: bool = True
     cap_per_day: int | None = None
     cap_per_hour: int | None = None
     default_zone: str = DEFAULT_ZONE
+    default_locale: str | None = None
 
 
 class PolicyToken(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,7 +107,7 @@ def decide(case: PolicyCase) -> tuple[Decision, ...]:
     is_capped = None in quiet and _is_capped(case)
     variant = choose_variant(case.content.variants, message_id=case.content.message_id, person=case.person)
     return tuple(
-        held or (HoldBack(SuppressedReason.FREQUENCY_CAP) if is_capped else _send(case.content, token, variant))
+        held or (HoldBack(SuppressedReason.FREQUENCY_CAP) if is_capped else _send(case, token, variant))
         for held, token in zip(quiet, case.tokens, strict=True)
     )
 
@@ -160,11 +161,12 @@ def _is_follow_up(content: PushContent) -> bool:
     return content.live_activity is not None and content.live_activity.action != "START"
 
 
-def _send(content: PushContent, token: PolicyToken, chosen: PushVariant | None) -> Send:
+def _send(case: PolicyCase, token: PolicyToken, chosen: PushVariant | None) -> Send:
+    content, wanted = case.content, token.locale or case.rules.default_locale
     if content.live_activity is not None:
         return Send(None)
     held = next((variant for variant in content.variants if variant.name == token.variant), chosen)
-    locale = choose_locale([each.locale for each in content.localized], token.locale)
+    locale = choose_locale([each.locale for each in content.localized], wanted)
     base = held.push if held is not None else content.push
     over = next((each.push for each in content.localized if each.locale == locale), None)
     if base is None:

@@ -14,11 +14,11 @@ from uuid import UUID
 
 from db.consents import read_consents
 from db.profiles import lock_profiles, share_profiles
-from db.projects import read_project
 from db.push_reservations import Reservation, SendCount, count_sends
 from db.push_settings import PushSettingsRecord, read_push_settings
-from engine.consent import ConsentPurpose, ConsentState, allows_unknown
+from engine.consent import ConsentPurpose, ConsentState
 from engine.dispatch.values import PushContent
+from engine.project_settings import ProjectSettings, read_settings
 from engine.push.policy import Decision, PolicyCase, PolicyToken, PushRules, Send, counts, decide
 from engine.push.quiet_hours import QuietHours
 
@@ -108,9 +108,7 @@ async def lock_standings(
     now: datetime,
 ) -> Standings:
     """Lock and read. `now` is business time. Raises `LookupError` for an unknown project."""
-    project = await read_project(connection, project_id=project_id)
-    if project is None:
-        raise LookupError("unknown project")
+    project = await read_settings(connection, project_id=project_id)
     settings = await read_push_settings(connection, project_id=project_id)
     people = sorted(set(user_ids))
     lock = lock_profiles if settings.has_caps else share_profiles
@@ -122,8 +120,8 @@ async def lock_standings(
             connection, project_id=project_id, user_ids=people, message_ids=list(set(message_ids)), now=now
         )
     return Standings(
-        rules=rules_of(settings),
-        unknown_allowed=allows_unknown(project.region),
+        rules=rules_of(settings, project),
+        unknown_allowed=project.unknown_allowed,
         present=present,
         consents={each.user_id: ConsentState(each.state) for each in said},
         sent=sent,
@@ -131,12 +129,14 @@ async def lock_standings(
     )
 
 
-def rules_of(settings: PushSettingsRecord) -> PushRules:
-    """Settings as the policy takes them: a window needs both its hours."""
+def rules_of(settings: PushSettingsRecord, project: ProjectSettings) -> PushRules:
+    """Settings as the policy takes them: a window needs both its hours. `project` has the defaults of devices."""
     start, end = settings.quiet_hours_start_local, settings.quiet_hours_end_local
     return PushRules(
         quiet_hours=QuietHours(start, end) if start is not None and end is not None else None,
         defers=settings.defer_in_quiet_hours,
         cap_per_day=settings.freq_cap_per_user_per_day,
         cap_per_hour=settings.freq_cap_per_user_per_hour,
+        default_zone=project.default_timezone,
+        default_locale=project.default_locale,
     )

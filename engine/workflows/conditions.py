@@ -3,7 +3,7 @@
 One language (docs/conditions.md) and one evaluator: `engine.conditions` decides about events, so what a path of a
 person or of a run leads to is put to it as if an event's had led there. Guarantees: the same answers as filters
 of events and lists of people give; nothing that was accepted raises, whatever is stored. *Today*, for IS_ANNIVERSARY,
-is the day of the decision in the person's time zone (trait `timezone`, UTC when absent or unknown).
+is the day of the decision in the person's time zone (trait `timezone`, the project's when absent or unknown).
 Leaves to others: membership of audiences, and counts of events, which need the log (`counts_in` says which; their
 answers come in `Subject.counted`).
 """
@@ -43,7 +43,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
     """What conditions are about. `consents` are what the person said by purpose in lower case, `vars` the run's.
 
-    `counted` holds the tests of counts that were looked up, each with its answer.
+    `counted` holds the tests of counts that were looked up, each with its answer; `default_zone` is the project's.
     """
 
     event: EventRecord | None
@@ -52,6 +52,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     consents: Mapping[str, ConsentState] = {}
     vars: Mapping[str, Any] = {}
     counted: tuple[tuple[Condition, bool], ...] = ()
+    default_zone: str = "UTC"
 
 
 def trigger_matches(trigger: Trigger, subject: Subject) -> bool:
@@ -161,7 +162,7 @@ def _test(condition: Condition, subject: Subject) -> bool:
     if is_instant and not _is_instant(condition.op, condition.value):
         return condition.op in (ConditionOperator.NE, ConditionOperator.NOT_IN)
     asked = msgspec.structs.replace(condition, path="event.timestamp" if is_instant else "event.properties")
-    matches = compile_conditions([asked], timezone=_zone(subject.profile))
+    matches = compile_conditions([asked], timezone=_zone(subject))
     return matches(_Reading(_read(path, subject), subject.now))
 
 
@@ -257,8 +258,13 @@ def _is_instant(operator: str | None, value: Any) -> bool:
     return True
 
 
-def _zone(profile: ProfileRecord | None) -> tzinfo:
+def _zone(subject: Subject) -> tzinfo:
+    return _zone_of(subject.profile) or find_zone(subject.default_zone) or UTC
+
+
+def _zone_of(profile: ProfileRecord | None) -> tzinfo | None:
+    """A person's own; None when it is absent or unknown."""
     if profile is None or _ZONE_TRAIT.encode() not in bytes(profile.traits):
-        return UTC
+        return None
     name = msgspec.json.decode(profile.traits).get(_ZONE_TRAIT)
-    return (find_zone(name) if isinstance(name, str) else None) or UTC
+    return find_zone(name) if isinstance(name, str) else None

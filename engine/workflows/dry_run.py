@@ -109,6 +109,7 @@ async def _starts(lookup: Lookup, trigger: Trigger, around: Surroundings, now: d
         profile=around.profile,
         now=now,
         consents={purpose.lower(): state for purpose, state in around.consents.items()},
+        default_zone=around.default_zone,
     )
     if trigger.audience_id is not None:
         members = await lookup.members(trigger.audience_id)

@@ -24,9 +24,10 @@ from db.standings import read_as_stored, read_held, read_said
 from db.templates import read_templates
 from engine.audiences.conditions import conditions_of
 from engine.audiences.membership import find_audience
-from engine.consent import ConsentPurpose, ConsentState, allows_unknown
+from engine.consent import ConsentPurpose, ConsentState
 from engine.dispatch.values import Channel
 from engine.email.accounts import read_mail_account
+from engine.project_settings import read_settings
 from engine.push.policy import PolicyToken
 from engine.push.standing import rules_of
 from engine.sms.work import read_account
@@ -71,13 +72,15 @@ class Lookup:
         said = (
             {} if user_id is None else await read_said(self._connection, project_id=self._project_id, user_id=user_id)
         )
+        settings = await read_settings(self._connection, project_id=self._project_id)
         mail = await read_mail_account(self._connection, self._vault, project_id=self._project_id)
         sms = await read_account(self._connection, self._vault, project_id=self._project_id)
         return Surroundings(
             event=event,
             user_id=user_id,
             profile=profile,
-            unknown_allowed=allows_unknown(self._project.region),
+            unknown_allowed=settings.unknown_allowed,
+            default_zone=settings.default_timezone,
             refuse_url=refuse_url,
             consents={ConsentPurpose(purpose): ConsentState(state) for purpose, state in said.items()},
             mail=MailStanding(has_account=mail is not None, default_from=None if mail is None else mail.default_from),
@@ -149,9 +152,10 @@ class Lookup:
 
     async def _devices(self, user_id: str) -> PushStanding:
         settings = await read_push_settings(self._connection, project_id=self._project_id)
+        project = await read_settings(self._connection, project_id=self._project_id)
         found = await read_tokens_by_user(self._connection, project_id=self._project_id, user_ids=[user_id])
         active = (PolicyToken(timezone=each.timezone, locale=each.locale) for each in found if each.active)
-        return PushStanding(tokens=tuple(active), rules=rules_of(settings))
+        return PushStanding(tokens=tuple(active), rules=rules_of(settings, project))
 
     async def _passes(self, test: Condition, subject: Subject) -> bool:
         before = without_event(test, subject)

@@ -23,9 +23,10 @@ from db.sender_domains import find_sender_domains
 from db.suppressions import read_suppressions
 from db.templates import read_templates
 from db.workflow_records import RunRecord
-from engine.consent import ConsentPurpose, ConsentState, allows_unknown
+from engine.consent import ConsentPurpose, ConsentState
 from engine.dispatch.values import Channel
 from engine.email.accounts import read_mail_account
+from engine.project_settings import ProjectSettings, read_settings
 from engine.push.desk import PushDesk
 from engine.sms.work import read_account
 from engine.vault import Vault
@@ -69,10 +70,10 @@ class Reading:
     ) -> None:
         self.desk = PushDesk(project.project_id, now)
         self._vault = vault
-        self._project = project
         self._project_id = project.project_id
         self._refuse_url = refuse_url
         self._now = now
+        self._settings: ProjectSettings | None = None
         self._has_accounts = False
         self._mail = MailStanding()
         self._sms = SmsStanding()
@@ -83,6 +84,7 @@ class Reading:
 
     async def begin(self, connection: asyncpg.Connection, runs: Iterable[RunRecord], people: Iterable[str]) -> None:
         """Read the events that started the runs, and the people that are there, whose profiles are locked."""
+        self._settings = await read_settings(connection, project_id=self._project_id)
         seqs = sorted({run.event_seq for run in runs if run.event_seq is not None})
         present = sorted(people)
         if seqs:
@@ -97,12 +99,15 @@ class Reading:
                 self._consents[said.user_id][ConsentPurpose(said.purpose)] = ConsentState(said.state)
 
     def around(self, run: RunRecord) -> Surroundings:
-        """What a run has around it, as far as it was read."""
+        """What a run has around it, as far as it was read. Only once something was (`begin`)."""
+        if self._settings is None:
+            raise LookupError("nothing was read yet")
         return Surroundings(
             event=self._events.get(run.event_seq or 0),
             user_id=run.user_id,
             profile=self._profiles.get(run.user_id or ""),
-            unknown_allowed=allows_unknown(self._project.region),
+            unknown_allowed=self._settings.unknown_allowed,
+            default_zone=self._settings.default_timezone,
             refuse_url=self._refuse_url,
             consents=self._consents.get(run.user_id or "", {}),
         )

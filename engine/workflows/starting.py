@@ -23,15 +23,15 @@ from db.enrolment import Meeting, find_met
 from db.event_counts import UP_TO_NOW, Moment, find_passing
 from db.filters import Condition
 from db.profiles import read_profiles_by_user
-from db.projects import read_project
 from db.records import EventRecord, NewEvent, ProfileRecord
 from db.workflow_records import NewRunUpdate, RunRecord, WorkflowStanding
 from db.workflow_runs import insert_runs
 from db.workflows import RELEASE
 from engine.announcements import Announcement
 from engine.audiences.membership import members_among
-from engine.consent import ConsentPurpose, ConsentState, allows, allows_unknown
+from engine.consent import ConsentPurpose, ConsentState, allows
 from engine.dispatch.ledger import record
+from engine.project_settings import read_settings
 from engine.webhooks.follower import depth_of
 from engine.work import Work, WorkKind
 from engine.workers.followers import NOTHING, Reacted
@@ -75,16 +75,16 @@ async def admit(
         return []
     people = sorted({each.user_id for each in entrants if each.user_id is not None})
     consents = await _read_consents(connection, project_id, people)
-    unknown_allowed = await _allows_unknown(connection, project_id)
+    settings = await read_settings(connection, project_id=project_id)
 
     def has_agreed(entrant: Entrant) -> bool:
         if entrant.user_id is None:
             return True
         said = consents.get(entrant.user_id, _NOBODYS).get(_WORKFLOWS, ConsentState.UNKNOWN)
-        return allows(said, unknown_allowed=unknown_allowed)
+        return allows(said, unknown_allowed=settings.unknown_allowed)
 
     admitted = [each for each in entrants if has_agreed(each)]
-    admitted = await _filter(connection, project_id, admitted, consents, now)
+    admitted = await _filter(connection, project_id, admitted, consents, settings.default_timezone, now)
     return await _in_audience(connection, project_id, admitted, now)
 
 
@@ -175,6 +175,7 @@ async def _filter(
     project_id: UUID,
     entrants: Sequence[Entrant],
     consents: Mapping[str, Mapping[str, ConsentState]],
+    default_zone: str,
     now: datetime,
 ) -> list[Entrant]:
     """Those whom the filters let in. Reads people, and counts, only where some filter asks for them."""
@@ -191,6 +192,7 @@ async def _filter(
             now=entrant.at(now),
             consents=consents.get(entrant.user_id or "", _NOBODYS),
             counted=counted.get(id(entrant), ()),
+            default_zone=default_zone,
         )
         return holds(entrant.tests, subject)
 
@@ -267,8 +269,3 @@ async def _read_consents(
     for each in await read_consents(connection, project_id=project_id, user_ids=people, purposes=list(ConsentPurpose)):
         said.setdefault(each.user_id, {})[each.purpose.lower()] = ConsentState(each.state)
     return said
-
-
-async def _allows_unknown(connection: asyncpg.Connection, project_id: UUID) -> bool:
-    project = await read_project(connection, project_id=project_id)
-    return project is not None and allows_unknown(project.region)

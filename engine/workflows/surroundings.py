@@ -65,7 +65,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is known when a step is decided.
 
     `user_id` is whom the run is about; `profile` is None for nobody, and for somebody who was erased. `refuse_url` says
-    why a URL may not be called (`Egress.refusal`).
+    why a URL may not be called (`Egress.refusal`). `default_zone` is the project's, for a person who has none.
     """
 
     event: EventRecord | None
@@ -77,6 +77,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     push: PushStanding = PushStanding()
     mail: MailStanding = MailStanding()
     sms: SmsStanding = SmsStanding()
+    default_zone: str = "UTC"
 
     def consent(self, purpose: ConsentPurpose) -> ConsentState:
         """What the person said."""
@@ -85,7 +86,14 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     def subject(self, state: RunState, now: datetime) -> Subject:
         """As conditions take it."""
         said = {purpose.lower(): consent for purpose, consent in self.consents.items()}
-        return Subject(event=self.event, profile=self.profile, now=now, consents=said, vars=state.vars)
+        return Subject(
+            event=self.event,
+            profile=self.profile,
+            now=now,
+            consents=said,
+            vars=state.vars,
+            default_zone=self.default_zone,
+        )
 
     def standings(self, purpose: ConsentPurpose, held: Mapping[str, str]) -> Standings:
         """As the policy of addresses takes them: of this one person."""

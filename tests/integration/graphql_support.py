@@ -30,6 +30,7 @@ from engine.live.hub import Hub
 from engine.live.revocations import Revocations
 from engine.live.streams import Streams
 from engine.log import EventLog
+from engine.project_settings import ProjectSettingsCache
 from engine.provisioning import create_api_key, create_organization, create_project
 from engine.reading import Readers
 from engine.vault import Vault
@@ -261,6 +262,7 @@ async def open_gateway(
             wake=woken.append,
             public_url="http://gateway.test",
             spf_mechanism="include:_spf.gateway.test",
+            project_settings=ProjectSettingsCache(database),
             access_tokens=AccessTokens(
                 SigningKeys(database, Vault(SECRET), clock), clock, region=REGION, issuer="http://gateway.test"
             ),

@@ -29,6 +29,8 @@ NEEDED = {
     "Mutation.sendTestPush": Role.EDITOR,
     "Mutation.sendLiveActivity": Role.EDITOR,
     "Query.auditLog": Role.ADMIN,
+    "Query.projectSettings": Role.VIEWER,
+    "Mutation.updateProjectSettings": Role.ADMIN,
     "Query.viewer": Role.INGEST,
     "Query.node": Role.VIEWER,
     "Query.nodes": Role.VIEWER,
@@ -103,6 +105,7 @@ NEEDED = {
     "Subscription.funnelUpdates": Role.VIEWER,
 }
 ARGUMENTS = {
+    "updateProjectSettings": "(input: {})",
     "importWorkflows": "(bundle: {})",
     "pauseWorkflowRun": '(id: "run_x")',
     "resumeWorkflowRun": '(id: "run_x")',

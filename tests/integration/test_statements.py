@@ -19,6 +19,7 @@ from db.insights import InsightRecord
 from db.live_activities import LiveActivityRecord
 from db.members import KnownMember, MemberRecord, MemberTokenRecord
 from db.providers import ProviderRecord
+from db.project_settings import ProjectSettingsRecord
 from db.push_settings import PushSettingsRecord
 from db.push_tokens import PushTokenRecord
 from db.records import (
@@ -101,6 +102,8 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "members.list_member_tokens": MemberTokenRecord,
     "members.list_members": MemberRecord,
     "members.revoke_member_token": MemberTokenRecord,
+    "project_settings.lock_project_settings": ProjectSettingsRecord,
+    "project_settings.read_project_settings": ProjectSettingsRecord,
     "projects.insert_project": ProjectRecord,
     "providers.find_provider": ProviderRecord,
     "providers.list_providers": ProviderRecord,
@@ -310,6 +313,8 @@ OTHER_COLUMNS = {
     "audit_entries.erase_person_of_audit_entries": ["entries"],
     "audit_entries.insert_audit_entry": [],
     "projects.find_region": ["region"],
+    "project_settings.insert_project_settings": [],
+    "project_settings.write_project_settings": [],
     "projects.insert_organization": [],
     "delivery_reports.find_by_provider_message": ["delivery_id"],
     "identity_links.take_over_user": [],

@@ -1195,6 +1195,27 @@ async def _track_push(victim: Tenant, attacker: Tenant) -> None:
         assert refused == {"event": None, "userErrors": [{"code": "NOT_FOUND"}]}
 
 
+@case("Query.projectSettings")
+async def _project_settings(victim: Tenant, attacker: Tenant) -> None:
+    await victim.data(UPDATE_SETTINGS, input={"defaultLocale": "pt-BR"})
+    document = "{ projectSettings { defaultLocale } }"
+    own, other = [(await each.data(document))["projectSettings"] for each in (victim, attacker)]
+    assert (own, other) == ({"defaultLocale": "pt-BR"}, {"defaultLocale": "en"})
+
+
+@case("Mutation.updateProjectSettings")
+async def _update_project_settings(victim: Tenant, attacker: Tenant) -> None:
+    await attacker.data(UPDATE_SETTINGS, input={"allowUnknownConsent": False, "requireSignedIdentity": True})
+    document = "{ projectSettings { allowUnknownConsent requireSignedIdentity } }"
+    found = (await victim.data(document))["projectSettings"]
+    assert found == {"allowUnknownConsent": True, "requireSignedIdentity": False}
+
+
+UPDATE_SETTINGS = """mutation ($input: ProjectSettingsInput!) {
+  updateProjectSettings(input: $input) { projectSettings { defaultLocale } userErrors { code } }
+}"""
+
+
 @case("Query.auditLog")
 async def _audit_log(victim: Tenant, attacker: Tenant) -> None:
     document = """query ($after: Cursor, $subject: String) { auditLog(after: $after, subject: $subject) {
