@@ -28,6 +28,7 @@ from db.delivery_filters import DeliveryFilter
 from db.migrate import migrate
 from db.projects import insert_organization, insert_project
 from db.replays import read_replay_set
+from engine.audit import SYSTEM, Audit
 from engine.dispatch.replaying import CHUNK, REPLAYED_BY_DEFAULT, BulkReplay, Replays
 from launch.embedded import EmbeddedPostgres
 
@@ -96,7 +97,9 @@ async def replay(database: Database, project_id: UUID) -> tuple[BulkReplay, list
     taken, started = [], time.perf_counter()
     async with database.connection() as connection:
         found = await read_replay_set(connection, project_id=project_id, delivery_filter=wanted)
-    begun = await replays.begin(project_id=project_id, delivery_filter=wanted, found=found)
+    begun = await replays.begin(
+        project_id=project_id, delivery_filter=wanted, found=found, audit=Audit(SYSTEM, datetime.now(UTC))
+    )
     if not isinstance(begun, BulkReplay):
         raise BenchmarkError(f"the replay was not accepted: {begun}")
     is_going_on = True

@@ -36,9 +36,9 @@ class ProviderRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 async def insert_provider(
     connection: asyncpg.Connection, *, project_id: UUID, provider_id: UUID, kind: str, now: datetime
-) -> None:
-    """Make an empty provider of a kind, unless there is one: `lock_provider` then finds whichever it is."""
-    await connection.execute(_SQL["insert_provider"], project_id, provider_id, kind, now)
+) -> bool:
+    """Make an empty provider of a kind, unless there is one; whether it was made. `lock_provider` then finds it."""
+    return await connection.fetchval(_SQL["insert_provider"], project_id, provider_id, kind, now) is not None
 
 
 async def lock_provider(connection: asyncpg.Connection, *, project_id: UUID, kind: str) -> ProviderRecord | None:
@@ -60,9 +60,11 @@ async def update_provider(
     return _optional(row)
 
 
-async def delete_provider(connection: asyncpg.Connection, *, project_id: UUID, provider_id: UUID) -> bool:
-    """Whether there was one."""
-    return await connection.fetchval(_SQL["delete_provider"], project_id, provider_id) is not None
+async def delete_provider(
+    connection: asyncpg.Connection, *, project_id: UUID, provider_id: UUID
+) -> ProviderRecord | None:
+    """What was deleted, if there was one."""
+    return _optional(await connection.fetchrow(_SQL["delete_provider"], project_id, provider_id))
 
 
 async def list_providers(connection: asyncpg.Connection, *, project_id: UUID) -> list[ProviderRecord]:

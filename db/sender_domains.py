@@ -63,6 +63,14 @@ async def read_sender_domains(
     return [_record(row) for row in await connection.fetch(_SQL["read_sender_domains"], project_id, sender_domain_ids)]
 
 
+async def lock_sender_domain(
+    connection: asyncpg.Connection, *, project_id: UUID, sender_domain_id: UUID
+) -> SenderDomainRecord | None:
+    """A domain, locked until the transaction ends."""
+    row = await connection.fetchrow(_SQL["lock_sender_domain"], project_id, sender_domain_id)
+    return None if row is None else _record(row)
+
+
 async def find_sender_domains(
     connection: asyncpg.Connection, *, project_id: UUID, domains: Sequence[str]
 ) -> list[SenderDomainRecord]:
@@ -84,8 +92,9 @@ async def update_sender_domain(
     verified_records: Sequence[str],
     verified_at: datetime | None,
     probation_until: datetime | None,
-) -> SenderDomainRecord | None:
-    """Keep what a look into DNS found. The two times count only the first time that they are given."""
+) -> SenderDomainRecord:
+    """Keep what a look into DNS found of a domain that the transaction has locked. The two times count only the first
+    time that they are given."""
     row = await connection.fetchrow(
         _SQL["update_sender_domain"],
         project_id,
@@ -95,7 +104,7 @@ async def update_sender_domain(
         verified_at,
         probation_until,
     )
-    return None if row is None else _record(row)
+    return _record(row)
 
 
 def _record(row: Mapping[str, Any]) -> SenderDomainRecord:

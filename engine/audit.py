@@ -19,6 +19,7 @@ from uuid_utils.compat import uuid7
 
 from db.audit_entries import AuditEntryRecord, insert_audit_entry
 from engine.masking import mask
+from engine.node_ids import NodeKind, write_node_id
 
 if TYPE_CHECKING:
     import asyncpg
@@ -38,6 +39,21 @@ class Audit(msgspec.Struct, frozen=True):
 
     actor: str
     now: datetime
+
+    async def note_node(
+        self,
+        connection: asyncpg.Connection,
+        kind: NodeKind,
+        node: UUID,
+        *,
+        project_id: UUID,
+        before: Mapping[str, Any] | None,
+        after: Mapping[str, Any] | None,
+    ) -> None:
+        """A thing was created (`before` None), updated, or deleted (`after` None): the action says which."""
+        done = "created" if before is None else "deleted" if after is None else "updated"
+        action, subject = f"{kind.name.lower()}.{done}", write_node_id(kind, node)
+        await self.note(connection, action, subject, project_id=project_id, before=before, after=after)
 
     async def note(
         self,

@@ -100,10 +100,10 @@ async def create_project(
         )
         for project_id in (project.project_id, asked_in):
             if project_id is not None:
-                await audit.note(
+                await audit.note_node(
                     connection,
-                    "project.created",
-                    write_node_id(NodeKind.PROJECT, project.project_id),
+                    NodeKind.PROJECT,
+                    project.project_id,
                     project_id=project_id,
                     before=None,
                     after={"name": name, "firstKey": _shown(first_key.api_key)},
@@ -135,10 +135,10 @@ async def create_api_key(
             role=role,
             environment=environment,
         )
-        await audit.note(
+        await audit.note_node(
             connection,
-            "api_key.created",
-            write_node_id(NodeKind.API_KEY, made.api_key.api_key_id),
+            NodeKind.API_KEY,
+            made.api_key.api_key_id,
             project_id=project_id,
             before=None,
             after=_shown(made.api_key),

@@ -19,6 +19,7 @@ from engine.errors import NotFound, UserError
 from engine.identity import Role
 from engine.node_ids import NodeKind, parse_node_id
 from engine.work import Work, WorkKind
+from resolvers.audit import audit_of
 from resolvers.context import Context
 from resolvers.filters import check_text
 from resolvers.paging import Counter, Listed, Page, PageArguments, read_window
@@ -94,16 +95,16 @@ async def audience_of(ctx: Context, *, audience_id: UUID | None) -> AudienceReco
 async def save_audience(ctx: Context, *, given: Mapping[str, Any]) -> Outcome:
     """Make an audience, or change the one with the id. `given` has the names of SaveAudienceInput."""
     viewer = require(ctx, Role.EDITOR)
-    database, now = ctx.services.database, ctx.services.clock.now()
+    database, audit = ctx.services.database, audit_of(ctx, viewer)
     change = AudienceChange(given.get("name"), given.get("where"))
     if given.get("id") is None:
-        outcome = await create_audience(database, project_id=viewer.project_id, given=change, now=now)
+        outcome = await create_audience(database, project_id=viewer.project_id, given=change, audit=audit)
     else:
         audience_id = audience_id_of(given["id"])
         if audience_id is None:
             return None, (UserError(NOT_FOUND, "NOT_FOUND", ("input", "id")),)
         outcome = await change_audience(
-            database, project_id=viewer.project_id, audience_id=audience_id, given=change, now=now
+            database, project_id=viewer.project_id, audience_id=audience_id, given=change, audit=audit
         )
     ctx.forget_reads()
     if outcome[0] is not None:
@@ -117,9 +118,8 @@ async def delete(ctx: Context, *, node_id: str) -> tuple[str | None, tuple[UserE
     audience_id = audience_id_of(node_id)
     if audience_id is None:
         return None, (UserError(NOT_FOUND, "NOT_FOUND", ("id",)),)
-    services = ctx.services
     errors = await remove_audience(
-        services.database, project_id=viewer.project_id, audience_id=audience_id, now=services.clock.now()
+        ctx.services.database, project_id=viewer.project_id, audience_id=audience_id, audit=audit_of(ctx, viewer)
     )
     ctx.forget_reads()
     if errors:

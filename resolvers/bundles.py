@@ -11,6 +11,7 @@ from engine.identity import Role
 from engine.node_ids import NodeKind, parse_node_id
 from engine.workflows.bundle_schema import schema_url
 from engine.workflows.bundles import Imported, export_bundle, import_bundle
+from resolvers.audit import audit_of
 from resolvers.context import Context
 from resolvers.permissions import require
 
@@ -41,7 +42,7 @@ async def import_workflows(ctx: Context, *, bundle: Any, is_dry_run: bool) -> Im
         given=bundle,
         egress=services.egress,
         schema_url=schema_url(services.public_url),
-        now=services.clock.now(),
+        audit=audit_of(ctx, viewer),
         is_dry_run=is_dry_run,
     )
     ctx.forget_reads()

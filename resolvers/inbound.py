@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
-from db.inbound_endpoints import InboundEndpointRecord, delete_inbound_endpoint
+from db.inbound_endpoints import InboundEndpointRecord
 from db.inbound_endpoints import list_inbound_endpoints as read_endpoint_list
 from engine.errors import UserError
 from engine.identity import Role
-from engine.inbound.endpoints import EndpointDraft, change_endpoint, create_endpoint, endpoint_url
+from engine.inbound.endpoints import EndpointDraft, change_endpoint, create_endpoint, delete_endpoint, endpoint_url
 from engine.node_ids import NodeKind, parse_node_id
+from resolvers.audit import audit_of
 from resolvers.context import Context
 from resolvers.permissions import require
 
@@ -34,17 +35,17 @@ async def save(
 ) -> tuple[ShownEndpoint | None, tuple[UserError, ...]]:
     """Make an endpoint, or change the one that is named."""
     viewer = require(ctx, Role.ADMIN)
-    services, project_id = ctx.services, viewer.project_id
+    services, project_id, audit = ctx.services, viewer.project_id, audit_of(ctx, viewer)
     if node_id is None:
         record, errors = await create_endpoint(
-            services.database, services.vault, draft, project_id=project_id, now=services.clock.now()
+            services.database, services.vault, draft, project_id=project_id, audit=audit
         )
     else:
         parsed = parse_node_id(node_id)
         if parsed is None or parsed.kind is not NodeKind.INBOUND_ENDPOINT:
             return None, (_unknown("input", "id"),)
         record, errors = await change_endpoint(
-            services.database, services.vault, draft, project_id=project_id, endpoint_id=parsed.uuid
+            services.database, services.vault, draft, project_id=project_id, endpoint_id=parsed.uuid, audit=audit
         )
     ctx.forget_reads()
     return None if record is None else show(ctx, record), errors
@@ -56,8 +57,9 @@ async def delete(ctx: Context, *, node_id: str) -> tuple[str | None, tuple[UserE
     parsed = parse_node_id(node_id)
     deleted = False
     if parsed is not None and parsed.kind is NodeKind.INBOUND_ENDPOINT:
-        async with ctx.services.database.connection() as connection:
-            deleted = await delete_inbound_endpoint(connection, project_id=viewer.project_id, endpoint_id=parsed.uuid)
+        deleted = await delete_endpoint(
+            ctx.services.database, project_id=viewer.project_id, endpoint_id=parsed.uuid, audit=audit_of(ctx, viewer)
+        )
     if not deleted:
         return None, (_unknown("id"),)
     ctx.forget_reads()

@@ -7,7 +7,6 @@ from typing import Any
 from uuid import UUID
 
 from db.boards import BoardRecord
-from db.boards import delete_board as remove_board
 from db.boards import list_boards as read_board_list
 from db.insights import InsightRecord
 from db.insights import list_insights as read_insight_list
@@ -21,6 +20,7 @@ from engine.cursors import Cursor, CursorKind
 from engine.errors import UserError
 from engine.identity import Role
 from engine.node_ids import NodeKind, parse_node_id
+from resolvers.audit import audit_of
 from resolvers.context import Context
 from resolvers.filters import check_text
 from resolvers.funnels import ask_funnel
@@ -83,17 +83,17 @@ async def trend_of(ctx: Context, *, insight: InsightRecord) -> TrendReport | Non
 async def save_insight(ctx: Context, *, given: Mapping[str, Any]) -> insights.Outcome:
     """Make an insight, or change the one with the id. `given` has the names of SaveInsightInput."""
     viewer = require(ctx, Role.EDITOR)
-    database, now = ctx.services.database, ctx.services.clock.now()
+    database, audit = ctx.services.database, audit_of(ctx, viewer)
     questions = {kind: given[kind.lower()] for kind in InsightKind if given.get(kind.lower()) is not None}
     change = InsightChange(given.get("name"), questions)
     if given.get("id") is None:
-        outcome = await insights.create_insight(database, project_id=viewer.project_id, given=change, now=now)
+        outcome = await insights.create_insight(database, project_id=viewer.project_id, given=change, audit=audit)
     else:
         insight_id = _id_of(given["id"], NodeKind.INSIGHT)
         if insight_id is None:
             return None, (UserError(insights.NOT_FOUND, "NOT_FOUND", ("input", "id")),)
         outcome = await insights.change_insight(
-            database, project_id=viewer.project_id, insight_id=insight_id, given=change, now=now
+            database, project_id=viewer.project_id, insight_id=insight_id, given=change, audit=audit
         )
     ctx.forget_reads()
     return outcome
@@ -105,7 +105,9 @@ async def delete_insight(ctx: Context, *, node_id: str) -> tuple[str | None, tup
     insight_id = _id_of(node_id, NodeKind.INSIGHT)
     if insight_id is None:
         return None, (UserError(insights.NOT_FOUND, "NOT_FOUND", ("id",)),)
-    errors = await insights.delete_insight(ctx.services.database, project_id=viewer.project_id, insight_id=insight_id)
+    errors = await insights.delete_insight(
+        ctx.services.database, project_id=viewer.project_id, insight_id=insight_id, audit=audit_of(ctx, viewer)
+    )
     ctx.forget_reads()
     return (None, errors) if errors else (node_id, ())
 
@@ -113,16 +115,16 @@ async def delete_insight(ctx: Context, *, node_id: str) -> tuple[str | None, tup
 async def save_board(ctx: Context, *, given: Mapping[str, Any]) -> boards.Outcome:
     """Make a board, or change the one with the id. `given` has the names of SaveBoardInput."""
     viewer = require(ctx, Role.EDITOR)
-    database, now = ctx.services.database, ctx.services.clock.now()
+    database, audit = ctx.services.database, audit_of(ctx, viewer)
     change = BoardChange(given.get("name"), given.get("insightIds"))
     if given.get("id") is None:
-        outcome = await boards.create_board(database, project_id=viewer.project_id, given=change, now=now)
+        outcome = await boards.create_board(database, project_id=viewer.project_id, given=change, audit=audit)
     else:
         board_id = _id_of(given["id"], NodeKind.BOARD)
         if board_id is None:
             return None, (UserError(boards.NOT_FOUND, "NOT_FOUND", ("input", "id")),)
         outcome = await boards.change_board(
-            database, project_id=viewer.project_id, board_id=board_id, given=change, now=now
+            database, project_id=viewer.project_id, board_id=board_id, given=change, audit=audit
         )
     ctx.forget_reads()
     return outcome
@@ -131,14 +133,14 @@ async def save_board(ctx: Context, *, given: Mapping[str, Any]) -> boards.Outcom
 async def delete_board(ctx: Context, *, node_id: str) -> tuple[str | None, tuple[UserError, ...]]:
     """Delete a board; gives its node id. Its insights stay."""
     viewer = require(ctx, Role.EDITOR)
-    board_id, deleted = _id_of(node_id, NodeKind.BOARD), False
-    if board_id is not None:
-        async with ctx.services.database.connection() as connection:
-            deleted = await remove_board(connection, project_id=viewer.project_id, board_id=board_id)
-    if not deleted:
+    board_id = _id_of(node_id, NodeKind.BOARD)
+    if board_id is None:
         return None, (UserError(boards.NOT_FOUND, "NOT_FOUND", ("id",)),)
+    errors = await boards.delete_board(
+        ctx.services.database, project_id=viewer.project_id, board_id=board_id, audit=audit_of(ctx, viewer)
+    )
     ctx.forget_reads()
-    return node_id, ()
+    return (None, errors) if errors else (node_id, ())
 
 
 def _id_of(node_id: str, kind: NodeKind) -> UUID | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from db.providers import ProviderRecord, delete_provider
+from db.providers import ProviderRecord
 from db.providers import list_providers as read_provider_list
 from engine.errors import UserError
 from engine.identity import Role
 from engine.node_ids import NodeKind, parse_node_id
-from engine.providers.configuring import ShownProvider, configure_provider, show_provider
+from engine.providers.configuring import ShownProvider, configure_provider, delete_provider, show_provider
 from engine.providers.values import ProviderKind
+from resolvers.audit import audit_of
 from resolvers.context import Context
 from resolvers.permissions import require
 
@@ -35,7 +36,7 @@ async def configure(
         kind=kind,
         settings=settings,
         secrets=secrets,
-        now=services.clock.now(),
+        audit=audit_of(ctx, viewer),
     )
     ctx.forget_reads()
     return None if record is None else show(ctx, record), errors
@@ -47,8 +48,14 @@ async def delete(ctx: Context, *, node_id: str) -> tuple[str | None, tuple[UserE
     parsed = parse_node_id(node_id)
     deleted = False
     if parsed is not None and parsed.kind is NodeKind.PROVIDER:
-        async with ctx.services.database.connection() as connection:
-            deleted = await delete_provider(connection, project_id=viewer.project_id, provider_id=parsed.uuid)
+        services = ctx.services
+        deleted = await delete_provider(
+            services.database,
+            services.vault,
+            project_id=viewer.project_id,
+            provider_id=parsed.uuid,
+            audit=audit_of(ctx, viewer),
+        )
     if not deleted:
         return None, (UserError("This project has no such provider.", "NOT_FOUND", ("id",)),)
     ctx.forget_reads()

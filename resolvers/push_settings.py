@@ -18,8 +18,10 @@ from db.push_settings import (
 )
 from engine.errors import UserError
 from engine.identity import Role
+from engine.node_ids import NodeKind, write_node_id
 from engine.push.vapid import read_vapid, vapid_keys
 from engine.transactions import run_transaction
+from resolvers.audit import audit_of
 from resolvers.context import Context
 from resolvers.permissions import require
 
@@ -57,17 +59,26 @@ async def read_push_settings(ctx: Context) -> ShownSettings:
 async def update_push_settings(
     ctx: Context, *, given: Mapping[str, Any]
 ) -> tuple[ShownSettings | None, tuple[UserError, ...]]:
-    """Change what is given: absent stays, null clears. `given` has the names of the input."""
+    """Change what is given, and note it in the audit log: absent stays, null clears. `given` has the names of the
+    input."""
     viewer = require(ctx, Role.EDITOR)
     errors = (*_check(given, _HOURS, least=0, most=LAST_HOUR), *_check(given, _CAPS, least=1, most=MAX_CAP))
     if errors:
         return None, errors
-    changes = _changes(given)
+    changes, audit = _changes(given), audit_of(ctx, viewer)
 
     async def change(connection: asyncpg.Connection) -> PushSettingsRecord:
         held = await lock_push_settings(connection, project_id=viewer.project_id)
         changed = msgspec.structs.replace(held, **changes)
         await write_push_settings(connection, project_id=viewer.project_id, settings=changed)
+        await audit.note(
+            connection,
+            "push_settings.updated",
+            write_node_id(NodeKind.PROJECT, viewer.project_id),
+            project_id=viewer.project_id,
+            before=_shown(held),
+            after=_shown(changed),
+        )
         return changed
 
     return ShownSettings(viewer.project_id, await run_transaction(ctx.services.database, change)), ()
@@ -91,6 +102,12 @@ def _check(given: Mapping[str, Any], names: Mapping[str, str], *, least: int, mo
         for name in names
         if given.get(name) is not None and not least <= given[name] <= most
     )
+
+
+def _shown(settings: PushSettingsRecord) -> dict[str, Any]:
+    """Settings as the audit log has them."""
+    fields = {**_HOURS, "deferInQuietHours": "defer_in_quiet_hours", **_CAPS}
+    return {name: getattr(settings, field) for name, field in fields.items()}
 
 
 def _changes(given: Mapping[str, Any]) -> dict[str, Any]:

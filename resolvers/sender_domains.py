@@ -8,6 +8,7 @@ from engine.email import domains
 from engine.errors import UserError
 from engine.identity import Role
 from engine.node_ids import NodeKind, parse_node_id
+from resolvers.audit import audit_of
 from resolvers.context import Context
 from resolvers.permissions import require
 
@@ -32,7 +33,7 @@ async def add_sender_domain(ctx: Context, *, domain: str) -> Outcome:
     viewer = require(ctx, Role.EDITOR)
     services = ctx.services
     outcome = await domains.add_sender_domain(
-        services.database, services.vault, project_id=viewer.project_id, domain=domain, now=services.clock.now()
+        services.database, services.vault, project_id=viewer.project_id, domain=domain, audit=audit_of(ctx, viewer)
     )
     ctx.forget_reads()
     return outcome
@@ -50,7 +51,7 @@ async def verify_sender_domain(ctx: Context, *, node_id: str) -> Outcome:
         project_id=viewer.project_id,
         sender_domain_id=parsed.uuid,
         spf_mechanism=services.spf_mechanism,
-        now=services.clock.now(),
+        audit=audit_of(ctx, viewer),
     )
     ctx.forget_reads()
     return outcome

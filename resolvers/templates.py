@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from db.templates import TemplateRecord
-from db.templates import delete_template as remove_template
 from db.templates import list_templates as read_template_list
 from engine.cursors import Cursor, CursorKind
 from engine.dispatch.values import Channel
@@ -14,6 +13,8 @@ from engine.errors import UserError
 from engine.identity import Role
 from engine.node_ids import NodeKind, parse_node_id
 from engine.templates.saving import NOT_FOUND, Outcome, change_template, create_template
+from engine.templates.saving import delete_template as remove_template
+from resolvers.audit import audit_of
 from resolvers.context import Context
 from resolvers.paging import Page, PageArguments, read_window
 from resolvers.permissions import require
@@ -40,15 +41,15 @@ async def list_templates(ctx: Context, *, arguments: PageArguments, channel: Cha
 async def save_template(ctx: Context, *, node_id: str | None, given: Mapping[str, Any]) -> Outcome:
     """Make a template, or change the one with the id. `given` has the names of `TemplateRecord`."""
     viewer = require(ctx, Role.EDITOR)
-    database, now = ctx.services.database, ctx.services.clock.now()
+    database, audit = ctx.services.database, audit_of(ctx, viewer)
     if node_id is None:
-        outcome = await create_template(database, project_id=viewer.project_id, given=given, now=now)
+        outcome = await create_template(database, project_id=viewer.project_id, given=given, audit=audit)
     else:
         parsed = parse_node_id(node_id)
         if parsed is None or parsed.kind is not NodeKind.TEMPLATE:
             return None, (UserError(NOT_FOUND, "NOT_FOUND", ("input", "id")),)
         outcome = await change_template(
-            database, project_id=viewer.project_id, template_id=parsed.uuid, given=given, now=now
+            database, project_id=viewer.project_id, template_id=parsed.uuid, given=given, audit=audit
         )
     ctx.forget_reads()
     return outcome
@@ -57,11 +58,11 @@ async def save_template(ctx: Context, *, node_id: str | None, given: Mapping[str
 async def delete(ctx: Context, *, node_id: str) -> tuple[str | None, tuple[UserError, ...]]:
     """Forget a template; gives its node id. What was not sent with it yet fails."""
     viewer = require(ctx, Role.EDITOR)
-    parsed, deleted = parse_node_id(node_id), False
-    if parsed is not None and parsed.kind is NodeKind.TEMPLATE:
-        async with ctx.services.database.connection() as connection:
-            deleted = await remove_template(connection, project_id=viewer.project_id, template_id=parsed.uuid)
-    if not deleted:
+    parsed = parse_node_id(node_id)
+    if parsed is None or parsed.kind is not NodeKind.TEMPLATE:
         return None, (UserError(NOT_FOUND, "NOT_FOUND", ("id",)),)
+    errors = await remove_template(
+        ctx.services.database, project_id=viewer.project_id, template_id=parsed.uuid, audit=audit_of(ctx, viewer)
+    )
     ctx.forget_reads()
-    return node_id, ()
+    return (None, errors) if errors else (node_id, ())

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from db.webhook_endpoints import WebhookEndpointRecord, WebhookSecretRecord, delete_webhook_endpoint
+from db.webhook_endpoints import WebhookEndpointRecord, WebhookSecretRecord
 from db.webhook_endpoints import list_webhook_endpoints as read_webhook_endpoint_list
 from engine.cursors import Cursor, CursorKind
 from engine.errors import UserError
@@ -19,6 +19,7 @@ from engine.node_ids import NodeKind, parse_node_id
 from engine.webhooks.endpoints import NOT_FOUND, WebhookChange, WebhookEndpoints, active_secrets
 from engine.webhooks.samples import SampleWebhook, SampleWebhooks
 from engine.work import Work, WorkKind
+from resolvers.audit import audit_of
 from resolvers.context import Context
 from resolvers.paging import Page, PageArguments, read_window
 from resolvers.permissions import require
@@ -57,14 +58,14 @@ def secrets_of(ctx: Context, *, record: WebhookEndpointRecord) -> tuple[WebhookS
 async def save_webhook_endpoint(ctx: Context, *, given: Mapping[str, Any]) -> WebhookChange:
     """Make an endpoint, or change the one with the id that was given."""
     viewer = require(ctx, Role.EDITOR)
-    endpoints = _endpoints(ctx)
+    endpoints, audit = _endpoints(ctx), audit_of(ctx, viewer)
     if given.get("id") is None:
-        change = await endpoints.create(project_id=viewer.project_id, given=given, now=ctx.services.clock.now())
+        change = await endpoints.create(project_id=viewer.project_id, given=given, audit=audit)
     else:
         endpoint_id = _node(given["id"], NodeKind.WEBHOOK_ENDPOINT)
         if endpoint_id is None:
             return _unknown("input", "id")
-        change = await endpoints.update(project_id=viewer.project_id, endpoint_id=endpoint_id, given=given)
+        change = await endpoints.update(project_id=viewer.project_id, endpoint_id=endpoint_id, given=given, audit=audit)
     ctx.forget_reads()
     return change
 
@@ -72,14 +73,14 @@ async def save_webhook_endpoint(ctx: Context, *, given: Mapping[str, Any]) -> We
 async def delete(ctx: Context, *, node_id: str) -> tuple[str | None, tuple[UserError, ...]]:
     """Forget an endpoint with its secrets; gives its node id. What still waits for it fails."""
     viewer = require(ctx, Role.EDITOR)
-    endpoint_id, deleted = _node(node_id, NodeKind.WEBHOOK_ENDPOINT), False
-    if endpoint_id is not None:
-        async with ctx.services.database.connection() as connection:
-            deleted = await delete_webhook_endpoint(connection, project_id=viewer.project_id, endpoint_id=endpoint_id)
-    if not deleted:
+    endpoint_id = _node(node_id, NodeKind.WEBHOOK_ENDPOINT)
+    if endpoint_id is None:
         return None, _unknown("id").errors
+    errors = await _endpoints(ctx).delete(
+        project_id=viewer.project_id, endpoint_id=endpoint_id, audit=audit_of(ctx, viewer)
+    )
     ctx.forget_reads()
-    return node_id, ()
+    return (None, errors) if errors else (node_id, ())
 
 
 async def rotate_webhook_secret(ctx: Context, *, node_id: str, grace_seconds: int) -> WebhookChange:
@@ -92,7 +93,7 @@ async def rotate_webhook_secret(ctx: Context, *, node_id: str, grace_seconds: in
         project_id=viewer.project_id,
         endpoint_id=endpoint_id,
         grace_seconds=grace_seconds,
-        now=ctx.services.clock.now(),
+        audit=audit_of(ctx, viewer),
     )
     ctx.forget_reads()
     return change
@@ -109,7 +110,7 @@ async def retire_webhook_secret(ctx: Context, *, node_id: str, secret_node_id: s
         endpoint_id=endpoint_id,
         # A secret without an id is nobody's.
         secret_id=_node(secret_node_id, NodeKind.WEBHOOK_SECRET) or UUID(int=0),
-        now=ctx.services.clock.now(),
+        audit=audit_of(ctx, viewer),
     )
     ctx.forget_reads()
     return change

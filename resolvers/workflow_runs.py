@@ -22,6 +22,7 @@ from engine.workflows.definition import RunStatus, Step
 from engine.workflows.graph import FINISHED
 from engine.workflows.run_changes import ChangedRun, Outcome, WrongState, cancel_run, pause_run, resume_run
 from engine.workflows.run_ledger import UNFINISHED
+from resolvers.audit import audit_of
 from resolvers.context import Context
 from resolvers.nodes import FoundEvent
 from resolvers.paging import Counter, Listed, PageArguments, read_window
@@ -169,7 +170,7 @@ async def _change(
         services.announce,
         project_id=viewer.project_id,
         run_id=parsed.uuid,
-        now=services.clock.now(),
+        audit=audit_of(ctx, viewer),
     )
     ctx.forget_reads()
     match found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from engine.identity import Role
 from engine.workflows.signing import RotatedSecret, rotate_step_secret
+from resolvers.audit import audit_of
 from resolvers.context import Context
 from resolvers.permissions import require
 
@@ -17,5 +18,5 @@ async def rotate_workflow_secret(ctx: Context, *, grace_seconds: int) -> Rotated
         services.vault,
         project_id=viewer.project_id,
         grace_seconds=grace_seconds,
-        now=services.clock.now(),
+        audit=audit_of(ctx, viewer),
     )

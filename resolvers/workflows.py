@@ -30,6 +30,7 @@ from engine.workflows.saving import NOT_FOUND, WorkflowChange, missing_nodes, sa
 from engine.workflows.schedules import next_occurrence
 from engine.workflows.stored import decode_definition
 from engine.workflows.validation import read_definition
+from resolvers.audit import audit_of
 from resolvers.context import Context
 from resolvers.filters import check_text
 from resolvers.paging import Page, PageArguments, read_window
@@ -102,7 +103,7 @@ async def save(ctx: Context, *, given: Mapping[str, Any]) -> WorkflowChange:
         workflow_id=workflow_id,
         given=given,
         egress=ctx.services.egress,
-        now=ctx.services.clock.now(),
+        audit=audit_of(ctx, viewer),
     )
     ctx.forget_reads()
     return change
@@ -119,7 +120,7 @@ async def switch(ctx: Context, *, node_id: str, is_active: bool) -> WorkflowChan
         project_id=viewer.project_id,
         workflow_id=workflow_id,
         is_active=is_active,
-        now=ctx.services.clock.now(),
+        audit=audit_of(ctx, viewer),
     )
     ctx.forget_reads()
     return change
@@ -148,7 +149,7 @@ async def delete(ctx: Context, *, node_id: str) -> tuple[str | None, tuple[UserE
         ctx.services.database,
         project_id=viewer.project_id,
         workflow_id=workflow_id,
-        now=ctx.services.clock.now(),
+        audit=audit_of(ctx, viewer),
     )
     if not deleted:
         return None, _unknown("id").errors
@@ -161,7 +162,7 @@ async def clone_blueprint(ctx: Context, *, key: str, name: str | None) -> Workfl
     """Make a workflow of a blueprint, with its audience if it brings one."""
     viewer = require(ctx, Role.EDITOR)
     change = await clone(
-        ctx.services.database, project_id=viewer.project_id, key=key, name=name, now=ctx.services.clock.now()
+        ctx.services.database, project_id=viewer.project_id, key=key, name=name, audit=audit_of(ctx, viewer)
     )
     ctx.forget_reads()
     return change
@@ -201,8 +202,8 @@ async def _set_paused(ctx: Context, node_id: str, make: Callable[..., Awaitable[
     workflow_id = _workflow_id(node_id)
     if workflow_id is None:
         return _unknown("id")
-    now = ctx.services.clock.now()
-    change = await make(ctx.services.database, project_id=viewer.project_id, workflow_id=workflow_id, now=now)
+    audit = audit_of(ctx, viewer)
+    change = await make(ctx.services.database, project_id=viewer.project_id, workflow_id=workflow_id, audit=audit)
     ctx.forget_reads()
     return change
 

@@ -1,8 +1,9 @@
 -- name: insert_provider
--- Makes a provider without settings and secrets unless the project has one of this kind.
+-- Makes a provider without settings and secrets unless the project has one of this kind; gives its id if it did.
 INSERT INTO providers (project_id, provider_id, kind, created_at, updated_at)
 VALUES ($1, $2, $3, $4, $4)
-ON CONFLICT (project_id, kind) DO NOTHING;
+ON CONFLICT (project_id, kind) DO NOTHING
+RETURNING provider_id;
 
 -- name: lock_provider
 -- The project's provider of one kind, locked until the transaction ends.
@@ -23,10 +24,10 @@ WHERE project_id = $1 AND provider_id = $2
 RETURNING project_id, provider_id, kind, settings, sealed_secrets, last_error, created_at, updated_at;
 
 -- name: delete_provider
--- Deletes a provider; gives its id if there was one.
+-- Deletes a provider; gives what it was.
 DELETE FROM providers
 WHERE project_id = $1 AND provider_id = $2
-RETURNING provider_id;
+RETURNING project_id, provider_id, kind, settings, sealed_secrets, last_error, created_at, updated_at;
 
 -- name: list_providers
 -- All providers of a project, by kind.

@@ -15,6 +15,14 @@ SELECT project_id, sender_domain_id, domain, status, dkim_selector, dkim_public_
 FROM sender_domains
 WHERE project_id = $1 AND sender_domain_id = ANY($2);
 
+-- name: lock_sender_domain
+-- A sender domain of a project, locked until the transaction ends.
+SELECT project_id, sender_domain_id, domain, status, dkim_selector, dkim_public_key, sealed_dkim_private_key,
+    verified_records, verified_at, probation_until, created_at
+FROM sender_domains
+WHERE project_id = $1 AND sender_domain_id = $2
+FOR NO KEY UPDATE;
+
 -- name: find_sender_domains
 -- Sender domains of a project by name.
 SELECT project_id, sender_domain_id, domain, status, dkim_selector, dkim_public_key, sealed_dkim_private_key,

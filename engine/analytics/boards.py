@@ -1,24 +1,26 @@
 """Keeping boards: insights beside one another, in an order.
 
 Guarantees: one name once per project; a board shows insights of its project only, each once; a save takes effect as a
-whole or not at all. Saves of one project wait for one another. Leaves to others: who may.
+whole or not at all, and is noted in the audit log. Saves of one project wait for one another. Leaves to others: who
+may.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import msgspec
 from uuid_utils.compat import uuid7
 
 from db.boards import BoardRecord, count_boards, find_board_name, insert_board, lock_board, update_board
+from db.boards import delete_board as remove_board
 from db.insights import hold_insights, share_insights
 from engine.analytics.insights import check_name
+from engine.audit import Audit
 from engine.errors import UserError
-from engine.node_ids import NodeKind, parse_node_id
+from engine.node_ids import NodeKind, parse_node_id, write_node_id
 from engine.transactions import run_transaction
 
 if TYPE_CHECKING:
@@ -44,8 +46,8 @@ class BoardChange(msgspec.Struct, frozen=True):
     insight_ids: Sequence[str] | None
 
 
-async def create_board(database: Database, *, project_id: UUID, given: BoardChange, now: datetime) -> Outcome:
-    """Make a board, without insights unless some are given. `now` is business time."""
+async def create_board(database: Database, *, project_id: UUID, given: BoardChange, audit: Audit) -> Outcome:
+    """Make a board, without insights unless some are given."""
     board_id = uuid7()
     errors = check_name(given.name or "", "A board")
     insight_ids = _read_insight_ids(given.insight_ids or (), errors)
@@ -66,7 +68,10 @@ async def create_board(database: Database, *, project_id: UUID, given: BoardChan
         if taken or missing:
             return None, (*((_NAME_TAKEN,) if taken else ()), *missing)
         made = await insert_board(
-            connection, project_id=project_id, board_id=board_id, name=name, insight_ids=insight_ids, now=now
+            connection, project_id=project_id, board_id=board_id, name=name, insight_ids=insight_ids, now=audit.now
+        )
+        await audit.note_node(
+            connection, NodeKind.BOARD, board_id, project_id=project_id, before=None, after=_shown(made)
         )
         return made, ()
 
@@ -74,9 +79,9 @@ async def create_board(database: Database, *, project_id: UUID, given: BoardChan
 
 
 async def change_board(
-    database: Database, *, project_id: UUID, board_id: UUID, given: BoardChange, now: datetime
+    database: Database, *, project_id: UUID, board_id: UUID, given: BoardChange, audit: Audit
 ) -> Outcome:
-    """Change a board: what is not given stays. `now` is business time."""
+    """Change a board: what is not given stays."""
     errors = [] if given.name is None else check_name(given.name, "A board")
     insight_ids = None if given.insight_ids is None else _read_insight_ids(given.insight_ids, errors)
 
@@ -99,11 +104,39 @@ async def change_board(
             board_id=board_id,
             name=name,
             insight_ids=held.insight_ids if insight_ids is None else insight_ids,
-            now=now,
+            now=audit.now,
+        )
+        await audit.note_node(
+            connection, NodeKind.BOARD, board_id, project_id=project_id, before=_shown(held), after=_shown(changed)
         )
         return changed, ()
 
     return await run_transaction(database, action)
+
+
+async def delete_board(database: Database, *, project_id: UUID, board_id: UUID, audit: Audit) -> tuple[UserError, ...]:
+    """Delete a board; why it was not. Its insights stay."""
+    asked_before = False
+
+    async def action(connection: asyncpg.Connection) -> tuple[UserError, ...]:
+        nonlocal asked_before
+        held = await lock_board(connection, project_id=project_id, board_id=board_id)
+        if held is None:
+            # After a COMMIT whose answer was lost it is gone because of this very call.
+            return () if asked_before else (UserError(NOT_FOUND, "NOT_FOUND", ("id",)),)
+        asked_before = True
+        await remove_board(connection, project_id=project_id, board_id=board_id)
+        await audit.note_node(
+            connection, NodeKind.BOARD, board_id, project_id=project_id, before=_shown(held), after=None
+        )
+        return ()
+
+    return await run_transaction(database, action)
+
+
+def _shown(board: BoardRecord) -> dict[str, Any]:
+    """A board as the audit log has it."""
+    return {"name": board.name, "insightIds": [write_node_id(NodeKind.INSIGHT, each) for each in board.insight_ids]}
 
 
 def _read_insight_ids(node_ids: Sequence[str], errors: list[UserError]) -> list[UUID]:

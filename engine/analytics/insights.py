@@ -1,8 +1,9 @@
 """Keeping insights: a name and one question, of whichever kind. The answer is never kept: it is found when asked for.
 
 Guarantees: one name once per project; only a question that can be asked is kept, as its client wrote it; a save takes
-effect as a whole or not at all. An insight that is deleted leaves all boards. What was kept can be asked for as long as
-what it names is there: an audience that was deleted since is said when the insight is asked.
+effect as a whole or not at all, and is noted in the audit log. An insight that is deleted leaves all boards. What was
+kept can be asked for as long as what it names is there: an audience that was deleted since is said when the insight is
+asked.
 Saves of one project wait for one another. Leaves to others: who may.
 """
 
@@ -34,7 +35,9 @@ from engine.analytics.funnels import read_funnel_input
 from engine.analytics.inputs import read_audience_id
 from engine.analytics.retention import read_retention_input
 from engine.analytics.trends import read_trend_input
+from engine.audit import Audit
 from engine.errors import BadUserInput, UserError
+from engine.node_ids import NodeKind
 from engine.transactions import run_transaction
 
 if TYPE_CHECKING:
@@ -89,11 +92,11 @@ class _Question(msgspec.Struct, frozen=True):
     audience_path: tuple[str, ...]
 
 
-async def create_insight(database: Database, *, project_id: UUID, given: InsightChange, now: datetime) -> Outcome:
-    """Make an insight. `now` is business time."""
+async def create_insight(database: Database, *, project_id: UUID, given: InsightChange, audit: Audit) -> Outcome:
+    """Make an insight."""
     insight_id = uuid7()
     errors = check_name(given.name or "", "An insight")
-    question = _read_question(given, errors, now=now)
+    question = _read_question(given, errors, now=audit.now)
     if question is None and not errors:
         errors.append(UserError("Say what it asks: give funnel, retention or trend.", "INVALID", ("input",)))
     if errors or question is None:
@@ -119,7 +122,10 @@ async def create_insight(database: Database, *, project_id: UUID, given: Insight
             name=name,
             kind=question.kind,
             question=question.text,
-            now=now,
+            now=audit.now,
+        )
+        await audit.note_node(
+            connection, NodeKind.INSIGHT, insight_id, project_id=project_id, before=None, after=_shown(made)
         )
         return made, ()
 
@@ -127,11 +133,11 @@ async def create_insight(database: Database, *, project_id: UUID, given: Insight
 
 
 async def change_insight(
-    database: Database, *, project_id: UUID, insight_id: UUID, given: InsightChange, now: datetime
+    database: Database, *, project_id: UUID, insight_id: UUID, given: InsightChange, audit: Audit
 ) -> Outcome:
-    """Change an insight: what is not given stays. `now` is business time."""
+    """Change an insight: what is not given stays."""
     errors = [] if given.name is None else check_name(given.name, "An insight")
-    question = _read_question(given, errors, now=now)
+    question = _read_question(given, errors, now=audit.now)
 
     async def action(connection: asyncpg.Connection) -> Outcome:
         await hold_insights(connection, project_id=project_id)
@@ -152,14 +158,19 @@ async def change_insight(
             name=name,
             kind=held.kind if question is None else question.kind,
             question=bytes(held.input).decode() if question is None else question.text,
-            now=now,
+            now=audit.now,
+        )
+        await audit.note_node(
+            connection, NodeKind.INSIGHT, insight_id, project_id=project_id, before=_shown(held), after=_shown(changed)
         )
         return changed, ()
 
     return await run_transaction(database, action)
 
 
-async def delete_insight(database: Database, *, project_id: UUID, insight_id: UUID) -> tuple[UserError, ...]:
+async def delete_insight(
+    database: Database, *, project_id: UUID, insight_id: UUID, audit: Audit
+) -> tuple[UserError, ...]:
     """Delete an insight and take it off every board; why it was not."""
     asked_before = False
 
@@ -172,6 +183,9 @@ async def delete_insight(database: Database, *, project_id: UUID, insight_id: UU
         asked_before = True
         await drop_insight(connection, project_id=project_id, insight_id=insight_id)
         await remove_insight(connection, project_id=project_id, insight_id=insight_id)
+        await audit.note_node(
+            connection, NodeKind.INSIGHT, insight_id, project_id=project_id, before=_shown(held), after=None
+        )
         return ()
 
     return await run_transaction(database, action)
@@ -182,6 +196,11 @@ def question_of(insight: InsightRecord) -> dict[str, Any]:
     kept: dict[str, Any] = msgspec.json.decode(insight.input)
     instants = {name: parse_instant(kept[name]) for name in _INSTANTS if kept.get(name) is not None}
     return {**kept, **instants}
+
+
+def _shown(insight: InsightRecord) -> dict[str, Any]:
+    """An insight as the audit log has it."""
+    return {"name": insight.name, "kind": insight.kind, "input": msgspec.json.decode(insight.input)}
 
 
 def check_name(name: str, whose: str) -> list[UserError]:

@@ -1,7 +1,8 @@
 """Keeping audiences: what is given goes over what is stored, and only conditions that can be evaluated are kept.
 
 Guarantees: one name once per project; a save takes effect as a whole or not at all, with everything that is wrong said
-at once; an audience that a workflow which is on starts for is not deleted. Saves of one project wait for one another.
+at once, and is noted in the audit log; an audience that a workflow which is on starts for is not deleted. Saves of one
+project wait for one another.
 Leaves to others: who may, who belongs to it (`engine.audiences.membership`), and looking at everybody for it
 (`engine.audiences.checking`, which is to be woken).
 """
@@ -9,7 +10,6 @@ Leaves to others: who may, who belongs to it (`engine.audiences.membership`), an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -28,8 +28,10 @@ from db.audiences import (
 )
 from db.audiences import delete_audience as remove_audience
 from engine.audiences.conditions import encode_conditions, read_where
+from engine.audit import Audit
 from engine.conditions import InvalidCondition
 from engine.errors import UserError
+from engine.node_ids import NodeKind
 from engine.transactions import run_transaction
 
 if TYPE_CHECKING:
@@ -56,8 +58,8 @@ class AudienceChange(msgspec.Struct, frozen=True):
     where: Sequence[Mapping[str, Any]] | None = None
 
 
-async def create_audience(database: Database, *, project_id: UUID, given: AudienceChange, now: datetime) -> Outcome:
-    """Make an audience. `now` is business time."""
+async def create_audience(database: Database, *, project_id: UUID, given: AudienceChange, audit: Audit) -> Outcome:
+    """Make an audience."""
     audience_id = uuid7()
     errors = [*_check_name(given.name or ""), *_check_presence(given.where)]
     conditions = _read_conditions(given.where or (), errors)
@@ -76,17 +78,18 @@ async def create_audience(database: Database, *, project_id: UUID, given: Audien
         if await find_audience_names(connection, project_id=project_id, names=[name]):
             return None, (_NAME_TAKEN,)
         made = await insert_audience(
-            connection, project_id=project_id, audience_id=audience_id, name=name, conditions=conditions, now=now
+            connection, project_id=project_id, audience_id=audience_id, name=name, conditions=conditions, now=audit.now
         )
+        await note_audience(connection, audit, before=None, after=made)
         return made, ()
 
     return await run_transaction(database, action)
 
 
 async def change_audience(
-    database: Database, *, project_id: UUID, audience_id: UUID, given: AudienceChange, now: datetime
+    database: Database, *, project_id: UUID, audience_id: UUID, given: AudienceChange, audit: Audit
 ) -> Outcome:
-    """Change an audience: what is not given stays. `now` is business time."""
+    """Change an audience: what is not given stays."""
     errors = [] if given.name is None else _check_name(given.name)
     conditions = None if given.where is None else _read_conditions(given.where, errors)
 
@@ -107,17 +110,18 @@ async def change_audience(
             audience_id=audience_id,
             name=name,
             conditions=bytes(held.conditions).decode() if conditions is None else conditions,
-            now=now,
+            now=audit.now,
         )
+        await note_audience(connection, audit, before=held, after=changed)
         return changed, ()
 
     return await run_transaction(database, action)
 
 
 async def delete_audience(
-    database: Database, *, project_id: UUID, audience_id: UUID, now: datetime
+    database: Database, *, project_id: UUID, audience_id: UUID, audit: Audit
 ) -> tuple[UserError, ...]:
-    """Delete an audience; why it was not. `now` is business time."""
+    """Delete an audience; why it was not."""
     asked_before = False
 
     async def action(connection: asyncpg.Connection) -> tuple[UserError, ...]:
@@ -132,10 +136,32 @@ async def delete_audience(
         if workflows:
             return (UserError(_in_use(workflows), "STATE", ("id",)),)
         asked_before = True
-        await remove_audience(connection, project_id=project_id, audience_id=audience_id, now=now)
+        await remove_audience(connection, project_id=project_id, audience_id=audience_id, now=audit.now)
+        await audit.note_node(
+            connection, NodeKind.AUDIENCE, audience_id, project_id=project_id, before=_shown(held), after=None
+        )
         return ()
 
     return await run_transaction(database, action)
+
+
+async def note_audience(
+    connection: asyncpg.Connection, audit: Audit, *, before: AudienceRecord | None, after: AudienceRecord
+) -> None:
+    """Note that an audience was made, or changed, in the transaction that does it."""
+    await audit.note_node(
+        connection,
+        NodeKind.AUDIENCE,
+        after.audience_id,
+        project_id=after.project_id,
+        before=None if before is None else _shown(before),
+        after=_shown(after),
+    )
+
+
+def _shown(audience: AudienceRecord) -> dict[str, Any]:
+    """An audience as the audit log has it."""
+    return {"name": audience.name, "where": msgspec.json.decode(audience.conditions)}
 
 
 def _check_name(name: str) -> list[UserError]:

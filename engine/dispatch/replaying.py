@@ -4,7 +4,7 @@ Guarantees: a replay adds attempts to the same delivery, with its event id, and 
 replay in bulk is of a set that is fixed, and counted, when it is accepted; every delivery of the set is queued exactly
 once, but for those that changed in between (replayed by somebody else, bounced): they are left as they are. It goes in
 chunks, each one transaction that also says how far the replay has come: whatever dies, the next worker goes on from
-there, and no two are at one replay at once.
+there, and no two are at one replay at once. Who asked for a replay stands in the audit log.
 Leaves to others: who may, sending, and finding the projects whose replays are to be carried on.
 
 The first chunk is done when the replay is accepted, the rest by workers, in `continue_replays`.
@@ -12,9 +12,10 @@ The first chunk is done when the replay is accepted, the rest by workers, in `co
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import msgspec
@@ -37,11 +38,13 @@ from db.replays import (
 )
 from db.send_batches import read_batch_deliveries
 from engine.announcements import Announcement
+from engine.audit import Audit
 from engine.clock import Clock
 from engine.dispatch.ledger import record
 from engine.dispatch.sending import SHOWN_DELIVERIES
 from engine.dispatch.status import PENDING
 from engine.dispatch.values import Channel, DeliveryStatus, SuppressedReason
+from engine.node_ids import NodeKind, write_node_id
 from engine.transactions import run_transaction
 from engine.work import Work, WorkKind
 
@@ -56,6 +59,16 @@ REPLAYED_BY_DEFAULT = (DeliveryStatus.FAILED, DeliveryStatus.DEAD_LETTERED, Deli
 """What a bulk replay is of when its filter names no status."""
 FINISHED = frozenset(DeliveryStatus) - PENDING - {DeliveryStatus.SENDING}
 """What can be sent again: nothing is left to be done about it."""
+
+_NODES = {
+    "ids": NodeKind.DELIVERY,
+    "batch_id": NodeKind.BATCH,
+    "workflow_id": NodeKind.WORKFLOW,
+    "workflow_run_id": NodeKind.WORKFLOW_RUN,
+    "endpoint_id": NodeKind.WEBHOOK_ENDPOINT,
+}
+"""What the ids in a filter are of."""
+_API_NAME = re.compile(r"_(\w)")
 
 Announce = Callable[[Announcement], None]
 Wake = Callable[[Work], None]
@@ -110,17 +123,17 @@ class Replays:
         self._wake = wake
         self._chunk = chunk
 
-    async def replay_one(self, *, project_id: UUID, delivery_id: UUID) -> Replayed | NotReplayable | None:
+    async def replay_one(self, *, project_id: UUID, delivery_id: UUID, audit: Audit) -> Replayed | NotReplayable | None:
         """Queue a delivery again; None where the project has no such delivery. Raises `Unavailable`."""
-        batch_id, now = uuid7(), self._clock.now()
+        batch_id = uuid7()
         result, announcements = await run_transaction(
-            self._database, lambda connection: _replay_one(connection, project_id, delivery_id, batch_id, now)
+            self._database, lambda connection: _replay_one(connection, project_id, delivery_id, batch_id, audit)
         )
         self._tell(project_id, announcements)
         return result
 
     async def begin(
-        self, *, project_id: UUID, delivery_filter: DeliveryFilter, found: ReplaySet
+        self, *, project_id: UUID, delivery_filter: DeliveryFilter, found: ReplaySet, audit: Audit
     ) -> BulkReplay | TooManyReplays | None:
         """Accept a replay of what `read_replay_set` found for this filter and do its first chunk; None for nothing.
 
@@ -128,7 +141,7 @@ class Replays:
         """
         if found.last is None:
             return None
-        batch_id, now = uuid7(), self._clock.now()
+        batch_id, now = uuid7(), audit.now
         progress = ReplayProgress(delivery_filter, found.head, found.last)
 
         async def action(connection: asyncpg.Connection) -> _Chunk:
@@ -144,6 +157,7 @@ class Replays:
                 return await _chunk_of_lost_answer(connection, project_id, batch_id)
             if await count_unfinished_replays(connection, project_id=project_id) > MAX_UNFINISHED_REPLAYS:
                 raise _TooMany
+            await _note_bulk(connection, audit, project_id, batch_id, delivery_filter, found.deliveries)
             return await _replay_chunk(connection, project_id, batch_id, progress, now, limit=self._chunk, shown=True)
 
         try:
@@ -182,8 +196,9 @@ async def continue_replays(database: Database, clock: Clock, announce: Announce,
 
 
 async def _replay_one(
-    connection: asyncpg.Connection, project_id: UUID, delivery_id: UUID, batch_id: UUID, now: datetime
+    connection: asyncpg.Connection, project_id: UUID, delivery_id: UUID, batch_id: UUID, audit: Audit
 ) -> tuple[Replayed | NotReplayable | None, tuple[Announcement, ...]]:
+    now = audit.now
     locked = await lock_deliveries(connection, project_id=project_id, delivery_ids=[delivery_id])
     if not locked:
         return None, ()
@@ -199,8 +214,52 @@ async def _replay_one(
     transitions = await lock_finished(connection, project_id=project_id, delivery_ids=[delivery_id], batch_id=batch_id)
     await _requeue(connection, project_id, batch_id, transitions, now)
     queued = await read_deliveries(connection, project_id=project_id, delivery_ids=[delivery_id])
+    await audit.note(
+        connection,
+        "delivery.replayed",
+        write_node_id(NodeKind.DELIVERY, delivery_id),
+        project_id=project_id,
+        before={"status": delivery.status},
+        after={"status": queued[0].status},
+    )
     announcements = await record(connection, project_id=project_id, transitions=transitions, events=[], now=now)
     return Replayed(queued[0]), announcements
+
+
+async def _note_bulk(
+    connection: asyncpg.Connection,
+    audit: Audit,
+    project_id: UUID,
+    batch_id: UUID,
+    delivery_filter: DeliveryFilter,
+    deliveries: int,
+) -> None:
+    """One entry for all of them. It names a person only where the filter did, and then erasure finds it."""
+    await audit.note(
+        connection,
+        "deliveries.replayed",
+        write_node_id(NodeKind.BATCH, batch_id),
+        project_id=project_id,
+        before=None,
+        after={"replayed": deliveries, "filter": _shown_filter(delivery_filter)},
+        user_id=delivery_filter.user_id,
+    )
+
+
+def _shown_filter(delivery_filter: DeliveryFilter) -> dict[str, Any]:
+    """What of a filter was given, as the audit log has it: under its names in the API, with node ids."""
+    given = msgspec.structs.asdict(delivery_filter)
+    shown = {
+        name: _with_node_ids(name, value) for name, value in given.items() if value is not None and value is not False
+    }
+    return {_API_NAME.sub(lambda found: found[1].upper(), name): value for name, value in shown.items()}
+
+
+def _with_node_ids(name: str, value: Any) -> Any:
+    kind = _NODES.get(name)
+    if kind is None:
+        return value
+    return [write_node_id(kind, each) for each in value] if name == "ids" else write_node_id(kind, value)
 
 
 async def _go_on(connection: asyncpg.Connection, project_id: UUID, now: datetime, *, limit: int) -> _Chunk | None:

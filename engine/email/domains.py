@@ -2,7 +2,8 @@
 
 Guarantees: a key pair of its own for each domain, its private half sealed; VERIFIED only when all three records were
 found in one look: DKIM with our public key, SPF that names us, and DMARC. The first time begins 30 days of probation,
-in which less is sent at once. A look that DNS does not answer changes nothing. Leaves to others: looking again later.
+in which less is sent at once. A look that DNS does not answer changes nothing; what one changes is noted in the audit
+log. Leaves to others: looking again later.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import idna
@@ -23,13 +24,16 @@ from db.sender_domains import (
     SenderDomainRecord,
     insert_sender_domain,
     list_sender_domains,
+    lock_sender_domain,
     read_sender_domains,
     update_sender_domain,
 )
+from engine.audit import Audit
 from engine.contacts import Malformed
 from engine.email.dkim_signing import make_key_pair
 from engine.email.scan import registrable
 from engine.errors import UserError
+from engine.node_ids import NodeKind
 from engine.vault import Vault
 
 if TYPE_CHECKING:
@@ -42,6 +46,7 @@ MAX_NAME_CHARACTERS = 253
 SELECTOR = "sendora"
 LOOKUP_SECONDS = 5.0
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_UNKNOWN = (UserError("This project has no such domain.", "NOT_FOUND", ("id",)),)
 _NOT_PUBLIC = frozenset({"arpa", "home", "internal", "invalid", "lan", "local", "localhost", "onion"})
 
 LookUpTxt = Callable[[str], Awaitable[Sequence[str]]]
@@ -121,7 +126,7 @@ def is_published(record: DnsRecord, found: Sequence[str]) -> bool:
 
 
 async def add_sender_domain(
-    database: Database, vault: Vault, *, project_id: UUID, domain: str, now: datetime
+    database: Database, vault: Vault, *, project_id: UUID, domain: str, audit: Audit
 ) -> tuple[SenderDomainRecord | None, tuple[UserError, ...]]:
     """Make a domain with its key pair."""
     name = read_domain(domain)
@@ -140,10 +145,18 @@ async def add_sender_domain(
             dkim_selector=SELECTOR,
             dkim_public_key=keys.public_base64,
             sealed_dkim_private_key=vault.seal(keys.private_pem, project_id=project_id, purpose=dkim_purpose(name)),
-            now=now,
+            now=audit.now,
         )
-    if made is None:
-        return None, (UserError("This project has the domain already.", "CONFLICT", ("domain",)),)
+        if made is None:
+            return None, (UserError("This project has the domain already.", "CONFLICT", ("domain",)),)
+        await audit.note_node(
+            connection,
+            NodeKind.SENDER_DOMAIN,
+            made.sender_domain_id,
+            project_id=project_id,
+            before=None,
+            after=_shown(made),
+        )
     return made, ()
 
 
@@ -154,13 +167,13 @@ async def verify_sender_domain(
     project_id: UUID,
     sender_domain_id: UUID,
     spf_mechanism: str,
-    now: datetime,
+    audit: Audit,
 ) -> tuple[SenderDomainRecord | None, tuple[UserError, ...]]:
     """Look for a domain's records and keep what was found. No connection is held while DNS is asked."""
     async with database.connection() as connection:
         found = await read_sender_domains(connection, project_id=project_id, sender_domain_ids=[sender_domain_id])
     if not found:
-        return None, (UserError("This project has no such domain.", "NOT_FOUND", ("id",)),)
+        return None, _UNKNOWN
     records = dns_records(found[0], spf_mechanism=spf_mechanism)
     try:
         published = await asyncio.gather(*(look_up(record.name) for record in records))
@@ -169,18 +182,32 @@ async def verify_sender_domain(
     kinds = [record.kind for record, texts in zip(records, published, strict=True) if is_published(record, texts)]
     is_verified = len(kinds) == len(records)
     async with database.transaction() as connection:
+        held = await lock_sender_domain(connection, project_id=project_id, sender_domain_id=sender_domain_id)
+        if held is None:
+            return None, _UNKNOWN
         changed = await update_sender_domain(
             connection,
             project_id=project_id,
             sender_domain_id=sender_domain_id,
             status=SenderDomainStatus.VERIFIED if is_verified else SenderDomainStatus.FAILED,
             verified_records=kinds,
-            verified_at=now if is_verified else None,
-            probation_until=now + PROBATION if is_verified else None,
+            verified_at=audit.now if is_verified else None,
+            probation_until=audit.now + PROBATION if is_verified else None,
         )
-    if changed is None:
-        return None, (UserError("This project has no such domain.", "NOT_FOUND", ("id",)),)
+        await audit.note_node(
+            connection,
+            NodeKind.SENDER_DOMAIN,
+            sender_domain_id,
+            project_id=project_id,
+            before=_shown(held),
+            after=_shown(changed),
+        )
     return changed, ()
+
+
+def _shown(domain: SenderDomainRecord) -> dict[str, Any]:
+    """A domain as the audit log has it."""
+    return {"domain": domain.domain, "status": domain.status, "verifiedRecords": sorted(domain.verified_records)}
 
 
 def dkim_purpose(domain: str) -> str:

@@ -1,12 +1,11 @@
 """Making and changing inbound endpoints.
 
 Guarantees: a secret is sealed, fits its verifier and is never given out; a change takes effect as a whole or not at
-all. Leaves to others: who may, and what comes in.
+all, and is noted in the audit log. Leaves to others: who may, and what comes in.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
@@ -19,9 +18,12 @@ from db.inbound_endpoints import (
     lock_inbound_endpoint,
     update_inbound_endpoint,
 )
+from db.inbound_endpoints import delete_inbound_endpoint as remove_endpoint
+from engine.audit import Audit
 from engine.errors import UserError
 from engine.events import EventDraft, normalise
 from engine.inbound.verifiers import InboundVerifier, secret_problem
+from engine.masking import MASKED, MASKED_ANEW
 from engine.node_ids import NodeKind, write_node_id
 from engine.vault import CannotOpen, Vault
 
@@ -48,7 +50,7 @@ class EndpointDraft(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def create_endpoint(
-    database: Database, vault: Vault, draft: EndpointDraft, *, project_id: UUID, now: datetime
+    database: Database, vault: Vault, draft: EndpointDraft, *, project_id: UUID, audit: Audit
 ) -> tuple[InboundEndpointRecord | None, tuple[UserError, ...]]:
     """Make an endpoint. Everything is needed. Paths begin with `input`."""
     errors = (*_check_complete(draft), *_check_draft(draft))
@@ -61,17 +63,25 @@ async def create_endpoint(
         verifier=draft.verifier,
         sealed_secret=_seal(vault, draft.secret, project_id),
         event_type=draft.event_type or "",
-        created_at=now,
+        created_at=audit.now,
     )
-    async with database.connection() as connection:
+    async with database.transaction() as connection:
         made = await insert_inbound_endpoint(connection, endpoint, most=MAX_ENDPOINTS)
-    if made is None:
-        return None, (UserError(f"A project has at most {MAX_ENDPOINTS} endpoints.", "LIMIT_EXCEEDED", ("input",)),)
+        if made is None:
+            return None, (UserError(f"A project has at most {MAX_ENDPOINTS} endpoints.", "LIMIT_EXCEEDED", ("input",)),)
+        await audit.note_node(
+            connection,
+            NodeKind.INBOUND_ENDPOINT,
+            made.endpoint_id,
+            project_id=project_id,
+            before=None,
+            after=_shown(made),
+        )
     return made, ()
 
 
 async def change_endpoint(
-    database: Database, vault: Vault, draft: EndpointDraft, *, project_id: UUID, endpoint_id: UUID
+    database: Database, vault: Vault, draft: EndpointDraft, *, project_id: UUID, endpoint_id: UUID, audit: Audit
 ) -> tuple[InboundEndpointRecord | None, tuple[UserError, ...]]:
     """Change an endpoint. Requests under the old secret are refused from now on."""
     errors = (*_check_cleared(draft), *_check_draft(draft))
@@ -81,7 +91,20 @@ async def change_endpoint(
         held = await lock_inbound_endpoint(connection, project_id=project_id, endpoint_id=endpoint_id)
         if held is None:
             return None, (UserError("This project has no such endpoint.", "NOT_FOUND", ("input", "id")),)
-        return await _change(connection, vault, held, draft)
+        return await _change(connection, vault, held, draft, audit)
+
+
+async def delete_endpoint(database: Database, *, project_id: UUID, endpoint_id: UUID, audit: Audit) -> bool:
+    """Delete an endpoint; whether there was one."""
+    async with database.transaction() as connection:
+        held = await lock_inbound_endpoint(connection, project_id=project_id, endpoint_id=endpoint_id)
+        if held is None:
+            return False
+        await remove_endpoint(connection, project_id=project_id, endpoint_id=endpoint_id)
+        await audit.note_node(
+            connection, NodeKind.INBOUND_ENDPOINT, endpoint_id, project_id=project_id, before=_shown(held), after=None
+        )
+    return True
 
 
 def open_secret(vault: Vault, endpoint: InboundEndpointRecord) -> str:
@@ -95,7 +118,7 @@ def endpoint_url(public_url: str, endpoint_id: UUID) -> str:
 
 
 async def _change(
-    connection: asyncpg.Connection, vault: Vault, held: InboundEndpointRecord, draft: EndpointDraft
+    connection: asyncpg.Connection, vault: Vault, held: InboundEndpointRecord, draft: EndpointDraft, audit: Audit
 ) -> tuple[InboundEndpointRecord | None, tuple[UserError, ...]]:
     errors = _check_kept_secret(vault, held, draft)
     if errors:
@@ -107,7 +130,35 @@ async def _change(
         "sealed_secret": None if draft.secret is None else _seal(vault, draft.secret, held.project_id),
     }
     given = {name: value for name, value in changes.items() if value is not None}
-    return await update_inbound_endpoint(connection, msgspec.structs.replace(held, **given)), ()
+    changed = msgspec.structs.replace(held, **given)
+    stored = await update_inbound_endpoint(connection, changed)
+    secret = MASKED_ANEW if draft.secret is not None and not _is_held(vault, held, draft.secret) else MASKED
+    await audit.note_node(
+        connection,
+        NodeKind.INBOUND_ENDPOINT,
+        held.endpoint_id,
+        project_id=held.project_id,
+        before=_shown(held),
+        after=_shown(changed, secret),
+    )
+    return stored, ()
+
+
+def _is_held(vault: Vault, held: InboundEndpointRecord, secret: str) -> bool:
+    try:
+        return open_secret(vault, held) == secret
+    except CannotOpen:
+        return False
+
+
+def _shown(endpoint: InboundEndpointRecord, secret: str = MASKED) -> dict[str, Any]:
+    """An endpoint as the audit log has it."""
+    return {
+        "name": endpoint.name,
+        "verifier": endpoint.verifier,
+        "eventType": endpoint.event_type,
+        "secret": secret,
+    }
 
 
 def _check_kept_secret(vault: Vault, held: InboundEndpointRecord, draft: EndpointDraft) -> tuple[UserError, ...]:

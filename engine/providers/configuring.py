@@ -1,7 +1,8 @@
 """Setting up a project's accounts with providers, and taking them away.
 
 Guarantees: a call takes effect as a whole or not at all; two at once for one kind take turns, so that neither's parts
-are lost; what is given out holds no secret. Leaves to others: who may do it, and trying the account out.
+are lost; what is given out holds no secret, and neither does what is noted in the audit log. Leaves to others: who may
+do it, and trying the account out.
 """
 
 from __future__ import annotations
@@ -13,10 +14,20 @@ import msgspec
 
 from db.database import Database
 from db.providers import ProviderRecord
+from db.providers import delete_provider as remove_provider
+from engine.audit import Audit
 from engine.egress import Egress
 from engine.errors import UserError
+from engine.masking import MASKED
 from engine.node_ids import NodeKind, write_node_id
-from engine.providers.credentials import ProviderCredentials, lock_account, open_credentials, store_credentials
+from engine.providers.credentials import (
+    ProviderCredentials,
+    lock_account,
+    note_credentials,
+    open_credentials,
+    shown_account,
+    store_credentials,
+)
 from engine.providers.shapes import Given, merge, missing
 from engine.providers.values import ProviderKind
 from engine.vault import CannotOpen, Vault
@@ -57,12 +68,13 @@ async def configure_provider(
     kind: ProviderKind,
     settings: object,
     secrets: object,
-    now: datetime,
+    audit: Audit,
 ) -> tuple[ProviderRecord | None, tuple[UserError, ...]]:
     """Put what is given over what is stored: absent parts stay, None clears. Paths of errors begin with `input`."""
+    now = audit.now
     try:
         async with database.transaction() as connection:
-            record = await lock_account(connection, project_id=project_id, kind=kind, now=now)
+            record, is_new = await lock_account(connection, project_id=project_id, kind=kind, now=now)
             held, is_readable = _open(vault, record)
             stored = Given(held.settings, held.secrets, holds_others=not is_readable)
             after, errors = merge(kind, stored=stored, settings=settings, secrets=secrets, egress=egress)
@@ -70,11 +82,30 @@ async def configure_provider(
                 raise _Refused(errors)
             changed = msgspec.structs.replace(held, settings=after.settings, secrets=after.secrets)
             sealed = None if is_readable or secrets else record.sealed_secrets
-            return await store_credentials(
+            stored_record = await store_credentials(
                 connection, vault, changed, project_id=project_id, now=now, keep_sealed=sealed
-            ), ()
+            )
+            before = None if is_new else held
+            await note_credentials(connection, audit, project_id=project_id, before=before, after=changed)
+            return stored_record, ()
     except _Refused as refused:
         return None, refused.errors
+
+
+async def delete_provider(
+    database: Database, vault: Vault, *, project_id: UUID, provider_id: UUID, audit: Audit
+) -> bool:
+    """Forget an account and its secrets; whether there was one."""
+    async with database.transaction() as connection:
+        record = await remove_provider(connection, project_id=project_id, provider_id=provider_id)
+        if record is None:
+            return False
+        held, _ = _open(vault, record)
+        shown = shown_account(record.kind, held.settings, dict.fromkeys(held.secrets, MASKED))
+        await audit.note_node(
+            connection, NodeKind.PROVIDER, provider_id, project_id=project_id, before=shown, after=None
+        )
+    return True
 
 
 def _open(vault: Vault, record: ProviderRecord) -> tuple[ProviderCredentials, bool]:

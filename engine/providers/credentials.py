@@ -21,6 +21,9 @@ from db.providers import (
     read_providers_by_kind,
     update_provider,
 )
+from engine.audit import SYSTEM, Audit
+from engine.masking import mask_changed
+from engine.node_ids import NodeKind
 from engine.vault import Vault
 
 if TYPE_CHECKING:
@@ -62,20 +65,23 @@ def open_credentials(vault: Vault, record: ProviderRecord) -> ProviderCredential
     )
 
 
-async def lock_account(connection: asyncpg.Connection, *, project_id: UUID, kind: str, now: datetime) -> ProviderRecord:
-    """The project's account of a kind, made empty if there is none, and locked until the transaction ends."""
-    await insert_provider(connection, project_id=project_id, provider_id=uuid4(), kind=kind, now=now)
+async def lock_account(
+    connection: asyncpg.Connection, *, project_id: UUID, kind: str, now: datetime
+) -> tuple[ProviderRecord, bool]:
+    """The project's account of a kind, locked until the transaction ends; and whether it was made now, empty."""
+    is_new = await insert_provider(connection, project_id=project_id, provider_id=uuid4(), kind=kind, now=now)
     record = await lock_provider(connection, project_id=project_id, kind=kind)
     if record is None:
         raise LookupError("the provider was deleted meanwhile")
-    return record
+    return record, is_new
 
 
 async def lock_credentials(
     connection: asyncpg.Connection, vault: Vault, *, project_id: UUID, kind: str, now: datetime
 ) -> ProviderCredentials:
     """The same, its secrets opened. Raises `engine.vault.CannotOpen`."""
-    return open_credentials(vault, await lock_account(connection, project_id=project_id, kind=kind, now=now))
+    record, _ = await lock_account(connection, project_id=project_id, kind=kind, now=now)
+    return open_credentials(vault, record)
 
 
 async def store_credentials(
@@ -112,15 +118,44 @@ async def make_secrets_once(
 ) -> ProviderCredentials:
     """Give a provider secrets that the server has made, unless it has some; returns those that it has then.
 
-    Whoever comes first wins, and everybody gets the winner's: the provider is locked until the transaction ends.
+    Whoever comes first wins, and everybody gets the winner's: the provider is locked until the transaction ends. It is
+    noted in the audit log as nobody's doing.
     Raises `engine.vault.CannotOpen` rather than replace what it cannot read.
     """
-    held = await lock_credentials(connection, vault, project_id=project_id, kind=kind, now=now)
+    account, is_new = await lock_account(connection, project_id=project_id, kind=kind, now=now)
+    held = open_credentials(vault, account)
     if held.secrets:
         return held
     changed = msgspec.structs.replace(held, secrets=secrets)
     record = await store_credentials(connection, vault, changed, project_id=project_id, now=now)
+    before = None if is_new else held
+    await note_credentials(connection, Audit(SYSTEM, now), project_id=project_id, before=before, after=changed)
     return open_credentials(vault, record)
+
+
+async def note_credentials(
+    connection: asyncpg.Connection,
+    audit: Audit,
+    *,
+    project_id: UUID,
+    before: ProviderCredentials | None,
+    after: ProviderCredentials,
+) -> None:
+    """Note that an account was made or changed, in the transaction that does it: which secrets, and none of them."""
+    masked_before, masked_after = mask_changed({} if before is None else before.secrets, after.secrets)
+    await audit.note_node(
+        connection,
+        NodeKind.PROVIDER,
+        after.provider_id,
+        project_id=project_id,
+        before=None if before is None else shown_account(before.kind, before.settings, masked_before),
+        after=shown_account(after.kind, after.settings, masked_after),
+    )
+
+
+def shown_account(kind: str, settings: Mapping[str, Any], masked_secrets: Mapping[str, str]) -> dict[str, Any]:
+    """An account as the audit log has it."""
+    return {"kind": kind, "settings": settings, "secrets": masked_secrets}
 
 
 def _seal(vault: Vault, secrets: Mapping[str, Any], *, project_id: UUID, kind: str) -> bytes | None:

@@ -1,14 +1,13 @@
 """Keeping templates: what is given goes over what is stored, and only Liquid that parses is kept.
 
 Guarantees: one name once per project; a save takes effect as a whole or not at all, with everything that is wrong said
-at once. Leaves to others: who may.
+at once, and is noted in the audit log. Leaves to others: who may.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -23,7 +22,10 @@ from db.templates import (
     lock_template,
     update_template,
 )
+from db.templates import delete_template as remove_template
+from engine.audit import Audit
 from engine.errors import UserError
+from engine.node_ids import NodeKind
 from engine.templates.texts import check_texts
 from engine.transactions import run_transaction
 
@@ -43,8 +45,9 @@ _GIVEN = ("name", "channel", "subject", "body_html", "body_text")
 NOT_FOUND = "This project has no such template."
 
 
-async def create_template(database: Database, *, project_id: UUID, given: Mapping[str, Any], now: datetime) -> Outcome:
+async def create_template(database: Database, *, project_id: UUID, given: Mapping[str, Any], audit: Audit) -> Outcome:
     """Make a template. `given` has the names of `TemplateRecord`; absent is as good as None."""
+    now = audit.now
     texts: dict[str, Any] = {name: given.get(name) for name in _GIVEN}
     made = TemplateRecord(project_id=project_id, template_id=uuid7(), created_at=now, updated_at=now, **texts)
     errors = await asyncio.to_thread(_check, made)
@@ -65,13 +68,18 @@ async def create_template(database: Database, *, project_id: UUID, given: Mappin
             body_text=made.body_text,
             now=now,
         )
-        return (None, (_NAME_TAKEN,)) if stored is None else (stored, ())
+        if stored is None:
+            return None, (_NAME_TAKEN,)
+        await audit.note_node(
+            connection, NodeKind.TEMPLATE, stored.template_id, project_id=project_id, before=None, after=_shown(stored)
+        )
+        return stored, ()
 
     return await run_transaction(database, action)
 
 
 async def change_template(
-    database: Database, *, project_id: UUID, template_id: UUID, given: Mapping[str, Any], now: datetime
+    database: Database, *, project_id: UUID, template_id: UUID, given: Mapping[str, Any], audit: Audit
 ) -> Outcome:
     """Change a template: what is absent in `given` stays, None clears."""
 
@@ -86,9 +94,51 @@ async def change_template(
         holder = await find_template_name(connection, project_id=project_id, name=changed.name)
         if holder not in (None, template_id):
             return None, (_NAME_TAKEN,)
-        return await update_template(connection, changed=changed, now=now), ()
+        stored = await update_template(connection, changed=changed, now=audit.now)
+        await audit.note_node(
+            connection,
+            NodeKind.TEMPLATE,
+            template_id,
+            project_id=project_id,
+            before=_shown(held),
+            after=_shown(stored),
+        )
+        return stored, ()
 
     return await run_transaction(database, action)
+
+
+async def delete_template(
+    database: Database, *, project_id: UUID, template_id: UUID, audit: Audit
+) -> tuple[UserError, ...]:
+    """Forget a template; why it was not. What was not sent with it yet fails."""
+    asked_before = False
+
+    async def action(connection: asyncpg.Connection) -> tuple[UserError, ...]:
+        nonlocal asked_before
+        held = await lock_template(connection, project_id=project_id, template_id=template_id)
+        if held is None:
+            # After a COMMIT whose answer was lost it is gone because of this very call.
+            return () if asked_before else (UserError(NOT_FOUND, "NOT_FOUND", ("id",)),)
+        asked_before = True
+        await remove_template(connection, project_id=project_id, template_id=template_id)
+        await audit.note_node(
+            connection, NodeKind.TEMPLATE, template_id, project_id=project_id, before=_shown(held), after=None
+        )
+        return ()
+
+    return await run_transaction(database, action)
+
+
+def _shown(template: TemplateRecord) -> dict[str, Any]:
+    """A template as the audit log has it."""
+    return {
+        "name": template.name,
+        "channel": template.channel,
+        "subject": template.subject,
+        "bodyHtml": template.body_html,
+        "bodyText": template.body_text,
+    }
 
 
 def _check(template: TemplateRecord) -> list[UserError]:

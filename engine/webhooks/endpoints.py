@@ -1,8 +1,9 @@
 """Keeping webhook endpoints: made, changed, deleted, their secrets rotated and retired.
 
 Guarantees: everything that is wrong with what was given is said at once, and then nothing is changed; an endpoint has
-one or two active secrets, and never none; a secret is given out once, when it is made. A COMMIT whose answer was lost
-is tried again and finds what it made. Leaves to others: who may (`resolvers.webhooks`).
+one or two active secrets, and never none; a secret is given out once, when it is made; each change is noted in the
+audit log, without secrets. A COMMIT whose answer was lost is tried again and finds what it made. Leaves to others: who
+may (`resolvers.webhooks`).
 """
 
 from __future__ import annotations
@@ -32,9 +33,12 @@ from db.webhook_endpoints import (
     read_webhook_endpoints,
     update_webhook_endpoint,
 )
+from db.webhook_endpoints import delete_webhook_endpoint as remove_webhook_endpoint
+from engine.audit import Audit
 from engine.dispatch.values import DEFAULT_PROVIDER_SCHEDULE
 from engine.egress import Egress
 from engine.errors import UserError
+from engine.node_ids import NodeKind, write_node_id
 from engine.transactions import run_transaction
 from engine.vault import Vault
 from engine.webhooks.follower import NAME as FOLLOWER_NAME
@@ -84,7 +88,7 @@ class WebhookEndpoints:
         self._vault = vault
         self._egress = egress
 
-    async def create(self, *, project_id: UUID, given: Mapping[str, Any], now: datetime) -> WebhookChange:
+    async def create(self, *, project_id: UUID, given: Mapping[str, Any], audit: Audit) -> WebhookChange:
         """An endpoint of what was given, with the names of SaveWebhookEndpointInput, and with its first secret."""
         draft, errors = read_draft(given, None, self._egress)
         if draft is None:
@@ -99,14 +103,19 @@ class WebhookEndpoints:
                     raise _Refused(UserError(message, "LIMIT_EXCEEDED", ("input",)))
                 await ensure_follower(connection, project_id=project_id, follower=FOLLOWER_NAME, lane=Lane.EVENTS)
                 await insert_webhook_endpoint(
-                    connection, project_id=project_id, endpoint_id=endpoint_id, draft=draft, now=now
+                    connection, project_id=project_id, endpoint_id=endpoint_id, draft=draft, now=audit.now
                 )
-                await self._add_secret(connection, project_id, endpoint_id, secret_id, secret, now)
+                await self._add_secret(connection, project_id, endpoint_id, secret_id, secret, audit.now)
+                made = await _read(connection, project_id, endpoint_id)
+                await _note(connection, audit, before=None, after=made)
+                return made
             return await _read(connection, project_id, endpoint_id)
 
         return await self._change(action, secret)
 
-    async def update(self, *, project_id: UUID, endpoint_id: UUID, given: Mapping[str, Any]) -> WebhookChange:
+    async def update(
+        self, *, project_id: UUID, endpoint_id: UUID, given: Mapping[str, Any], audit: Audit
+    ) -> WebhookChange:
         """What is absent stays as it is; null clears it."""
 
         async def action(connection: asyncpg.Connection) -> WebhookEndpointRecord:
@@ -115,16 +124,42 @@ class WebhookEndpoints:
             if draft is None:
                 raise _Refused(*errors)
             await update_webhook_endpoint(connection, project_id=project_id, endpoint_id=endpoint_id, draft=draft)
-            return await _read(connection, project_id, endpoint_id)
+            after = await _read(connection, project_id, endpoint_id)
+            await _note(connection, audit, before=before, after=after)
+            return after
 
         return await self._change(action)
 
-    async def rotate(self, *, project_id: UUID, endpoint_id: UUID, grace_seconds: int, now: datetime) -> WebhookChange:
+    async def delete(self, *, project_id: UUID, endpoint_id: UUID, audit: Audit) -> tuple[UserError, ...]:
+        """Forget an endpoint with its secrets; why it was not. What still waits for it fails."""
+        asked_before = False
+
+        async def action(connection: asyncpg.Connection) -> tuple[UserError, ...]:
+            nonlocal asked_before
+            if not await lock_webhook_endpoint(connection, project_id=project_id, endpoint_id=endpoint_id):
+                # After a COMMIT whose answer was lost it is gone because of this very call.
+                return () if asked_before else (UserError(NOT_FOUND, "NOT_FOUND", ("id",)),)
+            asked_before = True
+            held = await _read(connection, project_id, endpoint_id)
+            await remove_webhook_endpoint(connection, project_id=project_id, endpoint_id=endpoint_id)
+            await audit.note_node(
+                connection,
+                NodeKind.WEBHOOK_ENDPOINT,
+                endpoint_id,
+                project_id=project_id,
+                before=_shown(held),
+                after=None,
+            )
+            return ()
+
+        return await run_transaction(self._database, action)
+
+    async def rotate(self, *, project_id: UUID, endpoint_id: UUID, grace_seconds: int, audit: Audit) -> WebhookChange:
         """Add a secret; the one before goes on signing until the grace is over."""
         if not 0 <= grace_seconds <= MAX_GRACE_SECONDS:
             message = f"graceSeconds is 0 to {MAX_GRACE_SECONDS}."
             return WebhookChange(errors=(UserError(message, "INVALID", ("graceSeconds",)),))
-        secret_id, secret = uuid7(), make_secret()
+        secret_id, secret, now = uuid7(), make_secret(), audit.now
 
         async def action(connection: asyncpg.Connection) -> WebhookEndpointRecord:
             before = await _lock(connection, project_id, endpoint_id, ("id",))
@@ -139,23 +174,28 @@ class WebhookEndpoints:
                     connection, project_id=project_id, endpoint_id=endpoint_id, now=now
                 )
                 await self._add_secret(connection, project_id, endpoint_id, secret_id, secret, now)
-            return await _read(connection, project_id, endpoint_id)
+                after = await _read(connection, project_id, endpoint_id)
+                await _note_secrets(connection, audit, "webhook_endpoint.secret_rotated", before=before, after=after)
+                return after
+            return before
 
         return await self._change(action, secret)
 
-    async def retire(self, *, project_id: UUID, endpoint_id: UUID, secret_id: UUID, now: datetime) -> WebhookChange:
+    async def retire(self, *, project_id: UUID, endpoint_id: UUID, secret_id: UUID, audit: Audit) -> WebhookChange:
         """End an old secret before its grace is over. The newest one stays: it is what all others make room for."""
 
         async def action(connection: asyncpg.Connection) -> WebhookEndpointRecord:
             before = await _lock(connection, project_id, endpoint_id, ("endpointId",))
-            found = next((each for each in active_secrets(before, now) if each.secret_id == secret_id), None)
+            found = next((each for each in active_secrets(before, audit.now) if each.secret_id == secret_id), None)
             if found is None:
                 raise _Refused(UserError("This endpoint has no such active secret.", "NOT_FOUND", ("secretId",)))
             if found.expires_at is None:
                 message = "This is the endpoint's newest secret: rotate it first, then retire it."
                 raise _Refused(UserError(message, "STATE", ("secretId",)))
             await delete_webhook_secret(connection, project_id=project_id, endpoint_id=endpoint_id, secret_id=secret_id)
-            return await _read(connection, project_id, endpoint_id)
+            after = await _read(connection, project_id, endpoint_id)
+            await _note_secrets(connection, audit, "webhook_endpoint.secret_retired", before=before, after=after)
+            return after
 
         return await self._change(action)
 
@@ -270,3 +310,61 @@ async def _read(connection: asyncpg.Connection, project_id: UUID, endpoint_id: U
     """One that this transaction has locked or made."""
     found = await read_webhook_endpoints(connection, project_id=project_id, endpoint_ids=[endpoint_id])
     return found[0]
+
+
+async def _note(
+    connection: asyncpg.Connection, audit: Audit, *, before: WebhookEndpointRecord | None, after: WebhookEndpointRecord
+) -> None:
+    await audit.note_node(
+        connection,
+        NodeKind.WEBHOOK_ENDPOINT,
+        after.endpoint_id,
+        project_id=after.project_id,
+        before=None if before is None else _shown(before),
+        after=_shown(after),
+    )
+
+
+async def _note_secrets(
+    connection: asyncpg.Connection,
+    audit: Audit,
+    action: str,
+    *,
+    before: WebhookEndpointRecord,
+    after: WebhookEndpointRecord,
+) -> None:
+    await audit.note(
+        connection,
+        action,
+        write_node_id(NodeKind.WEBHOOK_ENDPOINT, after.endpoint_id),
+        project_id=after.project_id,
+        before=_shown_secrets(before, audit.now),
+        after=_shown_secrets(after, audit.now),
+    )
+
+
+def _shown(endpoint: WebhookEndpointRecord) -> dict[str, Any]:
+    """An endpoint as the audit log has it."""
+    return {
+        "url": endpoint.url,
+        "description": endpoint.description,
+        "events": endpoint.events,
+        "enabled": endpoint.enabled,
+        "disabledReason": endpoint.disabled_reason,
+        "signatureScheme": endpoint.signature_scheme,
+        "retrySchedule": endpoint.retry_schedule,
+        "allowPlainHttp": endpoint.allow_plain_http,
+    }
+
+
+def _shown_secrets(endpoint: WebhookEndpointRecord, now: datetime) -> dict[str, Any]:
+    """Which secrets of an endpoint sign, by what may be shown of them."""
+    active = [
+        {
+            "id": write_node_id(NodeKind.WEBHOOK_SECRET, each.secret_id),
+            "hint": each.hint,
+            "expiresAt": each.expires_at,
+        }
+        for each in active_secrets(endpoint, now)
+    ]
+    return {"active": active}

@@ -24,6 +24,7 @@ from db.webhook_endpoints import (
     note_webhook_outcomes,
     read_webhook_targets,
 )
+from engine.audit import SYSTEM, Audit
 from engine.channels.base import Accepted, Message, Moved, Outcome, Prepared, Ready, Refuse, Rejected, Settled
 from engine.channels.http import HttpClient
 from engine.channels.webhook import WebhookMessage, WebhookSender, request_refusal
@@ -116,7 +117,7 @@ class WebhookWork:
         for endpoint_id, since in sorted(failing.items()):
             reason = _disabling_reason(failed[endpoint_id].outcome, now - since)
             if reason is not None:
-                events += await _disable(connection, project_id, failed[endpoint_id], reason)
+                events += await _disable(connection, project_id, failed[endpoint_id], reason, now)
         return events
 
     async def close(self) -> None:
@@ -257,9 +258,9 @@ def _disabling_reason(outcome: Outcome, failing: timedelta) -> str | None:
 
 
 async def _disable(
-    connection: asyncpg.Connection, project_id: UUID, settled: Settled, reason: str
+    connection: asyncpg.Connection, project_id: UUID, settled: Settled, reason: str, now: datetime
 ) -> tuple[NewEvent, ...]:
-    """Unless it was switched off, or sent elsewhere, meanwhile."""
+    """Unless it was switched off, or sent elsewhere, meanwhile. Noted in the audit log as nobody's doing."""
     delivery, message = settled.delivery, cast(WebhookMessage, settled.message)
     endpoint_id = cast(UUID, delivery.endpoint_id)
     disabled = await disable_webhook_endpoint(
@@ -267,7 +268,16 @@ async def _disable(
     )
     if not disabled:
         return ()
-    properties = {"endpointId": write_node_id(NodeKind.WEBHOOK_ENDPOINT, endpoint_id), "reason": reason}
+    node_id = write_node_id(NodeKind.WEBHOOK_ENDPOINT, endpoint_id)
+    await Audit(SYSTEM, now).note(
+        connection,
+        "webhook_endpoint.disabled",
+        node_id,
+        project_id=project_id,
+        before={"enabled": True, "disabledReason": None},
+        after={"enabled": False, "disabledReason": reason},
+    )
+    properties = {"endpointId": node_id, "reason": reason}
     return (
         delivery_event(delivery, "webhook.endpoint_disabled", number=delivery.attempt_count, properties=properties),
     )

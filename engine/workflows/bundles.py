@@ -2,17 +2,17 @@
 
 Guarantees of an export: it is of one moment; what was exported can be imported into every project that has the
 templates it names, and exported again gives the same bytes. Guarantees of an import: one transaction, so that all of it
-takes effect or nothing; things are the same by their names, so that importing again changes nothing; what a bundle does
-not hold is left alone. A workflow is on or off as the bundle says, and stays as it is (a new one off) where it says
-nothing; whether one is paused is no part of it. A COMMIT whose answer was lost is tried again and finds what it did.
-Leaves to others: who may, and what a bundle looks like (`engine.workflows.bundle_format`).
+takes effect or nothing, and each change is noted in the audit log; things are the same by their names, so that
+importing again changes nothing; what a bundle does not hold is left alone. A workflow is on or off as the bundle says,
+and stays as it is (a new one off) where it says nothing; whether one is paused is no part of it. A COMMIT whose answer
+was lost is tried again and finds what it did. Leaves to others: who may, and what a bundle looks like
+(`engine.workflows.bundle_format`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -35,7 +35,8 @@ from db.templates import find_email_templates, read_templates
 from db.workflow_records import WorkflowRecord
 from db.workflows import find_workflow_names, list_workflows, read_workflows
 from engine.audiences.conditions import conditions_of, encode_conditions
-from engine.audiences.saving import MAX_AUDIENCES
+from engine.audiences.saving import MAX_AUDIENCES, note_audience
+from engine.audit import Audit
 from engine.conditions import unparse_conditions
 from engine.egress import Egress
 from engine.errors import BadUserInput, NotFound, UserError
@@ -131,14 +132,14 @@ async def import_bundle(
     given: Any,
     egress: Egress,
     schema_url: str,
-    now: datetime,
+    audit: Audit,
     is_dry_run: bool = False,
 ) -> Imported:
     """Make what a bundle holds so. A dry run says what would come of it, and changes nothing."""
     bundle, errors = await asyncio.to_thread(partial(read_bundle, given, egress=egress))
     if bundle is None:
         return Imported(errors=errors)
-    importing = _Import(project_id, bundle, schema_url, now)
+    importing = _Import(project_id, bundle, schema_url, audit)
 
     async def action(connection: asyncpg.Connection) -> Imported:
         imported = await importing.carry_out(connection)
@@ -157,11 +158,11 @@ async def import_bundle(
 class _Import:
     """One bundle, going into one project; tried again with what was found out before."""
 
-    def __init__(self, project_id: UUID, bundle: Bundle, schema_url: str, now: datetime) -> None:
+    def __init__(self, project_id: UUID, bundle: Bundle, schema_url: str, audit: Audit) -> None:
         self._project_id = project_id
         self._bundle = bundle
         self._schema_url = schema_url
-        self._now = now
+        self._audit = audit
         self._before: Mapping[str, Any] | None = None
         self._outcomes: dict[tuple[NodeKind, str], SaveOutcome] = {}
 
@@ -246,8 +247,9 @@ class _Import:
             audience_id=uuid7() if held is None else held.audience_id,
             name=given.name,
             conditions=encode_conditions(given.conditions),
-            now=self._now,
+            now=self._audit.now,
         )
+        await note_audience(connection, self._audit, before=held, after=record)
         return record, outcome
 
     async def _resolve_names(self, connection: asyncpg.Connection) -> dict[UUID, UUID]:
@@ -283,7 +285,7 @@ class _Import:
         for each in await asyncio.to_thread(self._compare, before, ids):
             one = each
             if isinstance(one, Draft):
-                one = await save_in(connection, project_id=self._project_id, draft=one, now=self._now)
+                one = await save_in(connection, project_id=self._project_id, draft=one, audit=self._audit)
             outcome = self._outcome(NodeKind.WORKFLOW, one.workflow.name, one.outcome)
             saved.append(msgspec.structs.replace(one, outcome=outcome))
         return tuple(saved)

@@ -7,7 +7,6 @@ caller chose it. A COMMIT whose answer was lost is tried again and finds what it
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -17,7 +16,8 @@ from uuid_utils.compat import uuid7
 from db.audiences import count_audiences, find_audience_names, hold_audiences, insert_audience
 from db.workflows import find_workflow_names, lock_workflow
 from engine.audiences.conditions import encode_conditions
-from engine.audiences.saving import MAX_AUDIENCES
+from engine.audiences.saving import MAX_AUDIENCES, note_audience
+from engine.audit import Audit
 from engine.errors import UserError
 from engine.push.texts import check_text
 from engine.transactions import run_transaction
@@ -39,7 +39,7 @@ _FindNames = Callable[[Sequence[str]], Awaitable[Mapping[str, UUID]]]
 
 
 async def clone_blueprint(
-    database: Database, *, project_id: UUID, key: str, name: str | None, now: datetime
+    database: Database, *, project_id: UUID, key: str, name: str | None, audit: Audit
 ) -> WorkflowChange:
     """Make a workflow of a blueprint. `name` None is the blueprint's, with a number if that is taken."""
     blueprint = BLUEPRINTS.get(key)
@@ -55,10 +55,10 @@ async def clone_blueprint(
         held = await lock_workflow(connection, project_id=project_id, workflow_id=draft.workflow_id)
         definition = blueprint.definition
         if held is None:
-            definition = await _settle(connection, project_id, blueprint, name, audience_id, now)
+            definition = await _settle(connection, project_id, blueprint, name, audience_id, audit)
         changes = new_draft(definition).changes
         settled = msgspec.structs.replace(draft, changes=changes)
-        return await save_in(connection, project_id=project_id, draft=settled, now=now)
+        return await save_in(connection, project_id=project_id, draft=settled, audit=audit)
 
     try:
         return WorkflowChange((await run_transaction(database, action)).workflow)
@@ -72,7 +72,7 @@ async def _settle(
     blueprint: Blueprint,
     name: str | None,
     audience_id: UUID,
-    now: datetime,
+    audit: Audit,
 ) -> Definition:
     """The blueprint's definition under a name that it may have, for an audience that is there."""
 
@@ -84,13 +84,13 @@ async def _settle(
     definition = msgspec.structs.replace(definition, name=chosen)
     if blueprint.audience is None:
         return definition
-    await _make_audience(connection, project_id, blueprint.audience, audience_id, now)
+    await _make_audience(connection, project_id, blueprint.audience, audience_id, audit)
     trigger = msgspec.structs.replace(definition.trigger, audience_id=audience_id)
     return msgspec.structs.replace(definition, trigger=trigger)
 
 
 async def _make_audience(
-    connection: asyncpg.Connection, project_id: UUID, audience: BlueprintAudience, audience_id: UUID, now: datetime
+    connection: asyncpg.Connection, project_id: UUID, audience: BlueprintAudience, audience_id: UUID, audit: Audit
 ) -> None:
     async def find(names: Sequence[str]) -> Mapping[str, UUID]:
         return await find_audience_names(connection, project_id=project_id, names=names)
@@ -98,14 +98,15 @@ async def _make_audience(
     if await count_audiences(connection, project_id=project_id) >= MAX_AUDIENCES:
         message = f"This blueprint brings an audience, and a project has at most {MAX_AUDIENCES}: delete one first."
         raise Refused(UserError(message, "LIMIT_EXCEEDED", ("key",)))
-    await insert_audience(
+    made = await insert_audience(
         connection,
         project_id=project_id,
         audience_id=audience_id,
         name=await _free_name(audience.name, find),
         conditions=encode_conditions(audience.where),
-        now=now,
+        now=audit.now,
     )
+    await note_audience(connection, audit, before=None, after=made)
 
 
 async def _free_name(name: str, find: _FindNames) -> str:

@@ -2,8 +2,8 @@
 
 Guarantees: each takes effect at once and whole, in one transaction with its item of the runs lane, whatever a worker is
 about to do with the run: both lock its row, and a model that is being asked loses its lease, so that its answer changes
-nothing. A COMMIT whose answer was lost is not done twice. Leaves to others: who may, waking a worker for what is due,
-and whole workflows (`engine.workflows.standing`).
+nothing. The audit log tells of it. A COMMIT whose answer was lost is not done twice. Leaves to others: who may, waking
+a worker for what is due, and whole workflows (`engine.workflows.standing`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from db.database import Database
 from db.workflow_records import RunRecord
 from db.workflow_runs import lock_runs, save_runs
 from engine.announcements import Announcement
+from engine.audit import Audit
 from engine.dispatch.ledger import record
+from engine.node_ids import NodeKind, write_node_id
 from engine.transactions import run_transaction
 from engine.workflows.cancelling import cancel_runs
 from engine.workflows.definition import RunStatus
@@ -48,35 +50,37 @@ _Made: TypeAlias = tuple[RunRecord, tuple[Announcement, ...]]
 
 
 class _Change(msgspec.Struct, frozen=True):
-    """From which statuses, to which, and what writes it: it gives the run as it is then, and what to announce."""
+    """From which statuses, to which, what the audit log calls it, and what writes it: that gives the run as it is then,
+    and what to announce."""
 
     before: frozenset[RunStatus]
     after: RunStatus
+    action: str
     make: Callable[[asyncpg.Connection, RunRecord, datetime], Awaitable[_Made]]
 
 
 async def pause_run(
-    database: Database, announce: Callable[[Announcement], None], *, project_id: UUID, run_id: UUID, now: datetime
+    database: Database, announce: Callable[[Announcement], None], *, project_id: UUID, run_id: UUID, audit: Audit
 ) -> Outcome:
     """Hold a RUNNING run where it is. What its open step has made goes out."""
-    return await _change(database, announce, _PAUSE, project_id=project_id, run_id=run_id, now=now)
+    return await _change(database, announce, _PAUSE, project_id=project_id, run_id=run_id, audit=audit)
 
 
 async def resume_run(
-    database: Database, announce: Callable[[Announcement], None], *, project_id: UUID, run_id: UUID, now: datetime
+    database: Database, announce: Callable[[Announcement], None], *, project_id: UUID, run_id: UUID, audit: Audit
 ) -> Outcome:
     """Let a PAUSED run go on: with the step in progress at once, with the next when it is due, if that is still ahead.
 
     Wake a worker after it.
     """
-    return await _change(database, announce, _RESUME, project_id=project_id, run_id=run_id, now=now)
+    return await _change(database, announce, _RESUME, project_id=project_id, run_id=run_id, audit=audit)
 
 
 async def cancel_run(
-    database: Database, announce: Callable[[Announcement], None], *, project_id: UUID, run_id: UUID, now: datetime
+    database: Database, announce: Callable[[Announcement], None], *, project_id: UUID, run_id: UUID, audit: Audit
 ) -> Outcome:
     """End a run that is not over, and its deliveries that were not sent."""
-    return await _change(database, announce, _CANCEL, project_id=project_id, run_id=run_id, now=now)
+    return await _change(database, announce, _CANCEL, project_id=project_id, run_id=run_id, audit=audit)
 
 
 async def _change(
@@ -86,7 +90,7 @@ async def _change(
     *,
     project_id: UUID,
     run_id: UUID,
-    now: datetime,
+    audit: Audit,
 ) -> Outcome:
     """Raises `Unavailable` when the database does not answer."""
     has_tried = False
@@ -102,7 +106,15 @@ async def _change(
             is_done = has_tried and run.status == change.after
             return (ChangedRun(run) if is_done else WrongState(run.status)), ()
         has_tried = True
-        changed, announcements = await change.make(connection, run, now)
+        await audit.note(
+            connection,
+            change.action,
+            write_node_id(NodeKind.WORKFLOW_RUN, run_id),
+            project_id=project_id,
+            before={"status": run.status},
+            after={"status": change.after},
+        )
+        changed, announcements = await change.make(connection, run, audit.now)
         return ChangedRun(changed), announcements
 
     outcome, announcements = await run_transaction(database, action)
@@ -132,6 +144,6 @@ async def _save(connection: asyncpg.Connection, run: RunRecord, now: datetime) -
     return run, announcements
 
 
-_PAUSE = _Change(frozenset({RunStatus.RUNNING}), RunStatus.PAUSED, _pause)
-_RESUME = _Change(frozenset({RunStatus.PAUSED}), RunStatus.RUNNING, _resume)
-_CANCEL = _Change(UNFINISHED, RunStatus.CANCELLED, _cancel)
+_PAUSE = _Change(frozenset({RunStatus.RUNNING}), RunStatus.PAUSED, "workflow_run.paused", _pause)
+_RESUME = _Change(frozenset({RunStatus.PAUSED}), RunStatus.RUNNING, "workflow_run.resumed", _resume)
+_CANCEL = _Change(UNFINISHED, RunStatus.CANCELLED, "workflow_run.cancelled", _cancel)

@@ -2,7 +2,8 @@
 
 Guarantees: a save takes effect as a whole or not at all, with everything that is wrong said at once; one name once per
 project; a version never changes, so that runs stay on the one they started with; a save that changes nothing makes
-none. What is given is checked by today's rules, what stays is not. A COMMIT whose answer was lost is tried again and
+none; one that changes something is noted in the audit log with it. What is given is checked by today's rules, what
+stays is not. A COMMIT whose answer was lost is tried again and
 finds what it made. Saves of one project wait for one another. Leaves to others: who may, and noticing that triggers
 have changed (`db.workflows.read_generation`).
 
@@ -39,6 +40,7 @@ from db.workflows import (
     read_workflows,
     set_workflow_standing,
 )
+from engine.audit import Audit
 from engine.dispatch.values import Channel
 from engine.egress import Egress
 from engine.errors import UserError
@@ -49,7 +51,7 @@ from engine.workflows.fields import Path
 from engine.workflows.names import REPORTS_FOLLOWER, TRIGGERS_FOLLOWER
 from engine.workflows.schedules import next_occurrence
 from engine.workflows.stored import decode_definition, encode_definition
-from engine.workflows.validation import Changes, named_nodes, read_changes, read_definition
+from engine.workflows.validation import Changes, named_nodes, read_changes, read_definition, unparse_definition
 
 if TYPE_CHECKING:
     import asyncpg
@@ -144,31 +146,31 @@ async def save_workflow(
     workflow_id: UUID | None,
     given: Mapping[str, Any],
     egress: Egress,
-    now: datetime,
+    audit: Audit,
 ) -> WorkflowChange:
     """Make a workflow, or change the one with the id. `given` has the names of SaveWorkflowInput."""
     draft, errors = await asyncio.to_thread(partial(read_draft, given, workflow_id=workflow_id, egress=egress))
     if draft is None:
         return WorkflowChange(errors=errors)
-    return await carry_out(database, project_id=project_id, draft=draft, now=now)
+    return await carry_out(database, project_id=project_id, draft=draft, audit=audit)
 
 
 async def set_active(
-    database: Database, *, project_id: UUID, workflow_id: UUID, is_active: bool, now: datetime
+    database: Database, *, project_id: UUID, workflow_id: UUID, is_active: bool, audit: Audit
 ) -> WorkflowChange:
     """Switch a workflow on or off. What it has started goes on either way."""
     draft = Draft(workflow_id=workflow_id, is_new=False, is_active=is_active, path=())
-    return await carry_out(database, project_id=project_id, draft=draft, now=now)
+    return await carry_out(database, project_id=project_id, draft=draft, audit=audit)
 
 
-async def carry_out(database: Database, *, project_id: UUID, draft: Draft, now: datetime) -> WorkflowChange:
+async def carry_out(database: Database, *, project_id: UUID, draft: Draft, audit: Audit) -> WorkflowChange:
     """One save, in a transaction of its own."""
     tried_before = False
 
     async def action(connection: asyncpg.Connection) -> Saved:
         nonlocal tried_before
         again, tried_before = tried_before, True
-        return await save_in(connection, project_id=project_id, draft=draft, now=now, tried_before=again)
+        return await save_in(connection, project_id=project_id, draft=draft, audit=audit, tried_before=again)
 
     try:
         saved = await run_transaction(database, action)
@@ -178,23 +180,27 @@ async def carry_out(database: Database, *, project_id: UUID, draft: Draft, now: 
 
 
 async def save_in(
-    connection: asyncpg.Connection, *, project_id: UUID, draft: Draft, now: datetime, tried_before: bool = False
+    connection: asyncpg.Connection, *, project_id: UUID, draft: Draft, audit: Audit, tried_before: bool = False
 ) -> Saved:
     """Carry a draft out in the caller's transaction, which commits it. Raises `Refused`: then roll back.
 
-    `tried_before`: the same draft was committed before, perhaps. `now` is business time. Locks the project's workflows
-    against other saves, then this one, the audiences that it names, and the generation.
-    """
+    `tried_before`: the same draft was committed before, perhaps. Locks the project's workflows against other saves,
+    then this one, the audiences that it names, and the generation."""
     await hold_workflows(connection, project_id=project_id)
     standing = await lock_workflow(connection, project_id=project_id, workflow_id=draft.workflow_id)
     if standing is None:
         if not draft.is_new:
             raise Refused(UserError(NOT_FOUND, "NOT_FOUND", (*draft.path, "id")))
-        return await _create(connection, project_id, draft, now)
+        made = await _create(connection, project_id, draft, audit.now)
+        await _note(connection, audit, before=None, after=made.workflow)
+        return made
     before = await _read(connection, project_id, draft.workflow_id)
     if draft.is_new:
         return Saved(before, SaveOutcome.CREATED)
-    return await _change(connection, draft, standing, before, now, tried_before)
+    saved = await _change(connection, draft, standing, before, audit.now, tried_before)
+    if saved.outcome is SaveOutcome.UPDATED:
+        await _note(connection, audit, before=before, after=saved.workflow)
+    return saved
 
 
 async def _create(connection: asyncpg.Connection, project_id: UUID, draft: Draft, now: datetime) -> Saved:
@@ -269,6 +275,28 @@ async def _change(
         )
     await bump_generation(connection, project_id=project_id)
     return Saved(await _read(connection, project_id, draft.workflow_id), SaveOutcome.UPDATED)
+
+
+async def _note(
+    connection: asyncpg.Connection, audit: Audit, *, before: WorkflowRecord | None, after: WorkflowRecord
+) -> None:
+    await audit.note_node(
+        connection,
+        NodeKind.WORKFLOW,
+        after.workflow_id,
+        project_id=after.project_id,
+        before=None if before is None else shown_workflow(before),
+        after=shown_workflow(after),
+    )
+
+
+def shown_workflow(workflow: WorkflowRecord) -> dict[str, Any]:
+    """A workflow as the audit log has it. Trigger and steps that are too large for it are those of the version."""
+    return {
+        "version": workflow.version,
+        "isActive": workflow.is_active,
+        **unparse_definition(decode_definition(workflow.definition)),
+    }
 
 
 def is_equal(one: Definition, other: Definition) -> bool:

@@ -1,12 +1,12 @@
 """Pausing, resuming and deleting workflows: what becomes of the runs that they have.
 
 Guarantees: each takes effect at once for everything that starts or goes on after its commit, and is the same when it is
-done again. Leaves to others: who may, and doing to the runs what `pending_change` says (workers do, in batches).
+done again; what it changes is noted in the audit log with it. Leaves to others: who may, and doing to the runs what
+`pending_change` says (workers do, in batches).
 """
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -20,9 +20,11 @@ from db.workflows import (
     set_workflow_paused,
 )
 from db.workflows import delete_workflow as remove_workflow
+from engine.audit import Audit
 from engine.errors import UserError
+from engine.node_ids import NodeKind, write_node_id
 from engine.transactions import run_transaction
-from engine.workflows.saving import NOT_FOUND, WorkflowChange
+from engine.workflows.saving import NOT_FOUND, WorkflowChange, shown_workflow
 
 if TYPE_CHECKING:
     import asyncpg
@@ -32,21 +34,21 @@ if TYPE_CHECKING:
 _UNKNOWN = WorkflowChange(errors=(UserError(NOT_FOUND, "NOT_FOUND", ("id",)),))
 
 
-async def pause_workflow(database: Database, *, project_id: UUID, workflow_id: UUID, now: datetime) -> WorkflowChange:
+async def pause_workflow(database: Database, *, project_id: UUID, workflow_id: UUID, audit: Audit) -> WorkflowChange:
     """Hold the runs of a workflow at the end of the step that they are in; new ones queue."""
     return await _set_paused(
-        database, project_id=project_id, workflow_id=workflow_id, is_paused=True, pending_change=None, now=now
+        database, project_id=project_id, workflow_id=workflow_id, is_paused=True, pending_change=None, audit=audit
     )
 
 
-async def resume_workflow(database: Database, *, project_id: UUID, workflow_id: UUID, now: datetime) -> WorkflowChange:
+async def resume_workflow(database: Database, *, project_id: UUID, workflow_id: UUID, audit: Audit) -> WorkflowChange:
     """Have a worker let the runs of a paused workflow go on, those that queued in the order in which they came."""
     return await _set_paused(
-        database, project_id=project_id, workflow_id=workflow_id, is_paused=False, pending_change=RELEASE, now=now
+        database, project_id=project_id, workflow_id=workflow_id, is_paused=False, pending_change=RELEASE, audit=audit
     )
 
 
-async def delete_workflow(database: Database, *, project_id: UUID, workflow_id: UUID, now: datetime) -> bool:
+async def delete_workflow(database: Database, *, project_id: UUID, workflow_id: UUID, audit: Audit) -> bool:
     """Delete a workflow, and have a worker cancel its runs; whether there was one."""
     deleted_before = False
 
@@ -57,7 +59,16 @@ async def delete_workflow(database: Database, *, project_id: UUID, workflow_id: 
             # After a COMMIT whose answer was lost it is gone because of this very call.
             return deleted_before
         deleted_before = True
-        await remove_workflow(connection, project_id=project_id, workflow_id=workflow_id, now=now)
+        held = await _read(connection, project_id, workflow_id)
+        await remove_workflow(connection, project_id=project_id, workflow_id=workflow_id, now=audit.now)
+        await audit.note_node(
+            connection,
+            NodeKind.WORKFLOW,
+            workflow_id,
+            project_id=project_id,
+            before=shown_workflow(held),
+            after=None,
+        )
         await bump_generation(connection, project_id=project_id)
         return True
 
@@ -71,7 +82,7 @@ async def _set_paused(
     workflow_id: UUID,
     is_paused: bool,
     pending_change: str | None,
-    now: datetime,
+    audit: Audit,
 ) -> WorkflowChange:
     async def action(connection: asyncpg.Connection) -> WorkflowRecord | None:
         await hold_workflows(connection, project_id=project_id)
@@ -85,11 +96,24 @@ async def _set_paused(
                 workflow_id=workflow_id,
                 is_paused=is_paused,
                 pending_change=pending_change,
-                now=now,
+                now=audit.now,
+            )
+            await audit.note(
+                connection,
+                "workflow.paused" if is_paused else "workflow.resumed",
+                write_node_id(NodeKind.WORKFLOW, workflow_id),
+                project_id=project_id,
+                before={"name": standing.name, "isPaused": standing.is_paused},
+                after={"name": standing.name, "isPaused": is_paused},
             )
             await bump_generation(connection, project_id=project_id)
-        found = await read_workflows(connection, project_id=project_id, workflow_ids=[workflow_id])
-        return found[0]
+        return await _read(connection, project_id, workflow_id)
 
     record = await run_transaction(database, action)
     return _UNKNOWN if record is None else WorkflowChange(record)
+
+
+async def _read(connection: asyncpg.Connection, project_id: UUID, workflow_id: UUID) -> WorkflowRecord:
+    """One that this transaction has locked."""
+    found = await read_workflows(connection, project_id=project_id, workflow_ids=[workflow_id])
+    return found[0]

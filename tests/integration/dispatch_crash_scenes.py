@@ -16,6 +16,7 @@ import msgspec
 from uuid_utils.compat import uuid7
 
 from db.sender_domains import insert_sender_domain, update_sender_domain
+from engine.audit import SYSTEM, Audit
 from engine.channels.base import ChannelWork
 from engine.channels.http import HttpClient
 from engine.channels.smtp import SmtpSender
@@ -90,7 +91,7 @@ class WebhookScene:
         now = desk.clock.now()
         endpoints = WebhookEndpoints(desk.database, VAULT, EGRESS)
         given = {"url": f"{self._url}/{project_id}", "events": ["*"]}
-        made = await endpoints.create(project_id=project_id, given=given, now=now)
+        made = await endpoints.create(project_id=project_id, given=given, audit=Audit(SYSTEM, now))
         assert made.endpoint is not None, made.errors
         for number in range(DELIVERIES):
             content = WebhookContent(event_id=f"{project_id}:{number}", body=f'{{"number": {number}}}')
@@ -135,7 +136,7 @@ class EmailScene:
             kind=ProviderKind.SMTP,
             settings={**settings, "username": USER},
             secrets={"password": PASSWORD},
-            now=desk.clock.now(),
+            audit=Audit(SYSTEM, desk.clock.now()),
         )
         assert errors == ()
         content = msgspec.json.encode(EmailContent(subject="Hi", body_text="Hello")).decode()

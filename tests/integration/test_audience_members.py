@@ -21,6 +21,7 @@ from db.events import append_events
 from db.records import EventRecord
 from engine.audiences import checking, following, keeping
 from engine.audiences.saving import AudienceChange, change_audience, create_audience, delete_audience
+from engine.audit import SYSTEM, Audit
 from engine.consent import ConsentPurpose, ConsentState, set_consent
 from engine.dispatch.ledger import record
 from engine.retention import trim_project
@@ -59,7 +60,7 @@ class Shop:
     async def audience(self, name: str, *where: Any) -> UUID:
         given = AudienceChange(name, where)
         made, errors = await create_audience(
-            self.database, project_id=self.project_id, given=given, now=self.clock.now()
+            self.database, project_id=self.project_id, given=given, audit=Audit(SYSTEM, self.clock.now())
         )
         assert made is not None, errors
         return made.audience_id
@@ -70,7 +71,7 @@ class Shop:
             project_id=self.project_id,
             audience_id=audience_id,
             given=AudienceChange(name, where),
-            now=self.clock.now(),
+            audit=Audit(SYSTEM, self.clock.now()),
         )
         assert changed is not None, errors
 
@@ -286,7 +287,9 @@ async def test_of_one_that_was_deleted_nothing_is_kept(shop: Shop, monkeypatch: 
     await shop.agree()
     assert len(await kept(shop.database, shop.project_id)) == 5
 
-    await delete_audience(shop.database, project_id=shop.project_id, audience_id=audience_id, now=shop.clock.now())
+    await delete_audience(
+        shop.database, project_id=shop.project_id, audience_id=audience_id, audit=Audit(SYSTEM, shop.clock.now())
+    )
     await shop.did("user-9")
     await shop.worker.catch_up(shop.project_id)
     assert await kept(shop.database, shop.project_id) == set()

@@ -30,6 +30,7 @@ from db.push_tokens import (
 )
 from db.records import NewEvent
 from db.replays import read_replay_set
+from engine.audit import SYSTEM, Audit
 from engine.channels.base import (
     Accepted,
     Deferred,
@@ -186,7 +187,9 @@ class Desk:
         async with self.database.connection() as connection:
             found = await read_replay_set(connection, project_id=self.project_id, delivery_filter=which)
         replays = Replays(self.database, TestClock(now), lambda announcement: None, lambda work: None)
-        begun = await replays.begin(project_id=self.project_id, delivery_filter=which, found=found)
+        begun = await replays.begin(
+            project_id=self.project_id, delivery_filter=which, found=found, audit=Audit(SYSTEM, now)
+        )
         assert isinstance(begun, BulkReplay)
         assert begun.replayed == len(ids)
         return await self.read(*ids)

@@ -59,6 +59,7 @@ async def begin(shop: Tenant, *, chunk: int, delivery_filter: DeliveryFilter) ->
         project_id=shop.project_id,
         delivery_filter=delivery_filter,
         found=await replay_set(shop, delivery_filter),
+        audit=shop.gateway.audit,
     )
     assert isinstance(begun, BulkReplay)
     return begun
@@ -341,7 +342,10 @@ async def test_an_acceptance_whose_answer_was_lost_is_one_replay(shop: Tenant) -
     await fill_deliveries(shop, 5)
     wanted = DeliveryFilter(statuses=("FAILED",))
     begun = await replays_that_die(shop, ConnectionResetError, ["after", None], chunk=2).begin(
-        project_id=shop.project_id, delivery_filter=wanted, found=await replay_set(shop, wanted)
+        project_id=shop.project_id,
+        delivery_filter=wanted,
+        found=await replay_set(shop, wanted),
+        audit=shop.gateway.audit,
     )
     assert isinstance(begun, BulkReplay)
     assert (begun.replayed, len(begun.deliveries)) == (5, 2)
@@ -357,7 +361,10 @@ async def test_the_last_replay_that_is_allowed_is_accepted_although_its_answer_w
     for _ in range(MAX_UNFINISHED_REPLAYS - 1):
         await begin(shop, chunk=1, delivery_filter=wanted)
     begun = await replays_that_die(shop, ConnectionResetError, ["after", None], chunk=1).begin(
-        project_id=shop.project_id, delivery_filter=wanted, found=await replay_set(shop, wanted)
+        project_id=shop.project_id,
+        delivery_filter=wanted,
+        found=await replay_set(shop, wanted),
+        audit=shop.gateway.audit,
     )
     assert isinstance(begun, BulkReplay)
 
@@ -365,5 +372,5 @@ async def test_the_last_replay_that_is_allowed_is_accepted_although_its_answer_w
 async def test_a_replay_whose_answer_was_lost_is_one_replay(shop: Tenant) -> None:
     delivery_id = await make_delivery(shop, status="FAILED")
     replays_one = replays_that_die(shop, ConnectionResetError, ["after", None], chunk=2)
-    await replays_one.replay_one(project_id=shop.project_id, delivery_id=delivery_id)
+    await replays_one.replay_one(project_id=shop.project_id, delivery_id=delivery_id, audit=shop.gateway.audit)
     assert (await transitions_of(shop))[delivery_id] == [(None, "FAILED"), ("FAILED", "QUEUED")]

@@ -12,6 +12,7 @@ import pytest
 from db.delivery_changes import cancel_delivery
 from db.records import Lane
 from db.workflow_runs import lock_runs
+from engine.audit import SYSTEM, Audit
 from engine.identity import Role
 from engine.work import Work, WorkKind
 from engine.workflows.run_changes import ChangedRun, cancel_run, pause_run, resume_run
@@ -298,7 +299,9 @@ async def test_a_commit_whose_answer_is_lost_changes_a_run_once(
     async with open_proxy(tmp_path, module_database_url) as proxy, open_database(proxy.url, max_size=2) as database:
         for action in (pause_run, resume_run, cancel_run):
             proxy.lose_answers_to(lambda sent: b"COMMIT;" in sent, times=1)
-            outcome = await action(database, told.append, project_id=shop.project_id, run_id=uuid_of(run_id), now=now)
+            outcome = await action(
+                database, told.append, project_id=shop.project_id, run_id=uuid_of(run_id), audit=Audit(SYSTEM, now)
+            )
             assert isinstance(outcome, ChangedRun)
         assert proxy.lost == 3
     assert [status for status, _, _ in await lane(shop, run_id)] == ["RUNNING", "PAUSED", "RUNNING", "CANCELLED"]

@@ -11,6 +11,7 @@ import pytest
 
 from db.suppressions import NewSuppression, insert_suppressions
 from db.workflow_runs import find_due_runs, find_projects_with_runs
+from engine.audit import SYSTEM, Audit
 from engine.channels.base import Rejected
 from engine.consent import ConsentPurpose, ConsentState, set_consent
 from engine.dispatch.values import Channel, DeliveryError, EmailContent, SmsContent, WebhookContent
@@ -79,7 +80,7 @@ async def configure(shop: Shop) -> None:
             kind=kind,
             settings=known,
             secrets=secrets,
-            now=shop.clock.now(),
+            audit=Audit(SYSTEM, shop.clock.now()),
         )
         assert errors == ()
     await shop.fetch(

@@ -18,8 +18,8 @@ from db.inbound_endpoints import InboundEndpointRecord
 from db.insights import InsightRecord
 from db.live_activities import LiveActivityRecord
 from db.members import KnownMember, MemberRecord, MemberTokenRecord
-from db.providers import ProviderRecord
 from db.project_settings import ProjectSettingsRecord
+from db.providers import ProviderRecord
 from db.push_settings import PushSettingsRecord
 from db.push_tokens import PushTokenRecord
 from db.records import (
@@ -36,6 +36,7 @@ from db.sender_domains import SenderDomainRecord
 from db.statements import statements
 from db.suppressions import SuppressionRecord
 from db.templates import TemplateRecord
+from db.trusted_documents import TrustedDocumentRecord
 from db.webhook_endpoints import WebhookEndpointRecord, WebhookSubscription, WebhookTarget
 from db.workflow_records import (
     ActiveTrigger,
@@ -105,6 +106,7 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "project_settings.lock_project_settings": ProjectSettingsRecord,
     "project_settings.read_project_settings": ProjectSettingsRecord,
     "projects.insert_project": ProjectRecord,
+    "providers.delete_provider": ProviderRecord,
     "providers.find_provider": ProviderRecord,
     "providers.list_providers": ProviderRecord,
     "providers.lock_provider": ProviderRecord,
@@ -114,6 +116,7 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "sender_domains.find_sender_domains": SenderDomainRecord,
     "sender_domains.insert_sender_domain": SenderDomainRecord,
     "sender_domains.list_sender_domains": SenderDomainRecord,
+    "sender_domains.lock_sender_domain": SenderDomainRecord,
     "sender_domains.read_sender_domains": SenderDomainRecord,
     "sender_domains.update_sender_domain": SenderDomainRecord,
     "suppressions.share_suppressions": SuppressionRecord,
@@ -139,6 +142,10 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "audiences.read_audiences": AudienceRecord,
     "audiences.read_audiences_ever": AudienceRecord,
     "audiences.update_audience": AudienceRecord,
+    "trusted_documents.delete_trusted_document": TrustedDocumentRecord,
+    "trusted_documents.list_trusted_documents": TrustedDocumentRecord,
+    "trusted_documents.lock_trusted_documents": TrustedDocumentRecord,
+    "trusted_documents.save_trusted_documents": TrustedDocumentRecord,
     "templates.insert_template": TemplateRecord,
     "templates.list_templates": TemplateRecord,
     "templates.lock_template": TemplateRecord,
@@ -246,6 +253,8 @@ OTHER_COLUMNS = {
     "insights.hold_insights": ["project_id"],
     "insights.share_insights": ["insight_id"],
     "templates.count_templates": ["count"],
+    "trusted_documents.count_trusted_documents": ["count"],
+    "trusted_documents.read_trusted_document": ["document"],
     "templates.delete_template": ["template_id"],
     "templates.find_email_templates": ["name", "template_id"],
     "templates.find_template_name": ["template_id"],
@@ -319,8 +328,7 @@ OTHER_COLUMNS = {
     "delivery_reports.find_by_provider_message": ["delivery_id"],
     "identity_links.take_over_user": [],
     "inbound_endpoints.delete_inbound_endpoint": ["endpoint_id"],
-    "providers.delete_provider": ["provider_id"],
-    "providers.insert_provider": [],
+    "providers.insert_provider": ["provider_id"],
     "providers.set_provider_error": [],
     "workflow_failures.count_failures": ["workflow_id", "consecutive"],
     "workflow_failures.forget_failures": [],

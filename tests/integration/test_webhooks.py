@@ -20,6 +20,7 @@ from db.delivery_records import DeliveryRecord, NewDelivery
 from db.events import append_events
 from db.records import EventRecord, NewEvent
 from db.webhook_endpoints import WebhookEndpointRecord, read_webhook_endpoints
+from engine.audit import SYSTEM, Audit
 from engine.channels.http import HttpClient
 from engine.dispatch.dispatcher import Dispatcher
 from engine.dispatch.ledger import create_deliveries
@@ -61,10 +62,16 @@ class Shop:
     def now(self) -> Any:
         return self.desk.clock.now()
 
+    @property
+    def audit(self) -> Audit:
+        return Audit(SYSTEM, self.now)
+
     async def endpoint(self, *, path: str = "/hook", events: Sequence[str] = ("*",), **given: Any) -> UUID:
         """An endpoint at the receiver, which knows its secret."""
         made = await self.endpoints.create(
-            project_id=self.project_id, given={"url": self.receiver.url + path, "events": events, **given}, now=self.now
+            project_id=self.project_id,
+            given={"url": self.receiver.url + path, "events": events, **given},
+            audit=self.audit,
         )
         return self._known(path, made)
 
@@ -74,7 +81,9 @@ class Shop:
         return made.endpoint.endpoint_id
 
     async def change(self, endpoint_id: UUID, **given: Any) -> None:
-        changed = await self.endpoints.update(project_id=self.project_id, endpoint_id=endpoint_id, given=given)
+        changed = await self.endpoints.update(
+            project_id=self.project_id, endpoint_id=endpoint_id, given=given, audit=self.audit
+        )
         assert changed.errors == ()
 
     async def read(self, endpoint_id: UUID) -> WebhookEndpointRecord:
@@ -278,7 +287,7 @@ async def test_what_comes_back_after_a_move_goes_by_the_new_host(shop: Shop) -> 
         await shop.change(endpoint_id, url=f"{elsewhere.url}/hook")
         replays = Replays(shop.desk.database, shop.desk.clock, shop.desk.announced.append, lambda work: None)
         (failed,) = [each.delivery_id for each in await shop.deliveries() if each.status == "FAILED"]
-        await replays.replay_one(project_id=shop.project_id, delivery_id=failed)
+        await replays.replay_one(project_id=shop.project_id, delivery_id=failed, audit=shop.audit)
         shop.desk.clock.advance(minutes=1)
         await shop.drain()
         assert [each.verified for each in elsewhere.requests] == [True, True]
@@ -477,7 +486,7 @@ async def test_during_a_rotation_the_older_secret_signs_what_has_room_for_one(sh
     endpoint_id = await shop.endpoint()
     old = shop.receiver.secrets["/hook"]
     rotated = await shop.endpoints.rotate(
-        project_id=shop.project_id, endpoint_id=endpoint_id, grace_seconds=60, now=shop.now
+        project_id=shop.project_id, endpoint_id=endpoint_id, grace_seconds=60, audit=shop.audit
     )
     for secret, wait in ((old, 0), (rotated.secret or "", 61)):
         shop.receiver.secrets["/hook"] = secret

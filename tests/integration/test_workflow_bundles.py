@@ -19,6 +19,7 @@ import engine.workflows.bundles as bundles_module
 from db.database import Database
 from db.templates import delete_template, insert_template
 from engine.audiences.saving import AudienceChange, create_audience
+from engine.audit import SYSTEM, Audit
 from engine.egress import Egress
 from engine.errors import BadUserInput, NotFound
 from engine.workflows.bundles import Imported, export_bundle, import_bundle
@@ -65,7 +66,7 @@ class Project:
             given=bundle,
             egress=Egress(),
             schema_url=SCHEMA_URL,
-            now=START + timedelta(seconds=after),
+            audit=Audit(SYSTEM, START + timedelta(seconds=after)),
             is_dry_run=is_dry_run,
         )
 
@@ -200,7 +201,7 @@ async def test_workflows_are_on_or_off_as_the_bundle_says(shop: Project) -> None
             project_id=shop.project_id,
             workflow_id=each.workflow_id,
             is_active=is_active,
-            now=START,
+            audit=Audit(SYSTEM, START),
         )
     # It does not say of the first; it says of the second.
     again = await shop.take(bundle(workflow("a"), workflow("b", isActive=True), workflow("c")))
@@ -214,7 +215,9 @@ async def test_workflows_are_on_or_off_as_the_bundle_says(shop: Project) -> None
 
 async def test_being_paused_is_no_part_of_a_bundle(shop: Project) -> None:
     [made] = (await shop.take(bundle(workflow(isActive=True)))).workflows
-    await pause_workflow(shop.database, project_id=shop.project_id, workflow_id=made.workflow.workflow_id, now=START)
+    await pause_workflow(
+        shop.database, project_id=shop.project_id, workflow_id=made.workflow.workflow_id, audit=Audit(SYSTEM, START)
+    )
     exported = await shop.export()
     again = await shop.take(exported)
     assert outcomes(again) == {"Hello": "UNCHANGED"}
@@ -263,7 +266,10 @@ async def test_names_of_another_project_lead_nowhere(shop: Project, database: Da
 
 async def test_an_audience_of_the_project_need_not_be_in_the_bundle(shop: Project) -> None:
     await create_audience(
-        shop.database, project_id=shop.project_id, given=AudienceChange(name="VIPs", where=[]), now=START
+        shop.database,
+        project_id=shop.project_id,
+        given=AudienceChange(name="VIPs", where=[]),
+        audit=Audit(SYSTEM, START),
     )
     await shop.take(bundle(workflow(audience="VIPs")))
     [exported] = (await shop.export())["workflows"]
@@ -298,7 +304,7 @@ async def test_some_workflows_are_exported_with_the_audiences_that_they_name(sho
 async def test_a_deleted_workflow_is_in_no_bundle_and_its_name_is_free(shop: Project, database: Database) -> None:
     [made] = (await shop.take(bundle(workflow()))).workflows
     workflow_id = made.workflow.workflow_id
-    await delete_workflow(database, project_id=shop.project_id, workflow_id=workflow_id, now=START)
+    await delete_workflow(database, project_id=shop.project_id, workflow_id=workflow_id, audit=Audit(SYSTEM, START))
     assert await shop.export() == EMPTY
     with pytest.raises(NotFound):
         await shop.export(workflow_id)

@@ -27,6 +27,7 @@ from db.workflows import (
     set_workflow_paused,
     share_workflows,
 )
+from engine.audit import SYSTEM, Audit
 from engine.egress import Egress
 from engine.workflows.cloning import clone_blueprint
 from engine.workflows.definition import Definition, Step, StepType, Trigger, Wait
@@ -48,6 +49,7 @@ from tests.integration.log_support import make_project, open_database, wait_unti
 from tests.integration.postgres_proxy import open_proxy
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
+AUDIT = Audit(SYSTEM, NOW)
 JOURNEY = Definition("Journey", Trigger("order.placed"), (Step("pause", StepType.WAIT, Wait(), delay_minutes=60),))
 
 
@@ -58,7 +60,7 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 
 async def make(database: Database, project_id: UUID, **options: Any) -> WorkflowRecord:
-    change = await carry_out(database, project_id=project_id, draft=new_draft(JOURNEY, **options), now=NOW)
+    change = await carry_out(database, project_id=project_id, draft=new_draft(JOURNEY, **options), audit=AUDIT)
     assert change.workflow is not None
     return change.workflow
 
@@ -90,16 +92,16 @@ async def test_a_commit_whose_answer_is_lost_is_one_save(database_url: str, tmp_
         made = await make(database, project_id)
         proxy.lose_answers_to(is_commit, times=1)
         draft = change_of(made, name="Path", expected_version=1)
-        changed = await carry_out(database, project_id=project_id, draft=draft, now=NOW)
+        changed = await carry_out(database, project_id=project_id, draft=draft, audit=AUDIT)
         assert (changed.errors, proxy.lost) == ((), 2)
         assert await listed(database, project_id) == [("Path", 2)]
 
         proxy.lose_answers_to(is_commit, times=1)
-        cloned = await clone_blueprint(database, project_id=project_id, key="birthday", name=None, now=NOW)
+        cloned = await clone_blueprint(database, project_id=project_id, key="birthday", name=None, audit=AUDIT)
         assert cloned.workflow is not None
         assert await listed(database, project_id) == [("Birthday", 1), ("Path", 2)]
         proxy.lose_answers_to(is_commit, times=1)
-        assert await delete_workflow(database, project_id=project_id, workflow_id=made.workflow_id, now=NOW)
+        assert await delete_workflow(database, project_id=project_id, workflow_id=made.workflow_id, audit=AUDIT)
         assert (await listed(database, project_id), proxy.lost) == ([("Birthday", 1)], 4)
 
 
@@ -108,7 +110,7 @@ async def test_of_two_that_save_at_once_over_the_same_version_one_is_told(databa
     made = await make(database, project_id)
     drafts = [change_of(made, description=text, expected_version=1) for text in ("mine", "theirs")]
     first, second = await asyncio.gather(
-        *(carry_out(database, project_id=project_id, draft=draft, now=NOW) for draft in drafts)
+        *(carry_out(database, project_id=project_id, draft=draft, audit=AUDIT) for draft in drafts)
     )
     assert sorted([codes(first), codes(second)]) == [[], [("CONFLICT", "input.expectedVersion")]]
     assert await listed(database, project_id) == [("Journey", 2)]
@@ -118,7 +120,7 @@ async def test_without_an_expected_version_changes_of_different_parts_are_both_k
     project_id = await make_project(database)
     made = await make(database, project_id)
     drafts = [change_of(made, description="mine"), change_of(made, name="Path")]
-    await asyncio.gather(*(carry_out(database, project_id=project_id, draft=draft, now=NOW) for draft in drafts))
+    await asyncio.gather(*(carry_out(database, project_id=project_id, draft=draft, audit=AUDIT) for draft in drafts))
     async with database.connection() as connection:
         [found] = await list_workflows(connection, project_id=project_id, limit=2)
     definition = decode_definition(found.definition)
@@ -128,11 +130,11 @@ async def test_without_an_expected_version_changes_of_different_parts_are_both_k
 async def test_of_many_that_want_a_name_at_once_one_has_it(database: Database) -> None:
     project_id = await make_project(database)
     changes = await asyncio.gather(
-        *(carry_out(database, project_id=project_id, draft=new_draft(JOURNEY), now=NOW) for _ in range(4))
+        *(carry_out(database, project_id=project_id, draft=new_draft(JOURNEY), audit=AUDIT) for _ in range(4))
     )
     assert sorted(codes(change) for change in changes) == [[], *3 * [[("CONFLICT", "input.name")]]]
     clones = await asyncio.gather(
-        *(clone_blueprint(database, project_id=project_id, key="birthday", name=None, now=NOW) for _ in range(3))
+        *(clone_blueprint(database, project_id=project_id, key="birthday", name=None, audit=AUDIT) for _ in range(3))
     )
     assert sorted(each.workflow.name for each in clones if each.workflow) == ["Birthday", "Birthday 2", "Birthday 3"]
 
@@ -148,14 +150,14 @@ async def test_several_are_saved_in_one_transaction_or_none(database: Database) 
     taken = new_draft(JOURNEY, path=("bundle", "workflows", "3"))
 
     async with database.transaction() as connection:
-        saved = [await save_in(connection, project_id=project_id, draft=draft, now=NOW) for draft in drafts]
+        saved = [await save_in(connection, project_id=project_id, draft=draft, audit=AUDIT) for draft in drafts]
     assert [each.outcome for each in saved] == [SaveOutcome.CREATED, SaveOutcome.UPDATED, SaveOutcome.UNCHANGED]
     assert [(each.workflow.name, each.workflow.version) for each in saved] == [("A", 1), ("Journey", 2), ("Journey", 2)]
 
     async def save_two() -> None:
         async with database.transaction() as connection:
             for draft in (new_draft(msgspec.structs.replace(JOURNEY, name="B")), taken):
-                await save_in(connection, project_id=project_id, draft=draft, now=NOW)
+                await save_in(connection, project_id=project_id, draft=draft, audit=AUDIT)
 
     with pytest.raises(Refused) as refused:
         await save_two()
@@ -173,7 +175,9 @@ def test_a_draft_is_read_with_the_path_of_the_caller() -> None:
 
 
 async def test_a_save_that_is_refused_by_its_shape_never_asks_the_database(database: Database) -> None:
-    change = await save_workflow(database, project_id=UUID(int=0), workflow_id=None, given={}, egress=Egress(), now=NOW)
+    change = await save_workflow(
+        database, project_id=UUID(int=0), workflow_id=None, given={}, egress=Egress(), audit=AUDIT
+    )
     assert len(change.errors) == 3
 
 
@@ -191,7 +195,7 @@ async def test_a_reader_that_waited_sees_the_workflow_as_it_is_then(database: Da
                     return await share_workflows(waiting, project_id=project_id, workflow_ids=[made.workflow_id])
 
             async with database.transaction() as connection:
-                await save_in(connection, project_id=project_id, draft=change_of(made, name="Path"), now=NOW)
+                await save_in(connection, project_id=project_id, draft=change_of(made, name="Path"), audit=AUDIT)
                 reading = asyncio.create_task(share())
                 await wait_until_blocked(watcher, pid)
             standing = (await reading)[made.workflow_id]
@@ -208,7 +212,7 @@ async def test_what_is_deleted_is_shared_but_not_locked_and_starts_nothing(datab
         assert (trigger.workflow_id, trigger.version, trigger.after_seq) == (made.workflow_id, 1, 0)
         assert trigger.trigger is not None
         assert decode_trigger(trigger.trigger) == JOURNEY.trigger
-    await delete_workflow(database, project_id=project_id, workflow_id=made.workflow_id, now=NOW)
+    await delete_workflow(database, project_id=project_id, workflow_id=made.workflow_id, audit=AUDIT)
     async with database.transaction() as connection:
         assert await lock_workflow(connection, project_id=project_id, workflow_id=made.workflow_id) is None
         shared = await share_workflows(connection, project_id=project_id, workflow_ids=[made.workflow_id])
@@ -223,7 +227,7 @@ async def test_a_change_that_is_done_does_not_end_another(database: Database) ->
     project_id = await make_project(database)
     made = await make(database, project_id)
     for change in (pause_workflow, resume_workflow):
-        await change(database, project_id=project_id, workflow_id=made.workflow_id, now=NOW)
+        await change(database, project_id=project_id, workflow_id=made.workflow_id, audit=AUDIT)
     async with database.connection() as connection:
 
         async def end(pending_change: str) -> bool:
@@ -257,7 +261,7 @@ async def test_nothing_of_another_project_is_changed(database: Database) -> None
             pending_change=None,
             now=NOW,
         )
-    stolen = await carry_out(database, project_id=attacker, draft=change_of(made, name="Stolen"), now=NOW)
+    stolen = await carry_out(database, project_id=attacker, draft=change_of(made, name="Stolen"), audit=AUDIT)
     assert codes(stolen) == [("NOT_FOUND", "input.id")]
     async with database.connection() as connection:
         assert await list_workflows(connection, project_id=victim, limit=2) == [made]

@@ -14,6 +14,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from db.database import Database
+from engine.audit import SYSTEM, Audit
 from engine.channels.http import HttpClient
 from engine.dispatch.dispatcher import Dispatcher
 from engine.dispatch.ledger import create_deliveries
@@ -43,7 +44,9 @@ async def active(database: Database, project_id: UUID, after: float = 0, vault: 
 
 async def rotate(database: Database, project_id: UUID, grace: int = DAY, after: float = 0) -> str:
     now = START + timedelta(seconds=after)
-    rotated = await rotate_step_secret(database, VAULT, project_id=project_id, grace_seconds=grace, now=now)
+    rotated = await rotate_step_secret(
+        database, VAULT, project_id=project_id, grace_seconds=grace, audit=Audit(SYSTEM, now)
+    )
     assert rotated.secret is not None, rotated
     return rotated.secret
 
@@ -75,7 +78,9 @@ async def test_the_one_before_signs_until_its_grace_is_over(database: Database, 
 
 async def test_a_third_has_to_wait_or_to_end_both(database: Database, project_id: UUID) -> None:
     first, second = await rotate(database, project_id), await rotate(database, project_id)
-    refused = await rotate_step_secret(database, VAULT, project_id=project_id, grace_seconds=1, now=START)
+    refused = await rotate_step_secret(
+        database, VAULT, project_id=project_id, grace_seconds=1, audit=Audit(SYSTEM, START)
+    )
     assert (refused.secret, [error.code for error in refused.errors]) == (None, ["STATE"])
     assert await active(database, project_id) == (first, second)
     third = await rotate(database, project_id, grace=0)
@@ -85,7 +90,9 @@ async def test_a_third_has_to_wait_or_to_end_both(database: Database, project_id
 
 @pytest.mark.parametrize("grace", [-1, 2_592_001])
 async def test_a_grace_has_bounds(database: Database, project_id: UUID, grace: int) -> None:
-    refused = await rotate_step_secret(database, VAULT, project_id=project_id, grace_seconds=grace, now=START)
+    refused = await rotate_step_secret(
+        database, VAULT, project_id=project_id, grace_seconds=grace, audit=Audit(SYSTEM, START)
+    )
     assert refused.errors == (UserError("graceSeconds is 0 to 2592000.", "INVALID", ("graceSeconds",)),)
 
 
