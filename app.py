@@ -22,6 +22,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from db.database import Database
 from db.failures import is_passing, is_statement_timeout
 from engine.accounts.access_tokens import AccessTokens
+from engine.accounts.passwords import Passwords
+from engine.accounts.sessions import Accounts
 from engine.accounts.signing_keys import SigningKeys
 from engine.analytics.live import LiveFunnels
 from engine.analytics.pool import ACQUIRE_TIMEOUT as ANALYTICS_ACQUIRE_TIMEOUT
@@ -33,31 +35,48 @@ from engine.email.domains import txt_look_up
 from engine.email.unsubscribe import UnsubscribeTokens
 from engine.errors import GatewayError, TimedOut, Unavailable
 from engine.garbage import settle_collector
-from engine.identity import Identities, Viewer
+from engine.identity import Identities, KeyEnvironment, Role, Viewer
 from engine.live.broadcast import Broadcast
 from engine.live.endings import Ending
+from engine.live.forgetting import Forgetting
 from engine.live.hub import Hub
 from engine.live.revocations import Revocations
 from engine.live.streams import Streams
 from engine.log import EventLog
 from engine.project_settings import ProjectSettingsCache
+from engine.rate_limits import Account, RateLimits
 from engine.reading import POOL_SIZE, Readers
+from engine.trusted_documents import TrustedDocuments
 from engine.workflows.bundle_schema import SCHEMA_PATH, bundle_schema
 from inbound import routes as inbound_routes
 from inbound.jwks import accounts_routes
 from resolvers.context import Context, Services
 from resolvers.loaders import Lookups
-from schema import build_schema
+from schema import build_schema, costs
 from schema.decoders import DECODERS
-from settings import Settings, dns_server_of, egress_of, public_url_of, required, secrets_of, spf_mechanism_of, vault_of
+from settings import (
+    Settings,
+    dns_server_of,
+    egress_of,
+    public_url_of,
+    required,
+    schema_for_all_of,
+    secrets_of,
+    spf_mechanism_of,
+    vault_of,
+)
 from telemetry import Metrics, Readings
-from transport.application import InputDecoder, PublicError
+from transport.application import InputDecoder, PerItem, PublicError, Weights
 from transport.endpoint import GraphQLEndpoint
+from transport.execution.documents import Documents
+from transport.execution.limits import Limits
 from transport.execution.service import GraphQLService
 from transport.explorer import Explorer, ExplorerPage, wants_page
 from transport.http.front import PREFLIGHTED_HEADERS, GraphQLHTTP
 from transport.http.statuses import StatusProfile
 from transport.origins import read_origins
+from transport.request_ids import HEADER as REQUEST_ID
+from transport.request_ids import TRACEPARENT, WithRequestId
 from transport.sse.endpoint import TOKEN_HEADER, EventStreamTransport
 from transport.sse.forwarding import Homes
 from transport.websocket.endpoint import WebSocketEndpoint, WebSocketPolicy
@@ -67,7 +86,15 @@ API_KEY = "x-api-key"
 AUTHORIZATION = "authorization"
 PROJECT = "x-sendora-project"
 """Names of the headers, and of the entries in the payload of `connection_init`. Never in a query string."""
-CROSS_ORIGIN_HEADERS = ("content-type", "last-event-id", TOKEN_HEADER, PROJECT, *PREFLIGHTED_HEADERS)
+CROSS_ORIGIN_HEADERS = (
+    "content-type",
+    "last-event-id",
+    REQUEST_ID,
+    TRACEPARENT,
+    TOKEN_HEADER,
+    PROJECT,
+    *PREFLIGHTED_HEADERS,
+)
 """What a page of an allowed origin may send: whatever counts as proof of a preflight has to get through one."""
 PREFLIGHT_SECONDS = 600
 """How long a browser may remember that it may send these."""
@@ -89,17 +116,47 @@ _logger = logging.getLogger(__name__)
 class GatewaySession:
     """One connection's viewer, or nobody's."""
 
-    def __init__(self, services: Services, revocations: Revocations, viewer: Viewer | None) -> None:
+    def __init__(
+        self, services: Services, revocations: Revocations, viewer: Viewer | None, *, client: str | None = None
+    ) -> None:
         self._services = services
         self._revocations = revocations
         self._viewer = viewer
+        self._client = client
 
     @property
     def holder(self) -> UUID | None:
         return None if self._viewer is None else self._viewer.holder
 
-    def context(self) -> Context:
-        return Context(self._services, self._viewer)
+    @property
+    def account(self) -> Account | None:
+        holder = self.holder
+        return None if holder is None else self._services.rate_limits.account(holder)
+
+    @property
+    def may_inspect(self) -> bool:
+        """Where it depends on who asks: whoever builds on the API, by the key or by the role."""
+        for_all, viewer = self._services.schema_for_all, self._viewer
+        if for_all is not None or viewer is None:
+            return bool(for_all)
+        return viewer.role >= Role.EDITOR or (
+            viewer.api_key is not None and viewer.api_key.environment == KeyEnvironment.DEV
+        )
+
+    async def trusted_document(self, digest: str) -> str | None:
+        if self._viewer is None:
+            return None
+        return await self._services.trusted_documents.find(self._viewer.project_id, bytes.fromhex(digest))
+
+    async def may_run(self, document: str) -> bool:
+        """Nobody has no project to run it in. ADMIN may register it, so might as well run it, and can mend things."""
+        viewer = self._viewer
+        if viewer is None or viewer.role >= Role.ADMIN:
+            return True
+        return await self._services.trusted_documents.admits(viewer.project_id, document)
+
+    def context(self, cost: int = 0) -> Context:
+        return Context(self._services, self._viewer, cost=cost, client=self._client)
 
     def on_revoked(self, callback: Callable[[str], None]) -> Callable[[], None]:
         ending = Ending(callback)
@@ -112,6 +169,16 @@ class GatewayApplication:
     """The product, as the transport sees it."""
 
     decoders: Mapping[str, InputDecoder] = DECODERS
+    weights = Weights(
+        fields={
+            **costs.WEIGHTS,
+            costs.BATCH_FIELD: PerItem(
+                costs.BATCH_ARGUMENT, costs.BATCH_MEMBER, costs.EVENTS_PER_POINT, costs.count_events
+            ),
+        },
+        sizes=costs.SIZES,
+        one_of=costs.ONE_OF,
+    )
 
     def __init__(
         self, schema: GraphQLSchema, services: Services, identities: Identities, revocations: Revocations
@@ -126,7 +193,7 @@ class GatewayApplication:
         headers: Mapping[str, str],
         payload: Mapping[str, Any] | None,
         *,
-        client: str | None,  # noqa: ARG002
+        client: str | None,
     ) -> GatewaySession:
         """Credentials come in headers or, over a WebSocket, in the payload of `connection_init`, by the same names."""
         api_key, bearer = _credential(API_KEY, headers, payload), _bearer(headers, payload)
@@ -136,7 +203,7 @@ class GatewayApplication:
             viewer = await self._identities.viewer_of_bearer(bearer, project=project, api_key=api_key)
         elif api_key is not None:
             viewer = await self._identities.viewer_of(api_key, from_browser="origin" in headers)
-        return GatewaySession(self._services, self._revocations, viewer)
+        return GatewaySession(self._services, self._revocations, viewer, client=client)
 
     def describe_error(self, error: BaseException) -> PublicError | None:
         if is_statement_timeout(error):
@@ -172,6 +239,7 @@ class Process:
         self.log = EventLog(self.database, self.broadcast.announce)
         self.cursors = CursorCodec(required(settings.secret_key).encode())
         self.streams = Streams(self.hub, self.database, self.cursors)
+        self.forgetting = Forgetting(self.hub, self.hub.forget, self.streams.forget)
         self.clock = DatabaseClock(self.database)
         self.signing_keys = SigningKeys(self.database, vault_of(settings), self.clock)
         self.access_tokens = AccessTokens(
@@ -184,8 +252,14 @@ class Process:
             access_tokens=self.access_tokens,
             now=self.clock.now,
         )
+        self.rate_limits = RateLimits(
+            required(settings.redis_url), limit=settings.cost_limit, restore_rate=settings.cost_restore
+        )
         readers = Readers(self.reading_database)
         analytics = AnalyticsPool(self.analytics_database)
+        project_settings = ProjectSettingsCache(self.database)
+        schema = build_schema()._schema
+        self.documents = Documents(schema, Limits(cost=settings.max_operation_cost))
         self.services = Services(
             database=self.database,
             lookups=Lookups(self.database, readers),
@@ -203,11 +277,23 @@ class Process:
             wake=self.broadcast.wake,
             public_url=public_url_of(settings),
             spf_mechanism=spf_mechanism_of(settings),
-            project_settings=ProjectSettingsCache(self.database),
+            project_settings=project_settings,
+            trusted_documents=TrustedDocuments(self.database, project_settings),
+            document_complaints=self.documents.complaints,
+            schema_for_all=schema_for_all_of(settings),
             look_up_txt=txt_look_up(dns_server_of(settings)),
-            access_tokens=self.access_tokens,
+            rate_limits=self.rate_limits,
+            accounts=Accounts(
+                database=self.database,
+                tokens=self.access_tokens,
+                passwords=Passwords(),
+                vault=vault_of(settings),
+                announce=self.broadcast.announce,
+                clock=self.clock,
+                region=settings.region,
+            ),
         )
-        self.application = GatewayApplication(build_schema()._schema, self.services, self.identities, self.revocations)
+        self.application = GatewayApplication(schema, self.services, self.identities, self.revocations)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -224,10 +310,14 @@ class Process:
             await stack.enter_async_context(self.clock.running())
             await self.broadcast.connect()
             stack.push_async_callback(self.broadcast.disconnect)
+            self.rate_limits.start()
+            stack.push_async_callback(self.rate_limits.stop)
             await self.hub.start()
             stack.push_async_callback(self.hub.stop)
             await self.revocations.start()
             stack.callback(self.revocations.stop)
+            await self.forgetting.start()
+            stack.callback(self.forgetting.stop)
             stack.push_async_callback(self.streams.stop)
             stack.push_async_callback(self.services.live_funnels.stop)
             stack.push_async_callback(self.log.close)
@@ -259,17 +349,18 @@ def create_app(settings: Settings, *, private_path: Path | None = None) -> ASGIA
         )
     )
     explorer = Explorer(EXPLORER_PAGE)
+    named_explorer = WithRequestId(explorer)
     homes = Homes(private_path, required(settings.secret_key).encode()) if private_path else None
-    endpoint = _across_origins(_graphql_endpoint(process.application, explorer, settings, metrics, homes), settings)
+    endpoint = _across_origins(_graphql_endpoint(process, explorer, settings, metrics, homes), settings)
     inbound = inbound_routes(process.services, UnsubscribeTokens(*secrets_of(settings)))
-    others = _other_routes(process, metrics, inbound)
+    others = WithRequestId(_other_routes(process, metrics, inbound))
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         """GraphQL is reached without a router: it is nearly every request."""
         if scope["type"] != "lifespan" and scope["path"] == GRAPHQL_PATH:
             await endpoint(scope, receive, send)
         elif scope["type"] == "http" and explorer.owns(scope["path"]):
-            await explorer(scope, receive, send)
+            await named_explorer(scope, receive, send)
         else:
             await others(scope, receive, send)
 
@@ -277,16 +368,17 @@ def create_app(settings: Settings, *, private_path: Path | None = None) -> ASGIA
 
 
 def _graphql_endpoint(
-    application: GatewayApplication, explorer: Explorer, settings: Settings, metrics: Metrics, homes: Homes | None
+    process: Process, explorer: Explorer, settings: Settings, metrics: Metrics, homes: Homes | None
 ) -> GraphQLEndpoint:
-    service = GraphQLService(application, introspection=settings.introspection, suggestions=settings.introspection)
+    application = process.application
+    service = GraphQLService(application, documents=process.documents)
     profile = StatusProfile[settings.status_profile.name]
     policy = WebSocketPolicy(allowed_origins=read_origins(settings.allowed_origins))
     return GraphQLEndpoint(
         http=GraphQLHTTP(service, application, profile=profile, observe=metrics.observe),
         websocket=WebSocketEndpoint(service, application, policy, metrics.observe),
         event_stream=EventStreamTransport(service, application, profile=profile, observe=metrics.observe, homes=homes),
-        explorer=explorer,
+        explorer=WithRequestId(explorer),
         wants_page=wants_page,
     )
 
@@ -301,6 +393,7 @@ def _across_origins(endpoint: ASGIApp, settings: Settings) -> ASGIApp:
         allow_origins=sorted(origins),
         allow_methods=("GET", "POST", "PUT", "DELETE"),
         allow_headers=CROSS_ORIGIN_HEADERS,
+        expose_headers=(REQUEST_ID,),
         max_age=PREFLIGHT_SECONDS,
     )
 

@@ -34,6 +34,21 @@ class Region(StrEnum):
     EU = "eu"
 
 
+class Environment(StrEnum):
+    """Who is at the other end: whoever builds on this machine, or everybody."""
+
+    DEVELOPMENT = "development"
+    PRODUCTION = "production"
+
+
+class Introspection(StrEnum):
+    """Who may ask for the schema and is told what a wrong name was meant to be: as the environment says, or not."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
 class StatusProfile(StrEnum):
     """HTTP status codes: as the published audits ask, or as the newer draft of GraphQL over HTTP does."""
 
@@ -101,7 +116,10 @@ class Settings(BaseSettings):
     """Points of them that come back in a second."""
     max_operation_cost: Annotated[int, Field(ge=1, le=1_000_000_000, validate_default=True)] = 20_000
     """Points that one operation may cost; at most `cost_limit`."""
-    introspection: bool = True
+    environment: Environment | None = None
+    """`production` where it is not said; `run` then says `development`."""
+    introspection: Introspection = Introspection.AUTO
+    """`auto`: everybody in development; in production DEV keys, and whoever is EDITOR or more."""
     status_profile: StatusProfile = StatusProfile.AUDITS
     allowed_origins: str = ""
     """Origins (comma-separated) whose pages may call the gateway from a browser, besides its own; `*` for all."""
@@ -120,6 +138,12 @@ class Settings(BaseSettings):
         if value > info.data.get("cost_limit", value):
             raise ValueError("it must not be more than SENDORA_COST_LIMIT, or it could never be paid")
         return value
+
+    @field_validator("introspection", mode="before")
+    @classmethod
+    def _as_it_was_said_before(cls, value: object) -> object:
+        """It was `true` or `false` once."""
+        return {"true": "on", "1": "on", "false": "off", "0": "off"}.get(str(value).lower(), value)
 
     @field_validator("database_url")
     @classmethod
@@ -169,6 +193,13 @@ def read_settings(**overrides: object) -> Settings:
         raise SettingsError(
             f"{_environment_name(str(first['loc'][0]))} is malformed: {_reason(first['msg'])}."
         ) from None
+
+
+def schema_for_all_of(settings: Settings) -> bool | None:
+    """Whether clients may ask for the schema; None: it depends on who asks."""
+    if settings.introspection is not Introspection.AUTO:
+        return settings.introspection is Introspection.ON
+    return True if settings.environment is Environment.DEVELOPMENT else None
 
 
 def spf_mechanism_of(settings: Settings) -> str:

@@ -44,6 +44,7 @@ class CursorKind(IntEnum):
     AUDIENCE_MEMBERS = 14
     INSIGHT_LIST = 15
     AUDIT_LOG = 16
+    TRUSTED_DOCUMENTS = 17
 
 
 class Cursor(msgspec.Struct, frozen=True):

@@ -34,7 +34,7 @@ from launch.data_folder import DataFolder, Keys, StartError
 from launch.embedded import START_TIMEOUT_SECONDS, EmbeddedError, EmbeddedPostgres, EmbeddedValkey
 from launch.keeper import Exits, Keeper, Output, Printer
 from launch.ports import free_udp_port
-from settings import Settings
+from settings import Environment, Settings
 
 CLIENTS_GRACE_SECONDS = 2.5
 """For open requests and streams to end. With the services' grace below the promised five seconds."""
@@ -185,7 +185,12 @@ class Supervisor:
             self._keep_client(name, ["serve", "--supervised", "--fd", str(descriptor)], secret)
 
     def _client_environment(self, secret: str) -> Mapping[str, str]:
-        given = {"DATABASE_URL": self._database_url, "REDIS_URL": self._redis_url, "SENDORA_SECRET_KEY": secret}
+        given = {
+            "DATABASE_URL": self._database_url,
+            "REDIS_URL": self._redis_url,
+            "SENDORA_SECRET_KEY": secret,
+            "SENDORA_ENVIRONMENT": (self._settings.environment or Environment.DEVELOPMENT).value,
+        }
         if self._settings.fake_providers:
             given["SENDORA_EGRESS_ALLOW"] = ",".join(filter(None, (self._settings.egress_allow, "127.0.0.0/8")))
             given["SENDORA_DNS_SERVER"] = f"127.0.0.1:{self._dns_port}"

@@ -17,7 +17,7 @@ from uuid import UUID
 from db.database import Database
 from db.heads import read_heads
 from db.records import HeadRecord, Lane
-from engine.accounts.access_tokens import AccessTokens
+from engine.accounts.sessions import Accounts
 from engine.analytics.live import LiveFunnels
 from engine.analytics.pool import AnalyticsPool
 from engine.announcements import Announcement
@@ -29,7 +29,9 @@ from engine.identity import Viewer
 from engine.live.streams import Streams
 from engine.log import EventLog
 from engine.project_settings import ProjectSettingsCache
+from engine.rate_limits import RateLimits
 from engine.reading import Readers
+from engine.trusted_documents import Complaints, TrustedDocuments
 from engine.vault import Vault
 from engine.work import Work
 from resolvers.loaders import Loaders, Lookups
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
 class Services:
     """What every operation of this process shares. `announce` and `wake` never block; `region` is `us` or `eu`;
     `public_url` is where this deployment is reached from outside, without a slash at its end.
+
+    `schema_for_all` says whether clients may ask for the schema, None that it depends on who asks;
+    `document_complaints` says what keeps a document from being run.
 
     `database` is for look-ups by key, `readers` for lists and counts, `analytics` for questions that may take seconds;
     `look_up_txt` asks DNS, and `spf_mechanism` is what a sender domain has to allow, e.g. include:_spf.example.com.
@@ -63,18 +68,25 @@ class Services:
     wake: Callable[[Work], None]
     public_url: str
     spf_mechanism: str
-    access_tokens: AccessTokens
+    accounts: Accounts
     project_settings: ProjectSettingsCache
+    rate_limits: RateLimits
+    trusted_documents: TrustedDocuments
+    document_complaints: Complaints
+    schema_for_all: bool | None
     look_up_txt: LookUpTxt = field(default_factory=txt_look_up)
 
 
 class Context:
     """One operation's, or one streamed item's. Cheap to make: everything in it is made when it is first used."""
 
-    __slots__ = ("_heads", "_loaders", "_question", "_turn", "_viewer", "selects_head", "services")
+    __slots__ = ("_heads", "_loaders", "_question", "_turn", "_viewer", "client", "cost", "selects_head", "services")
 
-    def __init__(self, services: Services, viewer: Viewer | None) -> None:
+    def __init__(self, services: Services, viewer: Viewer | None, *, cost: int = 0, client: str | None = None) -> None:
+        """`cost` is what the operation was charged, in points; `client` the peer's address."""
         self.services = services
+        self.client = client
+        self.cost = cost
         self._viewer = viewer
         self.selects_head: bool | None = None
         self._loaders: Loaders | None = None

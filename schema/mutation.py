@@ -15,13 +15,16 @@ from schema.roots.audiences import AudiencesMutation
 from schema.roots.bundles import BundlesMutation
 from schema.roots.deliveries import DeliveriesMutation
 from schema.roots.email import EmailMutation
+from schema.roots.erasure import ErasureMutation
 from schema.roots.inbound import InboundMutation
 from schema.roots.insights import InsightsMutation
 from schema.roots.members import MembersMutation
 from schema.roots.providers import ProvidersMutation
 from schema.roots.project_settings import ProjectSettingsMutation
 from schema.roots.push import PushMutation
+from schema.roots.sessions import SessionsMutation
 from schema.roots.sms import SmsMutation
+from schema.roots.trusted_documents import TrustedDocumentsMutation
 from schema.roots.webhooks import WebhooksMutation
 from schema.roots.workflow_runs import WorkflowRunsMutation
 from schema.roots.workflow_secrets import WorkflowSecretsMutation
@@ -44,7 +47,9 @@ class Mutation(
     PushMutation,
     ProjectSettingsMutation,
     EmailMutation,
+    ErasureMutation,
     SmsMutation,
+    SessionsMutation,
     ProvidersMutation,
     WebhooksMutation,
     InboundMutation,
@@ -54,6 +59,7 @@ class Mutation(
     AudiencesMutation,
     BundlesMutation,
     InsightsMutation,
+    TrustedDocumentsMutation,
     MembersMutation,
 ):
     @strawberry.mutation(description="Store one event; answered once it is on disk. Needs INGEST.")

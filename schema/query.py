@@ -34,6 +34,7 @@ from schema.roots.providers import ProvidersQuery
 from schema.roots.project_settings import ProjectSettingsQuery
 from schema.roots.push import PushQuery
 from schema.roots.trends import TrendsQuery
+from schema.roots.trusted_documents import TrustedDocumentsQuery
 from schema.roots.webhooks import WebhooksQuery
 from schema.roots.workflow_runs import WorkflowRunsQuery
 from schema.roots.workflows import WorkflowsQuery
@@ -63,6 +64,7 @@ class Query(
     BundlesQuery,
     FunnelsQuery,
     TrendsQuery,
+    TrustedDocumentsQuery,
     InsightsQuery,
     MembersQuery,
 ):

@@ -11,6 +11,24 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from graphql import GraphQLSchema
 
+from transport.execution.weights import PerItem, Weights
+
+__all__ = [
+    "Account",
+    "Application",
+    "InputDecoder",
+    "LiveSource",
+    "Membership",
+    "PerItem",
+    "PublicError",
+    "Refusal",
+    "Rendering",
+    "Session",
+    "Sink",
+    "Standing",
+    "Weights",
+]
+
 
 class InputDecoder(Protocol):
     """A compiled decoder for one GraphQL input type, from raw JSON to the value that its resolver takes.
@@ -29,6 +47,44 @@ class PublicError(NamedTuple):
     extensions: Mapping[str, Any]
 
 
+class Standing(Protocol):
+    """What a holder of credentials has left, in points."""
+
+    @property
+    def limit(self) -> int:
+        """Of a full bucket."""
+
+    @property
+    def remaining(self) -> int:
+        """Now; 0 where there is a debt."""
+
+    @property
+    def restore_rate(self) -> int:
+        """That come back in a second."""
+
+
+class Refusal(Protocol):
+    """There are not enough points left."""
+
+    @property
+    def retry_after_ms(self) -> int:
+        """After which there are, if nobody takes them first."""
+
+
+class Account(Protocol):
+    """What the operations of one holder are charged to. Nothing here fails."""
+
+    @property
+    def standing(self) -> Standing:
+        """What is left."""
+
+    def take(self, points: int, /) -> Refusal | Awaitable[Refusal | None] | None:
+        """Take so many points, or say that there are too few. Nearly always at once."""
+
+    def charge(self, points: float, /) -> None:
+        """Take so many points in any case, as a debt if need be. Fewer than none are given back."""
+
+
 class Session(Protocol):
     """Who speaks on a connection. An HTTP request has one of its own; a WebSocket keeps its first all its life."""
 
@@ -36,8 +92,22 @@ class Session(Protocol):
     def holder(self) -> Hashable | None:
         """Whose credentials were accepted: equal for equal ones, and None without any. What is bounded counts by it."""
 
-    def context(self) -> object:
-        """A fresh context value (loaders included) for one operation or one streamed item."""
+    @property
+    def account(self) -> Account | None:
+        """What this session's operations are charged to. None for a session that is not."""
+
+    @property
+    def may_inspect(self) -> bool:
+        """Whether it may ask for the schema, and is told what a wrong name was meant to be."""
+
+    async def trusted_document(self, digest: str) -> str | None:
+        """The text with this SHA-256 (hex, lower case), where those who may have registered it."""
+
+    async def may_run(self, document: str) -> bool:
+        """Whether this text may be run: where only trusted documents may, whether it is one."""
+
+    def context(self, cost: int = 0) -> object:
+        """A fresh context value (loaders included) for an operation that costs so many points, or a streamed item."""
 
     def on_revoked(self, callback: Callable[[str], None]) -> Callable[[], None]:
         """Call `callback(reason)` once, when the credentials stop being valid. Returns the function that forgets it."""
@@ -49,6 +119,8 @@ class Application(Protocol):
     schema: GraphQLSchema
     decoders: Mapping[str, InputDecoder]
     """By name of GraphQL input type."""
+    weights: Weights
+    """What its fields cost."""
 
     async def open_session(
         self, headers: Mapping[str, str], payload: Mapping[str, Any] | None, *, client: str | None
@@ -107,6 +179,10 @@ class Membership(Protocol):
     @property
     def cursor(self) -> str:
         """The position of this subscriber now: everything up to it has been handed to its sink or was not for it."""
+
+    @property
+    def delivered(self) -> int:
+        """How many items have been handed to its sink, or were while it was attached."""
 
     def leave(self) -> None:
         """Stop. Safe to call at any time and more than once; the sink is not touched afterwards."""

@@ -28,6 +28,7 @@ class Operation(ABC):
     __slots__ = (
         "_ended",
         "_position",
+        "_sent",
         "_service",
         "_trace",
         "id",
@@ -56,6 +57,12 @@ class Operation(ABC):
         self._service = service
         self._ended = ended
         self._position: str | None = None
+        self._sent = 0
+
+    @property
+    def delivered(self) -> int:
+        """How many items its stream has had."""
+        return self._sent if self.membership is None else self.membership.delivered
 
     @property
     def position(self) -> str | None:
@@ -112,6 +119,7 @@ class Operation(ABC):
         self._trace.is_over = not self.keeps_running
         if self.membership is not None:
             self.membership.leave()
+        self._service.streams.leave(self)
         if self.task is not None and not self.keeps_running and self.task is not asyncio.current_task():
             self.task.cancel()
         self._ended(self)
@@ -123,6 +131,9 @@ class Operation(ABC):
     async def begin(self, prepared: Prepared, session: Session) -> Stream | None:
         """Answer a query or mutation, which ends it; or open what a subscription is to `follow`."""
         if prepared.kind is OperationType.SUBSCRIPTION:
+            if (refusal := self._service.enter_stream(self, prepared, session)) is not None:
+                self.refuse(refusal)
+                return None
             stream = await self._service.subscribe(prepared, session)
             if not isinstance(stream, ExecutionResult):
                 return stream
@@ -151,6 +162,7 @@ class Operation(ABC):
             return
         try:
             async for response in stream:
+                self._sent += 1
                 if not self.send(response):
                     await self.drained()
                 await asyncio.sleep(0)  # a source that never waits must not keep everybody else waiting

@@ -17,7 +17,7 @@ from typing import Any
 import uvicorn
 from graphql import GraphQLSchema, build_schema
 
-from transport.application import Application, InputDecoder, Membership, PublicError, Rendering, Session, Sink
+from transport.application import Application, InputDecoder, Membership, PublicError, Rendering, Session, Sink, Weights
 from transport.endpoint import GraphQLEndpoint
 from transport.execution.service import GraphQLService
 from transport.http.front import GraphQLHTTP
@@ -79,7 +79,16 @@ class MemorySession:
     def holder(self) -> str | None:
         return self.key
 
-    def context(self) -> MemorySession:
+    account = None
+    may_inspect = True
+
+    async def trusted_document(self, digest: str) -> str | None:
+        return None
+
+    async def may_run(self, document: str) -> bool:
+        return True
+
+    def context(self, cost: int = 0) -> MemorySession:
         return self
 
     def on_revoked(self, callback: Callable[[str], None]) -> Callable[[], None]:
@@ -93,6 +102,7 @@ class MemoryApplication:
 
     schema: GraphQLSchema = field(init=False)
     decoders: Mapping[str, InputDecoder] = field(default_factory=dict)
+    weights: Weights = field(default_factory=Weights)
     log: MemoryLog = field(init=False)
     sessions: list[MemorySession] = field(default_factory=list)
     running: int = 0
@@ -202,6 +212,10 @@ class _Member:
     position: int
     left: bool = False
     catching_up: asyncio.Task[None] | None = None
+
+    @property
+    def delivered(self) -> int:
+        return self.position
 
     @property
     def cursor(self) -> str:

@@ -7,15 +7,18 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import msgspec
 import orjson
+from argon2 import PasswordHasher
 from graphql import ExecutionResult
 
 from app import GatewayApplication, GatewaySession
 from db.database import Database
 from engine.accounts.access_tokens import AccessTokens
+from engine.accounts.passwords import Passwords
+from engine.accounts.sessions import Accounts
 from engine.accounts.signing_keys import SigningKeys
 from engine.analytics.live import LiveFunnels
 from engine.analytics.pool import AnalyticsPool
@@ -30,19 +33,25 @@ from engine.live.hub import Hub
 from engine.live.revocations import Revocations
 from engine.live.streams import Streams
 from engine.log import EventLog
+from engine.members import NewMember, add_member
 from engine.project_settings import ProjectSettingsCache
 from engine.provisioning import create_api_key, create_organization, create_project
+from engine.rate_limits import RateLimits
 from engine.reading import Readers
+from engine.trusted_documents import TrustedDocuments
 from engine.vault import Vault
 from engine.work import Work
 from resolvers.context import Services
 from resolvers.loaders import Lookups
 from schema import build_schema
 from transport.application import LiveSource, Membership
+from transport.execution.documents import Documents
 from transport.execution.service import GraphQLRequest, GraphQLService
 
 REGION = "us"
 SECRET = b"a secret of tests, long enough for it"
+CHEAP_HASHER = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+"""Passwords of tests are no secrets."""
 NOBODY = "redis://127.0.0.1:1"
 """A Redis that is never connected to: these tests follow nothing."""
 
@@ -55,6 +64,7 @@ class Gateway:
     identities: Identities
     revocations: Revocations
     service: GraphQLService
+    access_tokens: AccessTokens
     announced: list[Announcement] = field(default_factory=list)
     woken: list[Work] = field(default_factory=list)
 
@@ -99,14 +109,34 @@ class Tenant:
         )
         return Tenant(self.gateway, await self.gateway.identities.viewer_of(made.token), made.token)
 
+    async def as_session(self, user_id: str, *, session_id: UUID | None = None, api_key: str | None = None) -> Tenant:
+        """An end user of the same project, as their access token says."""
+        gateway = self.gateway
+        issued = await gateway.access_tokens.issue(
+            project_id=self.project_id, session_id=session_id or uuid4(), user_id=user_id, anonymous=False
+        )
+        viewer = await gateway.identities.viewer_of_bearer(issued.token, project=str(self.project_id), api_key=api_key)
+        return Tenant(gateway, viewer, issued.token)
+
+    async def as_member(self, role: Role) -> Tenant:
+        """Somebody new of the same organization, who has chosen the same project."""
+        assert self.viewer is not None
+        gateway, project = self.gateway, self.viewer.project
+        audit, email = Audit(OPERATOR, gateway.services.clock.now()), f"{role.name}@{uuid4().hex}.example.com"
+        async with gateway.services.database.transaction() as connection:
+            made = await add_member(connection, audit, project=project, email=email, role=role)
+        assert isinstance(made, NewMember), made
+        viewer = await gateway.identities.viewer_of_bearer(made.first.token, project=str(self.project_id))
+        return Tenant(gateway, viewer, made.first.token)
+
     async def run(self, document: str, **variables: Any) -> Any:
         """The response, as a client decodes it. The request goes the whole way but for the wire."""
         gateway = self.gateway
         request = GraphQLRequest(query=document, variables=msgspec.Raw(orjson.dumps(variables)))
-        prepared = await gateway.service.prepare(request)
+        session = GatewaySession(gateway.services, gateway.revocations, self.viewer)
+        prepared = await gateway.service.prepare(request, session)
         if isinstance(prepared, list):
             return orjson.loads(gateway.service.encode(prepared))
-        session = GatewaySession(gateway.services, gateway.revocations, self.viewer)
         return orjson.loads(gateway.service.encode(await gateway.service.execute(prepared, session)))
 
     async def data(self, document: str, **variables: Any) -> Any:
@@ -123,11 +153,10 @@ class Tenant:
     async def refusal(self, document: str, **variables: Any) -> str | None:
         """The code with which a subscription is refused before it begins, or None."""
         service = self.gateway.service
-        prepared = await service.prepare(GraphQLRequest(query=document, variables=msgspec.Raw(orjson.dumps(variables))))
+        session = GatewaySession(self.gateway.services, self.gateway.revocations, self.viewer)
+        prepared = await service.prepare(_request(document, variables), session)
         assert not isinstance(prepared, list), prepared
-        source = await service.subscribe(
-            prepared, GatewaySession(self.gateway.services, self.gateway.revocations, self.viewer)
-        )
+        source = await service.subscribe(prepared, session)
         if not isinstance(source, ExecutionResult):
             return None
         response = orjson.loads(service.encode(source))
@@ -137,9 +166,9 @@ class Tenant:
     async def first(self, document: str, **variables: Any) -> Any:
         """The first response of a subscription that replays nothing."""
         service = self.gateway.service
-        prepared = await service.prepare(GraphQLRequest(query=document, variables=msgspec.Raw(orjson.dumps(variables))))
-        assert not isinstance(prepared, list), prepared
         session = GatewaySession(self.gateway.services, self.gateway.revocations, self.viewer)
+        prepared = await service.prepare(_request(document, variables), session)
+        assert not isinstance(prepared, list), prepared
         source = await service.subscribe(prepared, session)
         assert isinstance(source, AsyncGenerator), source
         async with aclosing(source):
@@ -148,9 +177,9 @@ class Tenant:
     async def follow(self, document: str, **variables: Any) -> Follower:
         """Open a stream, from now on or from `after`. Raises what its client would be told."""
         service = self.gateway.service
-        prepared = await service.prepare(GraphQLRequest(query=document, variables=msgspec.Raw(orjson.dumps(variables))))
-        assert not isinstance(prepared, list), prepared
         session = GatewaySession(self.gateway.services, self.gateway.revocations, self.viewer)
+        prepared = await service.prepare(_request(document, variables), session)
+        assert not isinstance(prepared, list), prepared
         source = await service.subscribe(prepared, session)
         assert isinstance(source, LiveSource), source
         follower = Follower()
@@ -162,6 +191,10 @@ class Tenant:
         payload = (await self.data(TRACK, input={"event": {"eventType": "order.placed", **event}}))["track"]
         assert payload["userErrors"] == []
         return payload["event"]
+
+
+def _request(document: str, variables: dict[str, Any]) -> GraphQLRequest:
+    return GraphQLRequest(query=document, variables=msgspec.Raw(orjson.dumps(variables)))
 
 
 class Follower:
@@ -237,14 +270,22 @@ async def open_gateway(
         streams = Streams(hub, database, cursors)
         stack.push_async_callback(streams.stop)
         revocations = Revocations(hub, database)
-        identities = Identities(database, region=REGION, revocations=revocations)
         clock = clock or DatabaseClock(database)
         await stack.enter_async_context(clock.running())
+        access_tokens = AccessTokens(
+            SigningKeys(database, Vault(SECRET), clock), clock, region=REGION, issuer="http://gateway.test"
+        )
+        identities = Identities(
+            database, region=REGION, revocations=revocations, access_tokens=access_tokens, now=clock.now
+        )
         woken: list[Work] = []
         readers = Readers(database)
         analytics = AnalyticsPool(database)
         live_funnels = LiveFunnels(hub, analytics, clock)
         stack.push_async_callback(live_funnels.stop)
+        project_settings = ProjectSettingsCache(database)
+        schema = build_schema()._schema
+        documents = Documents(schema)
         services = Services(
             database=database,
             lookups=Lookups(database, readers),
@@ -262,10 +303,21 @@ async def open_gateway(
             wake=woken.append,
             public_url="http://gateway.test",
             spf_mechanism="include:_spf.gateway.test",
-            project_settings=ProjectSettingsCache(database),
-            access_tokens=AccessTokens(
-                SigningKeys(database, Vault(SECRET), clock), clock, region=REGION, issuer="http://gateway.test"
+            rate_limits=RateLimits(redis_url or NOBODY),
+            project_settings=project_settings,
+            trusted_documents=TrustedDocuments(database, project_settings),
+            document_complaints=documents.complaints,
+            schema_for_all=None,
+            accounts=Accounts(
+                database=database,
+                tokens=access_tokens,
+                passwords=Passwords(CHEAP_HASHER),
+                vault=Vault(SECRET),
+                announce=tell,
+                clock=clock,
+                region=REGION,
             ),
         )
-        application = GatewayApplication(build_schema()._schema, services, identities, revocations)
-        yield Gateway(services, identities, revocations, GraphQLService(application), announced, woken)
+        application = GatewayApplication(schema, services, identities, revocations)
+        service = GraphQLService(application, documents=documents)
+        yield Gateway(services, identities, revocations, service, access_tokens, announced, woken)

@@ -314,6 +314,44 @@ async def _template(victim: Tenant) -> str:
     return node_id
 
 
+TRUSTED = "query Trusted { viewer { __typename } } # %s"
+SAVE_TRUSTED = """mutation ($documents: [TrustedDocumentInput!]!) {
+  saveTrustedDocuments(documents: $documents) { trustedDocuments { id name } userErrors { code path } }
+}"""
+
+
+async def _trusted_document(victim: Tenant, name: str = "theirs") -> str:
+    documents = [{"name": name, "document": TRUSTED % SECRET}]
+    payload = (await victim.data(SAVE_TRUSTED, documents=documents))["saveTrustedDocuments"]
+    return str(payload["trustedDocuments"][0]["id"])
+
+
+@case("Query.trustedDocuments")
+async def _trusted_documents(victim: Tenant, attacker: Tenant) -> None:
+    await _trusted_document(victim)
+    document = "query ($after: Cursor) { trustedDocuments(after: $after) { edges { cursor node { document } } } }"
+    [edge] = (await victim.data(document))["trustedDocuments"]["edges"]
+    assert await _sees_nothing(attacker, document) == {"data": {"trustedDocuments": {"edges": []}}}
+    assert await attacker.codes(document, after=edge["cursor"]) == ["CURSOR_INVALID"]
+
+
+@case("Mutation.saveTrustedDocuments")
+async def _save_trusted_documents(victim: Tenant, attacker: Tenant) -> None:
+    """The same text has the same id in both projects, and is another document in each."""
+    assert await _trusted_document(victim) == await _trusted_document(attacker, name="mine")
+    found = await victim.data("{ trustedDocuments { edges { node { name } } } }")
+    assert found == {"trustedDocuments": {"edges": [{"node": {"name": "theirs"}}]}}
+
+
+@case("Mutation.deleteTrustedDocument")
+async def _delete_trusted_document(victim: Tenant, attacker: Tenant) -> None:
+    document_id = await _trusted_document(victim)
+    document = "mutation ($id: ID!) { deleteTrustedDocument(id: $id) { deletedId userErrors { code } } }"
+    response = await _sees_nothing(attacker, document, id=document_id)
+    assert response["data"]["deleteTrustedDocument"] == {"deletedId": None, "userErrors": [{"code": "NOT_FOUND"}]}
+    assert len((await victim.data("{ trustedDocuments { edges { cursor } } }"))["trustedDocuments"]["edges"]) == 1
+
+
 @case("Query.templates")
 async def _templates(victim: Tenant, attacker: Tenant) -> None:
     node_id = await _template(victim)

@@ -18,6 +18,7 @@ from transport.application import InputDecoder, LiveSource, Membership, PublicEr
 from transport.errors import RequestError
 from transport.execution.limits import Limits
 from transport.execution.service import GraphQLRequest, GraphQLService, Prepared, read_request
+from transport.execution.weights import Weights
 
 SDL = """
 type Query {
@@ -56,11 +57,21 @@ class CountingSession:
     """Gives contexts that are numbered."""
 
     holder = None
+    account = None
 
-    def __init__(self) -> None:
+    def __init__(self, *, may_inspect: bool = False, trusted: Mapping[str, str] | None = None) -> None:
+        """`trusted` are documents by hash; where they are given, no others may run."""
         self.contexts = 0
+        self.may_inspect = may_inspect
+        self._trusted = trusted
 
-    def context(self) -> int:
+    async def trusted_document(self, digest: str) -> str | None:
+        return (self._trusted or {}).get(digest)
+
+    async def may_run(self, document: str) -> bool:
+        return self._trusted is None or document in self._trusted.values()
+
+    def context(self, cost: int = 0) -> int:
         self.contexts += 1
         return self.contexts
 
@@ -68,10 +79,14 @@ class CountingSession:
         return lambda: None
 
 
+SESSION = CountingSession()
+
+
 class SmallApplication:
     def __init__(self, decoders: Mapping[str, InputDecoder] | None = None) -> None:
         self.schema = small_schema()
         self.decoders = decoders or {}
+        self.weights = Weights()
 
     async def open_session(
         self, headers: Mapping[str, str], payload: Mapping[str, Any] | None, *, client: str | None
@@ -143,14 +158,14 @@ def service(**options: Any) -> GraphQLService:
 
 
 async def prepared(to: GraphQLService, document: str, **members: object) -> Prepared:
-    outcome = await to.prepare(read_request(orjson.dumps({"query": document, **members})))
+    outcome = await to.prepare(read_request(orjson.dumps({"query": document, **members})), SESSION)
     assert isinstance(outcome, Prepared), outcome
     return outcome
 
 
 async def refused(to: GraphQLService, document: str, **members: object) -> list[tuple[object, str]]:
     """Code and message of each error."""
-    outcome = await to.prepare(read_request(orjson.dumps({"query": document, **members})))
+    outcome = await to.prepare(read_request(orjson.dumps({"query": document, **members})), SESSION)
     assert isinstance(outcome, list)
     return [((error.extensions or {})["code"], error.message) for error in outcome]
 
@@ -250,16 +265,120 @@ async def test_errors_of_the_request_have_the_code_of_their_stage() -> None:
     ]
 
 
-async def test_suggestions_and_introspection_are_switched() -> None:
-    open_to_developers = service(suggestions=True, introspection=True)
-    closed = service(suggestions=False, introspection=False)
+async def test_suggestions_and_introspection_are_for_those_who_may_inspect() -> None:
+    to = service()
+    developer, stranger = CountingSession(may_inspect=True), CountingSession()
     introspection = "{ __schema { queryType { name } } }"
 
-    assert "Did you mean" in (await refused(open_to_developers, "{ helo }"))[0][1]
-    assert "Did you mean" not in (await refused(closed, "{ helo }"))[0][1]
-    assert (await answer(open_to_developers, introspection))["data"]["__schema"]["queryType"] == {"name": "Query"}
-    assert {code for code, _ in await refused(closed, introspection)} == {"GRAPHQL_VALIDATION_FAILED"}
-    assert await answer(closed, "{ __typename }") == {"data": {"__typename": "Query"}}
+    async def message(document: str, session: CountingSession) -> str:
+        outcome = await to.prepare(GraphQLRequest(document), session)
+        return outcome[0].message if isinstance(outcome, list) else ""
+
+    assert "Did you mean" in await message("{ helo }", developer)
+    assert "Did you mean" not in await message("{ helo }", stranger)
+    # one cache of documents for both, whoever comes first
+    for _ in range(2):
+        assert await message(introspection, developer) == ""
+        assert "introspection has been disabled" in await message(introspection, stranger)
+    assert {code for code, _ in await refused(to, introspection)} == {"GRAPHQL_VALIDATION_FAILED"}
+    assert await answer(to, "{ __typename }") == {"data": {"__typename": "Query"}}
+
+
+@pytest.mark.parametrize(
+    ("document", "asks"),
+    [
+        ('{ __type(name: "Query") { name } }', True),
+        ("{ hello ...F } fragment F on Query { s: __schema { description } }", True),
+        # one operation of the document does
+        ("query A { hello } query B { __schema { description } }", True),
+        # the words alone
+        ("# __schema\n{ hello }", False),
+        ('{ hello(name: "__type") }', False),
+        ("{ hello __typename }", False),
+    ],
+)
+async def test_a_document_asks_for_the_schema_wherever_it_does(document: str, asks: bool) -> None:
+    outcome = await service().prepare(
+        GraphQLRequest(document, operation_name="A" if "A" in document else None), SESSION
+    )
+
+    assert isinstance(outcome, list) is asks
+
+
+# trusted documents
+
+TRUSTED = "{ hello }"
+HASH = hashlib.sha256(TRUSTED.encode()).hexdigest()
+
+
+def bound() -> CountingSession:
+    """Whose project runs one document."""
+    return CountingSession(trusted={HASH: TRUSTED})
+
+
+async def code_of(to: GraphQLService, session: CountingSession, **members: object) -> str | None:
+    """The code of the only error; None where the request may run."""
+    try:
+        outcome = await to.prepare(read_request(orjson.dumps(members)), session)
+    except RequestError as error:
+        return error.code
+    if not isinstance(outcome, list):
+        return None
+    assert len(outcome) == 1
+    return str((outcome[0].extensions or {})["code"])
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"documentId": f"sha256:{HASH}"},
+        {"extensions": {"persistedQuery": {"version": 1, "sha256Hash": HASH}}},
+        {"query": TRUSTED},
+        {"query": TRUSTED, "documentId": f"sha256:{HASH}"},
+        {"documentId": f"sha256:{HASH}", "extensions": {"persistedQuery": {"version": 1, "sha256Hash": HASH}}},
+    ],
+)
+async def test_a_trusted_document_runs_by_every_name_and_as_text(members: dict[str, object]) -> None:
+    assert await code_of(service(), bound(), **members) is None
+
+
+async def test_a_document_that_is_not_trusted_is_refused_where_it_has_to_be() -> None:
+    to, other = service(), "{ __typename }"
+    digest = hashlib.sha256(other.encode()).hexdigest()
+    by_hash = {"extensions": {"persistedQuery": {"version": 1, "sha256Hash": digest}}}
+
+    assert await code_of(to, bound(), query=other) == "DOCUMENT_NOT_TRUSTED"
+    assert await code_of(to, bound(), query=other, **by_hash) == "DOCUMENT_NOT_TRUSTED"
+    assert await code_of(to, bound(), **by_hash) == "PERSISTED_QUERY_NOT_FOUND"
+    # somebody to whom that does not apply registers it for all
+    assert await code_of(to, SESSION, query=other, **by_hash) is None
+    assert await code_of(to, SESSION, **by_hash) is None
+    assert await code_of(to, bound(), **by_hash) == "DOCUMENT_NOT_TRUSTED"
+
+
+@pytest.mark.parametrize(
+    ("members", "code"),
+    [
+        ({"documentId": "sha256:" + "0" * 64}, "PERSISTED_QUERY_NOT_FOUND"),
+        # no such form
+        ({"documentId": ""}, "BAD_USER_INPUT"),
+        ({"documentId": HASH}, "BAD_USER_INPUT"),
+        ({"documentId": f"sha256:{HASH.upper()}"}, "BAD_USER_INPUT"),
+        ({"documentId": f"x-md5:{HASH[:32]}"}, "BAD_USER_INPUT"),
+        ({"documentId": 1}, "BAD_USER_INPUT"),
+        # not that of the query beside it, or of the other name
+        ({"documentId": "sha256:" + "0" * 64, "query": TRUSTED}, "BAD_USER_INPUT"),
+        (
+            {
+                "documentId": f"sha256:{HASH}",
+                "extensions": {"persistedQuery": {"version": 1, "sha256Hash": "0" * 64}},
+            },
+            "BAD_USER_INPUT",
+        ),
+    ],
+)
+async def test_a_document_id_is_the_hash_of_a_document(members: dict[str, object], code: str) -> None:
+    assert await code_of(service(), bound(), **members) == code
 
 
 # compiled input
@@ -281,7 +400,7 @@ async def compiled(variables: object, document: str) -> tuple[dict[str, Any], in
 
     to = GraphQLService(SmallApplication({"Point": decode}))
     request = read_request(orjson.dumps({"query": document, "variables": variables}))
-    outcome = await to.prepare(request)
+    outcome = await to.prepare(request, SESSION)
     if isinstance(outcome, list):
         return orjson.loads(to.encode(outcome)), calls
     return orjson.loads(to.encode(await to.execute(outcome, CountingSession()))), calls
@@ -367,7 +486,7 @@ def persisted(digest: object, version: object = 1) -> dict[str, object]:
     ],
 )
 async def test_a_malformed_persisted_query_is_refused(extensions: dict[str, object]) -> None:
-    outcome = await service().prepare(GraphQLRequest("{ hello }", extensions=extensions))
+    outcome = await service().prepare(GraphQLRequest("{ hello }", extensions=extensions), SESSION)
 
     assert isinstance(outcome, list)
     assert (outcome[0].extensions or {})["code"] == "BAD_USER_INPUT"
@@ -377,9 +496,9 @@ async def test_a_persisted_query_is_found_by_its_hash_in_any_case() -> None:
     to = service()
     digest = hashlib.sha256(b"{ hello }").hexdigest()
 
-    missing = await to.prepare(GraphQLRequest(extensions=persisted(digest)))
-    await to.prepare(GraphQLRequest("{ hello }", extensions=persisted(digest)))
-    found = await to.prepare(GraphQLRequest(extensions=persisted(digest.upper())))
+    missing = await to.prepare(GraphQLRequest(extensions=persisted(digest)), SESSION)
+    await to.prepare(GraphQLRequest("{ hello }", extensions=persisted(digest)), SESSION)
+    found = await to.prepare(GraphQLRequest(extensions=persisted(digest.upper())), SESSION)
 
     assert isinstance(missing, list)
     assert (missing[0].extensions or {})["code"] == "PERSISTED_QUERY_NOT_FOUND"
@@ -387,7 +506,7 @@ async def test_a_persisted_query_is_found_by_its_hash_in_any_case() -> None:
 
 
 async def test_a_request_without_document_is_refused() -> None:
-    outcome = await service().prepare(GraphQLRequest())
+    outcome = await service().prepare(GraphQLRequest(), SESSION)
 
     assert isinstance(outcome, list)
     assert outcome[0].message == "The request has no `query`."

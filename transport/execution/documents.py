@@ -1,11 +1,16 @@
-"""From document text to an operation that may run: parsed, limited, validated, chosen; and persisted queries.
+"""From a request to an operation that may run: its document found, parsed, limited, validated, the operation chosen.
 
-Everything here depends on the text alone, so its outcome is kept by text, the most recently used first, within a
+What becomes of a document depends on its text alone, so it is kept by text, the most recently used first, within a
 bound of characters (a tree with its tokens takes some forty times its text). Refused documents are not kept: refusing
-is cheap, and an attacker has more documents than we have memory.
+is cheap, and an attacker has more documents than we have memory. Who may ask for the schema is no property of a text:
+a document that does is kept like others, and refused to those who may not.
 
-A persisted query is stored only after its hash was checked, and the store is bounded by bytes: what falls out is sent
-again by the client, as the protocol (Apollo's automatic persisted queries, version 1) provides.
+A request that names its document instead of sending it does so by SHA-256: in `documentId` (GraphQL over HTTP, appendix
+A) or in `extensions.persistedQuery` (Apollo). Both find trusted documents, which somebody registered, and automatic
+persisted queries.
+
+An automatic persisted query is stored only after its hash was checked, and the store is bounded by bytes: what falls
+out is sent again by the client, as the protocol (version 1) provides.
 """
 
 from __future__ import annotations
@@ -13,11 +18,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
-from typing import Any, Generic, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Generic, TypeVar
 
 from graphql import (
-    ASTValidationRule,
     DocumentNode,
     GraphQLError,
     GraphQLSchema,
@@ -26,7 +30,6 @@ from graphql import (
     OperationDefinitionNode,
     Source,
     parse,
-    specified_rules,
     validate,
 )
 from graphql.validation.validate import ValidationAbortedError
@@ -35,13 +38,13 @@ from transport.errors import (
     BAD_USER_INPUT,
     DEPTH_EXCEEDED,
     PARSE_FAILED,
-    PERSISTED_QUERY_NOT_FOUND,
     VALIDATION_FAILED,
     RequestError,
     coded,
 )
 from transport.execution.limits import LimitExceededError, Limits, check_document, check_literals
 from transport.execution.plan import OperationPlan
+from transport.execution.requests import GraphQLRequest
 
 CACHED_CHARACTERS = 1_000_000
 """Of checked documents. Ordinary clients have some hundred documents of some hundred characters."""
@@ -52,6 +55,9 @@ PERSISTED_BYTES = 8 * 1024 * 1024
 PERSISTED_QUERY_VERSION = 1
 
 _HASH = re.compile(r"[0-9a-f]{64}\Z")
+_DOCUMENT_ID = re.compile(r"sha256:([0-9a-f]{64})\Z")
+_INTROSPECTION = re.compile(r"__(?:schema|type)\b")
+"""What a document that asks for the schema holds somewhere; one that holds it need not ask."""
 _SUSPECT_LITERAL = re.compile(r"\\u(?:0000|\{0+\})|[0-9]{19}|[0-9][eE][-+]?[0-9]{3}")
 """What an escaped NUL or a number over 64 bits looks like; only then are the literals looked at one by one."""
 
@@ -97,34 +103,52 @@ class BoundedCache(Generic[V]):
 class Documents:
     """The documents of one schema, checked once."""
 
-    def __init__(self, schema: GraphQLSchema, limits: Limits, *, introspection: bool, suggestions: bool) -> None:
+    def __init__(self, schema: GraphQLSchema, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
         self._schema = schema
-        self._limits = limits
-        self._hide_suggestions = not suggestions
-        self._rules: list[type[ASTValidationRule]] = list(specified_rules)
-        if not introspection:
-            self._rules.append(NoSchemaIntrospectionCustomRule)
         self._cache: BoundedCache[CheckedDocument] = BoundedCache(CACHED_CHARACTERS)
 
-    def get(self, text: str) -> CheckedDocument:
-        """The document, checked. Raises `LimitExceededError` or `InvalidDocumentError`."""
+    def get(self, text: str, *, may_inspect: bool) -> CheckedDocument:
+        """The document, checked. Raises `LimitExceededError` or `InvalidDocumentError`.
+
+        Without `may_inspect` it may not ask for the schema, and errors do not say what a name was meant to be.
+        """
         document = self._cache.get(text)
         if document is None:
-            document = CheckedDocument(self._schema, text, self._checked(text))
+            tree = self._checked(text, may_inspect=may_inspect)
+            document = CheckedDocument(self._schema, text, tree, introspection=self._introspection(text, tree))
             self._cache.put(text, document, len(text))
+        if document.introspection and not may_inspect:
+            raise InvalidDocumentError(document.introspection)
         return document
 
-    def _checked(self, text: str) -> DocumentNode:
+    def complaints(self, text: str) -> Sequence[str]:
+        """All that keeps a document from being run by those who may ask for the schema; nothing where it may be."""
+        try:
+            self.get(text, may_inspect=True)
+        except InvalidDocumentError as error:
+            return [each.message for each in error.errors]
+        except RequestError as error:
+            return [error.message]
+        return ()
+
+    def _introspection(self, text: str, document: DocumentNode) -> list[GraphQLError]:
+        if not _INTROSPECTION.search(text):
+            return []
+        rules = [NoSchemaIntrospectionCustomRule]
+        errors = validate(self._schema, document, rules, max_errors=self.limits.validation_errors)
+        return [coded(error, VALIDATION_FAILED) for error in errors if not isinstance(error, ValidationAbortedError)]
+
+    def _checked(self, text: str, *, may_inspect: bool) -> DocumentNode:
         document = self._parsed(text)
-        check_document(document, self._limits)
+        check_document(document, self.limits)
         if _SUSPECT_LITERAL.search(text):
             check_literals(document)
         errors = validate(
             self._schema,
             document,
-            self._rules,
-            max_errors=self._limits.validation_errors,
-            hide_suggestions=self._hide_suggestions,
+            max_errors=self.limits.validation_errors,
+            hide_suggestions=not may_inspect,
         )
         if errors:
             if errors[-1].message == "Validation aborted.":
@@ -135,7 +159,7 @@ class Documents:
         return document
 
     def _parsed(self, text: str) -> DocumentNode:
-        limits = self._limits
+        limits = self.limits
         if len(text) > limits.query_length:
             raise LimitExceededError(f"A document may be at most {limits.query_length} characters long.")
         try:
@@ -144,20 +168,26 @@ class Documents:
             raise self._refusal(error) from None
 
     def _refusal(self, error: GraphQLSyntaxError) -> Exception:
-        if f"Document contains more than {self._limits.tokens} tokens" in error.message:
-            return LimitExceededError(f"A document may hold at most {self._limits.tokens} tokens.")
+        if f"Document contains more than {self.limits.tokens} tokens" in error.message:
+            return LimitExceededError(f"A document may hold at most {self.limits.tokens} tokens.")
         if "nested too deeply" in error.message:
-            return LimitExceededError(f"Fields may nest at most {self._limits.depth} levels deep.", DEPTH_EXCEEDED)
+            return LimitExceededError(f"Fields may nest at most {self.limits.depth} levels deep.", DEPTH_EXCEEDED)
         return InvalidDocumentError([coded(error, PARSE_FAILED)])
 
 
 class CheckedDocument:
-    """A valid document and the plans of its operations, each made when it is first asked for."""
+    """A valid document and the plans of its operations, each made when it is first asked for.
 
-    __slots__ = ("_document", "_operations", "_plans", "_schema", "text")
+    `introspection` is what those are told who may not ask for the schema; nothing if it does not ask.
+    """
 
-    def __init__(self, schema: GraphQLSchema, text: str, document: DocumentNode) -> None:
+    __slots__ = ("_document", "_operations", "_plans", "_schema", "introspection", "text")
+
+    def __init__(
+        self, schema: GraphQLSchema, text: str, document: DocumentNode, *, introspection: list[GraphQLError]
+    ) -> None:
         self.text = text
+        self.introspection = introspection
         self._schema = schema
         self._document = document
         self._operations = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
@@ -185,40 +215,47 @@ class CheckedDocument:
 
 
 class PersistedQueries:
-    """Automatic persisted queries of all clients."""
+    """Automatic persisted queries of all clients, by their hash."""
 
     def __init__(self, capacity: int = PERSISTED_BYTES) -> None:
         self._queries: BoundedCache[str] = BoundedCache(capacity)
 
-    def query(self, query: str | None, extensions: Mapping[str, Any] | None) -> str:
-        """The text of the request's document: its own, or the one stored under the hash that it gives instead.
+    def get(self, digest: str) -> str | None:
+        """The document with this hash."""
+        return self._queries.get(digest)
 
-        Raises `RequestError` for a hash that is unknown, malformed, or not that of the query beside it.
-        """
-        digest = _digest((extensions or {}).get("persistedQuery"))
-        if digest is None:
-            if query is None:
-                raise RequestError("The request has no `query`.", ill_typed=True)
-            return query
-        if query is None:
-            return self._stored(digest)
-        return self._verified(query, digest)
-
-    def _stored(self, digest: str) -> str:
-        query = self._queries.get(digest)
-        if query is None:
-            raise RequestError("PersistedQueryNotFound", PERSISTED_QUERY_NOT_FOUND)
-        return query
-
-    def _verified(self, query: str, digest: str) -> str:
-        text = query.encode()
-        if hashlib.sha256(text).hexdigest() != digest:
-            raise RequestError("`sha256Hash` is not the hash of the query beside it.", BAD_USER_INPUT)
-        self._queries.put(digest, query, len(text))
-        return query
+    def keep(self, query: str, digest: str) -> None:
+        """Keep a document whose hash was checked."""
+        self._queries.put(digest, query, len(query.encode()))
 
 
-def _digest(persisted: object) -> str | None:
+def named_document(request: GraphQLRequest) -> str | None:
+    """The hash of the document that the request names (hex, lower case); None if it names none.
+
+    Raises `RequestError` if a name is malformed, if two differ, or if it is not that of the document beside it.
+    """
+    if request.document_id is None and not request.extensions:
+        return None
+    names = {_identified(request.document_id), _persisted((request.extensions or {}).get("persistedQuery"))} - {None}
+    if len(names) > 1:
+        raise RequestError("`documentId` and `sha256Hash` name two different documents.", BAD_USER_INPUT)
+    digest = names.pop() if names else None
+    if digest and request.query is not None and hashlib.sha256(request.query.encode()).hexdigest() != digest:
+        name = "`sha256Hash`" if request.document_id is None else "`documentId`"
+        raise RequestError(f"{name} is not the hash of the query beside it.", BAD_USER_INPUT)
+    return digest
+
+
+def _identified(document_id: str | None) -> str | None:
+    if document_id is None:
+        return None
+    found = _DOCUMENT_ID.match(document_id)
+    if found is None:
+        raise RequestError("`documentId` must be `sha256:` and 64 hexadecimal digits in lower case.", ill_typed=True)
+    return found[1]
+
+
+def _persisted(persisted: object) -> str | None:
     if persisted is None:
         return None
     digest = persisted.get("sha256Hash") if isinstance(persisted, Mapping) else None

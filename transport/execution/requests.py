@@ -1,8 +1,8 @@
 """From JSON text to a GraphQL request, the same for HTTP and WebSocket.
 
-`read_request` accepts an object with `query`, `operationName`, `variables` and `extensions` of the right types and
-ignores whatever else is there, as GraphQL over HTTP demands. `variables` stay undecoded JSON until the document is
-known, so that a compiled decoder can take them. Nothing has been parsed as GraphQL yet.
+`read_request` accepts an object with `query`, `documentId`, `operationName`, `variables` and `extensions` of the right
+types and ignores whatever else is there, as GraphQL over HTTP demands. `variables` stay undecoded JSON until the
+document is known, so that a compiled decoder can take them. Nothing has been parsed as GraphQL yet.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class GraphQLRequest(msgspec.Struct, frozen=True):
     operation_name: str | None = None
     variables: Mapping[str, Any] | msgspec.Raw | None = None
     extensions: Mapping[str, Any] | None = None
+    document_id: str | None = None
 
 
 class _Envelope(msgspec.Struct, frozen=True, rename="camel"):
@@ -31,13 +32,15 @@ class _Envelope(msgspec.Struct, frozen=True, rename="camel"):
     operation_name: str | None = None
     variables: msgspec.Raw = msgspec.Raw(b"null")
     extensions: dict[str, Any] | None = None
+    document_id: str | None = None
 
 
 _DECODER = msgspec.json.Decoder(_Envelope)
 _EXTENSIONS_DECODER = msgspec.json.Decoder(dict[str, Any] | None)
-_FIELD = re.compile(r"`\$\.(query|operationName|variables|extensions)[`.\[]")
+_FIELD = re.compile(r"`\$\.(query|documentId|operationName|variables|extensions)[`.\[]")
 _EXPECTED = {
     "query": "a string",
+    "documentId": "a string or null",
     "operationName": "a string or null",
     "variables": "an object or null",
     "extensions": "an object or null",
@@ -48,7 +51,7 @@ def read_request(value: bytes | str) -> GraphQLRequest:
     """Read the JSON text of one request.
 
     Raises `RequestError` for text that is no UTF-8 or no JSON, that passes the bounds of `json_bounds`, or that has
-    another shape; also when there is neither a query nor the hash of a persisted one.
+    another shape; also when there is neither a document nor the hash of one.
     """
     text = _utf8(value)
     check_json(text)
@@ -58,7 +61,9 @@ def read_request(value: bytes | str) -> GraphQLRequest:
         raise _wrong_shape(text, str(error)) from None
     except msgspec.DecodeError:
         raise RequestError(NOT_JSON) from None
-    return _request(envelope.query, envelope.operation_name, envelope.variables, envelope.extensions)
+    return _request(
+        envelope.query, envelope.operation_name, envelope.variables, envelope.extensions, envelope.document_id
+    )
 
 
 def read_parameters(parameters: Mapping[str, str]) -> GraphQLRequest:
@@ -72,20 +77,25 @@ def read_parameters(parameters: Mapping[str, str]) -> GraphQLRequest:
         parameters.get("operationName") or None,
         _json_parameter("variables", parameters.get("variables")),
         _decoded_extensions(_json_parameter("extensions", extensions)) if extensions else None,
+        parameters.get("documentId") or None,
     )
 
 
 def _request(
-    query: str | None, operation_name: str | None, variables: msgspec.Raw, extensions: dict[str, Any] | None
+    query: str | None,
+    operation_name: str | None,
+    variables: msgspec.Raw,
+    extensions: dict[str, Any] | None,
+    document_id: str | None,
 ) -> GraphQLRequest:
-    if query is None and not (extensions and extensions.get("persistedQuery")):
+    if query is None and document_id is None and not (extensions and extensions.get("persistedQuery")):
         raise RequestError("The request has no `query`.", ill_typed=True)
     if query is not None and "\0" in query:
         raise RequestError("The query must not contain NUL (U+0000).")
     first = bytes(memoryview(variables)[:1])
     if first not in (b"{", b"n"):
         raise _wrong_type("variables")
-    return GraphQLRequest(query, operation_name, variables if first == b"{" else None, extensions)
+    return GraphQLRequest(query, operation_name, variables if first == b"{" else None, extensions, document_id)
 
 
 def _utf8(value: bytes | str) -> bytes:

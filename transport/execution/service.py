@@ -1,8 +1,9 @@
 """Requests in, results out: what HTTP, WebSocket and SSE all do with a GraphQL request.
 
 `GraphQLService.prepare` answers everything that can be answered without the product: which document, whether it is
-within the limits, valid and unambiguous, what its variables are. Nothing has run when it returns. `execute` and
-`subscribe` then run it, in the time the limits allow, and mask what the client must not read.
+within the limits, valid and unambiguous, what its variables are, what it costs, and whether its holder has so much
+left. Nothing has run when it returns, and what it costs has been taken. `execute` and `subscribe` then run it, in the
+time the limits allow, and mask what the client must not read; what lists returned less than they might is given back.
 
 Left to others: who speaks (the session is handed in), how bytes come and go, and how a live source shares its work.
 """
@@ -20,10 +21,20 @@ import orjson
 from graphql import ExecutionResult, GraphQLError, OperationType, create_source_event_stream
 from graphql.execution.values import VariableValues
 
-from transport.application import Application, LiveSource, Rendering, Session
-from transport.errors import BAD_USER_INPUT, TIMEOUT, ErrorReporter, RequestError, coded, formatted
-from transport.execution.documents import Documents, InvalidDocumentError, PersistedQueries
+from transport.application import Account, Application, LiveSource, Refusal, Rendering, Session
+from transport.errors import (
+    BAD_USER_INPUT,
+    DOCUMENT_NOT_TRUSTED,
+    PERSISTED_QUERY_NOT_FOUND,
+    TIMEOUT,
+    ErrorReporter,
+    RequestError,
+    coded,
+    formatted,
+)
+from transport.execution.documents import Documents, InvalidDocumentError, PersistedQueries, named_document
 from transport.execution.limits import Limits
+from transport.execution.open_streams import OpenStream, OpenStreams
 from transport.execution.plan import OperationPlan
 from transport.execution.planned_executor import PlannedExecutor
 from transport.execution.requests import GraphQLRequest, read_request
@@ -37,8 +48,11 @@ __all__ = [
     "read_request",
 ]
 
+RATE_LIMITED = "RATE_LIMITED"
 RETRY_AFTER = "retryAfterMs"
 """Of an error's extensions: it passes by itself."""
+TOO_MANY_STREAMS_MS = 5_000
+"""What a client with too many open streams is told to wait: they end when somebody closes them."""
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 1.0
 """Between tries of an item whose data is away."""
@@ -48,10 +62,15 @@ _ERRORS_FIRST = b'{"errors"'
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """An operation that may run: parsed, limited, validated, chosen, its variables coerced."""
+    """An operation that may run: parsed, limited, validated, chosen, its variables coerced, its cost taken.
+
+    `cost` is in points; they were taken from `account`, if there is one.
+    """
 
     plan: OperationPlan
     variable_values: VariableValues
+    cost: int
+    account: Account | None
 
     @property
     def kind(self) -> OperationType:
@@ -77,36 +96,90 @@ class GraphQLService:
         application: Application,
         limits: Limits | None = None,
         *,
-        introspection: bool = True,
-        suggestions: bool = False,
+        documents: Documents | None = None,
     ) -> None:
-        self.limits = limits or Limits()
+        """`documents` are those of the application's schema, where somebody else has need of them too."""
         self._application = application
-        self._documents = Documents(
-            application.schema, self.limits, introspection=introspection, suggestions=suggestions
-        )
+        self._documents = documents or Documents(application.schema, limits)
+        self.limits = self._documents.limits
         self._persisted = PersistedQueries()
+        self.streams = OpenStreams(self.limits.streams_per_holder)
+        self._weights = application.weights
         self._reporter = ErrorReporter(application.describe_error)
 
-    async def prepare(self, request: GraphQLRequest) -> Prepared | list[GraphQLError]:
-        """Check the request and choose its operation. Errors are worded for the client, each with its code."""
+    async def prepare(self, request: GraphQLRequest, session: Session) -> Prepared | list[GraphQLError]:
+        """Check the request, choose its operation and take what it costs from who asks.
+
+        Errors are worded for the client, each with its code.
+        """
         try:
-            text = self._persisted.query(request.query, request.extensions)
-            plan = self._documents.get(text).operation(request.operation_name)
+            text = await self._text(request, session)
+            document = self._documents.get(text, may_inspect=session.may_inspect)
+            plan = document.operation(request.operation_name)
             values = plan.coerced(request.variables, self._application.decoders)
         except InvalidDocumentError as refusal:
             return refusal.errors
-        except RequestError as error:
-            return [error.as_graphql_error()]
+        except Exception as error:
+            return [self._reporter.shown(error)]
         if isinstance(values, list):
             return [coded(error, BAD_USER_INPUT) for error in values]
-        return Prepared(plan, values)
+        try:
+            cost = plan.cost(self._weights).check(values.coerced, self.limits.cost)
+        except RequestError as error:
+            return [error.as_graphql_error()]
+        account = session.account
+        if account is not None and (answer := account.take(cost)) is not None:
+            refused = await answer if isinstance(answer, Awaitable) else answer
+            if refused is not None:
+                return [_rate_limited(cost, account, refused)]
+        return Prepared(plan, values, cost, account)
+
+    def enter_stream(self, stream: OpenStream, prepared: Prepared, session: Session) -> list[GraphQLError] | None:
+        """Take a place among the open streams, which pay for their items. The error where there is none left."""
+        inside = prepared.plan.cost(self._weights).inside(prepared.variable_values.coerced)
+        entered = self.streams.enter(stream, holder=session.holder, account=prepared.account, cost_of_item=1 + inside)
+        return None if entered else [_too_many_streams(self.streams.max_per_holder)]
+
+    async def _text(self, request: GraphQLRequest, session: Session) -> str:
+        """The text of the request's document: its own, or the one that it names instead. Raises `RequestError`."""
+        digest, query = named_document(request), request.query
+        if query is None:
+            if digest is None:
+                raise RequestError("The request has no `query`.", ill_typed=True)
+            query = self._persisted.get(digest)
+            if query is None:
+                return await _trusted(digest, session)
+        if not await session.may_run(query):
+            raise RequestError("This project runs trusted documents only, and this is none.", DOCUMENT_NOT_TRUSTED)
+        if digest is not None:
+            self._persisted.keep(query, digest)
+        return query
 
     async def execute(self, prepared: Prepared, session: Session) -> ExecutionResult:
-        """Run a query or mutation. Errors are masked; past the time limit the result is one error, TIMEOUT."""
+        """Run a query or mutation. Errors are masked; past the time limit the result is one error, TIMEOUT.
+
+        `extensions.cost` says what it cost.
+        """
+        result = await self._execute(prepared, session)
+        if prepared.account is not None:
+            result.extensions = {"cost": self._settled(prepared, prepared.account, result)}
+        return result
+
+    def _settled(self, prepared: Prepared, account: Account, result: ExecutionResult) -> dict[str, int]:
+        """What the operation asked for and what it came to; the difference is given back. Errors give nothing back."""
+        requested = actual = prepared.cost
+        cost = prepared.plan.cost(self._weights)
+        if cost.has_lists and result.data is not None and not result.errors:
+            actual = cost.actual(result.data, prepared.variable_values.coerced)
+            if actual < requested:
+                account.charge(actual - requested)
+        return _shown_cost(requested, actual, account)
+
+    async def _execute(self, prepared: Prepared, session: Session) -> ExecutionResult:
         limit = self.limits.execution_time.total_seconds()
         try:
-            outcome = PlannedExecutor.of(prepared.plan, prepared.variable_values, session.context()).run()
+            context = session.context(prepared.cost)
+            outcome = PlannedExecutor.of(prepared.plan, prepared.variable_values, context).run()
             if isinstance(outcome, ExecutionResult):
                 return self._masked(outcome)
             async with asyncio.timeout(limit):
@@ -125,7 +198,7 @@ class GraphQLService:
         """
         limit = self.limits.subscribe_time.total_seconds()
         try:
-            executor = PlannedExecutor.of(prepared.plan, prepared.variable_values, session.context())
+            executor = PlannedExecutor.of(prepared.plan, prepared.variable_values, session.context(prepared.cost))
             async with asyncio.timeout(limit):
                 source = create_source_event_stream(executor)
                 if inspect.isawaitable(source):
@@ -252,9 +325,47 @@ class _Rendering:
             return self._service.encode(self._service._masked(result))
 
 
+async def _trusted(digest: str, session: Session) -> str:
+    query = await session.trusted_document(digest)
+    if query is None:
+        raise RequestError("PersistedQueryNotFound", PERSISTED_QUERY_NOT_FOUND)
+    return query
+
+
 def _is_passing(result: ExecutionResult) -> bool:
     """Whether a client would be told to try again: what was needed is away for a moment."""
     return any(RETRY_AFTER in (error.extensions or {}) for error in result.errors or ())
+
+
+def _rate_limited(cost: int, account: Account, refusal: Refusal) -> GraphQLError:
+    standing = account.standing
+    return GraphQLError(
+        f"This operation costs {cost:,} points, and there are {standing.remaining:,} left of {standing.limit:,}; "
+        f"{standing.restore_rate:,} come back in a second.",
+        extensions={
+            "code": RATE_LIMITED,
+            RETRY_AFTER: refusal.retry_after_ms,
+            "cost": _shown_cost(cost, 0, account),
+        },
+    )
+
+
+def _too_many_streams(maximum: int) -> GraphQLError:
+    return GraphQLError(
+        f"A key or session may have at most {maximum:,} open streams on one gateway: close some.",
+        extensions={"code": RATE_LIMITED, RETRY_AFTER: TOO_MANY_STREAMS_MS},
+    )
+
+
+def _shown_cost(requested: int, actual: int, account: Account) -> dict[str, int]:
+    standing = account.standing
+    return {
+        "requested": requested,
+        "actual": actual,
+        "remaining": standing.remaining,
+        "limit": standing.limit,
+        "restoreRate": standing.restore_rate,
+    }
 
 
 def _timed_out(seconds: float) -> GraphQLError:

@@ -140,7 +140,7 @@ class GraphQLHTTP:
         return read_request(await read_body(exchange.headers, receive, self._service.limits.body_bytes))
 
     async def _run(self, exchange: _Exchange, request: GraphQLRequest, session: Session) -> _Answer:
-        prepared = await self._service.prepare(request)
+        prepared = await self._service.prepare(request, session)
         if not isinstance(prepared, Prepared):
             return self._failure(status_of_errors(prepared, exchange.media_type, self._profile), prepared)
         exchange.operation = prepared.kind.value

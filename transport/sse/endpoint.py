@@ -170,7 +170,7 @@ class EventStreamTransport:
         except Exception as error:
             await self._refuse(exchange, [self._service.error(error)])
             return
-        prepared = await self._service.prepare(request)
+        prepared = await self._service.prepare(request, session)
         _check_method(prepared, exchange.method)
         await self.streams.respond(prepared, session, exchange.channel, after=exchange.after)
 
@@ -192,7 +192,7 @@ class EventStreamTransport:
     async def _submit(self, exchange: _Exchange) -> None:
         reservation = self.streams.find(exchange.token or "", owner=owner_of(exchange.headers))
         request = await self._read(exchange)
-        prepared = await self._service.prepare(request)
+        prepared = await self._service.prepare(request, reservation.session)
         _check_method(prepared, exchange.method)
         if not isinstance(prepared, Prepared):
             await self._refuse(exchange, prepared)

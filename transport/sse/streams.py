@@ -93,7 +93,11 @@ class EventStreams:
         try:
             return self._reservations.make(owner, client, session, self._revoke).token
         except TooManyReservations:
-            message = "Too many event streams are open, or reserved and not opened."
+            policy = self._policy.reservations
+            message = (
+                f"At most {policy.max_per_holder:,} event streams may be reserved with the same credentials, "
+                f"and at most {policy.max_unused_per_holder} of them not opened."
+            )
             raise HTTPRefusedError(429, message, RETRY_AFTER, code="RATE_LIMITED") from None
 
     async def open(self, token: str, channel: Channel, *, owner: bytes | None) -> None:

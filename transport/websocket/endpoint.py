@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, MutableMapping
+from collections.abc import Callable, Coroutine, Hashable, MutableMapping
 from datetime import timedelta
 from functools import partial
 from itertools import count
@@ -79,6 +79,8 @@ class WebSocketPolicy(msgspec.Struct, frozen=True):
     """Under the 30 to 60 seconds after which proxies drop an idle connection; also how old a position can be."""
     max_operations: int = 100
     """Open on one socket: streams, and queries that run or wait."""
+    max_per_holder: int = 10_000
+    """Sockets of one key or session in this process: a publishable key is in every copy of an app."""
     max_anonymous_per_client: int = 100
     """Sockets acknowledged without credentials, of one address: they may look at the schema, and stay as long as they
     like. Before its acknowledgement a socket is not counted, because a key may still come; `init_timeout` ends it."""
@@ -101,7 +103,8 @@ class WebSocketEndpoint:
         self.application = application
         self.policy = policy or WebSocketPolicy()
         self.sockets = 0
-        self._anonymous: Counter[str | None] = Counter()
+        self._held: Counter[Hashable] = Counter()
+        """Sockets by who holds the credentials, and by the network where there are none."""
         self._observe = observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -128,18 +131,18 @@ class WebSocketEndpoint:
 
     def admit(self, session: Session, client: str | None) -> Callable[[], None] | None:
         """Take a place for this session. Gives the function that gives it back, or None where there is none left."""
-        if session.holder is not None:
-            return _nothing
-        network = network_of(client)
-        if self._anonymous[network] >= self.policy.max_anonymous_per_client:
+        policy = self.policy
+        anonymous = session.holder is None
+        holder = network_of(client) if anonymous else session.holder
+        if self._held[holder] >= (policy.max_anonymous_per_client if anonymous else policy.max_per_holder):
             return None
-        self._anonymous[network] += 1
-        return partial(self._leave, network)
+        self._held[holder] += 1
+        return partial(self._leave, holder)
 
-    def _leave(self, network: str | None) -> None:
-        self._anonymous[network] -= 1
-        if self._anonymous[network] <= 0:
-            del self._anonymous[network]
+    def _leave(self, holder: Hashable) -> None:
+        self._held[holder] -= 1
+        if self._held[holder] <= 0:
+            del self._held[holder]
 
     def observe(self, operation: str, outcome: str, seconds: float) -> None:
         """One operation has been answered, or a subscription has begun."""
@@ -245,7 +248,10 @@ class GraphQLSocket:
             return
         leave = self._server.admit(session, self._client)
         if leave is None:
-            self._close(1013, "Too many connections without credentials from this address")
+            anonymous = session.holder is None
+            maximum = self._policy.max_anonymous_per_client if anonymous else self._policy.max_per_holder
+            whose = "without credentials from this address" if anonymous else "with these credentials"
+            self._close(1013, f"Too many connections {whose}: at most {maximum:,}")
             return
         self._leave = leave
         self._session = session
@@ -347,7 +353,7 @@ class GraphQLSocket:
         operation.enter_request()
         try:
             async with self._slots:
-                prepared = await self._prepare(payload)
+                prepared = await self._prepare(payload, session)
                 if isinstance(prepared, Prepared):
                     kind = prepared.kind.value
                     stream = await operation.begin(prepared, session)
@@ -361,9 +367,9 @@ class GraphQLSocket:
         finally:
             operation.task = None
 
-    async def _prepare(self, payload: bytes) -> Prepared | list[GraphQLError]:
+    async def _prepare(self, payload: bytes, session: Session) -> Prepared | list[GraphQLError]:
         try:
-            return await self._service.prepare(read_request(payload))
+            return await self._service.prepare(read_request(payload), session)
         except RequestError as error:
             return [error.as_graphql_error()]
 

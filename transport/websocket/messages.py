@@ -66,7 +66,8 @@ class _Envelope(msgspec.Struct):
 
 class _SubscribePayload(msgspec.Struct):
     query: str | None = None
-    operationName: str | None = None  # noqa: N815, the wire's name
+    documentId: str | None = None  # noqa: N815, the wire's name
+    operationName: str | None = None  # noqa: N815
     variables: msgspec.Raw = _NOTHING
     extensions: dict[str, msgspec.Raw] | None = None
 
@@ -166,7 +167,8 @@ def _subscribe_payload(raw: msgspec.Raw) -> bytes:
         raise InvalidMessage("The 'payload' of a 'subscribe' message must be well-formed JSON") from None
     if not bytes(payload.variables).startswith((b"{", b"null")):
         raise InvalidMessage("The 'variables' of a 'subscribe' message must be an object, null or absent")
-    if payload.query is None and "persistedQuery" not in (payload.extensions or {}):
+    is_named = payload.documentId is not None or "persistedQuery" in (payload.extensions or {})
+    if payload.query is None and not is_named:
         raise InvalidMessage("The 'query' of a 'subscribe' message must be a string")
     return bytes(raw)
 

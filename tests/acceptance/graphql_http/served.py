@@ -17,7 +17,7 @@ from typing import Any
 import uvicorn
 from graphql import GraphQLResolveInfo, GraphQLSchema, build_schema
 
-from transport.application import PublicError
+from transport.application import PublicError, Weights
 from transport.endpoint import GraphQLEndpoint
 from transport.execution.limits import Limits
 from transport.execution.service import GraphQLService
@@ -69,8 +69,16 @@ class DescribedError(Exception):
 
 class TestSession:
     holder = None
+    account = None
+    may_inspect = True
 
-    def context(self) -> object:
+    async def trusted_document(self, digest: str) -> str | None:
+        return None
+
+    async def may_run(self, document: str) -> bool:
+        return True
+
+    def context(self, cost: int = 0) -> object:
         return {}
 
     def on_revoked(self, callback: Callable[[str], None]) -> Callable[[], None]:
@@ -81,6 +89,7 @@ class TestApplication:
     """Keys decide how opening a session ends: `unauthenticated`, `limited`, `down`, `crash`, or well."""
 
     decoders: Mapping[str, Any] = {}
+    weights = Weights()
 
     def __init__(self) -> None:
         self.schema = schema()
