@@ -345,7 +345,11 @@ DECLARE
     v_held_seqs bigint[];
     v_held_mine boolean[];
     v_inserted bigint;
+    -- Where the log stood when profiles were looked at: erasing somebody moves it.
+    v_seen_head bigint;
 BEGIN
+    SELECT h.head INTO v_seen_head FROM heads AS h WHERE h.project_id = p_project_id AND h.lane = c_events_lane;
+
     -- 1. Profiles that are missing, except those named only by events that are stored already.
     SELECT array_agg(candidate.user_id), array_agg(candidate.profile_id)
     INTO v_new_user_ids, v_new_profile_ids
@@ -462,6 +466,17 @@ BEGIN
     FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'project % has no events lane', p_project_id USING ERRCODE = 'foreign_key_violation';
+    END IF;
+
+    IF v_head <> v_seen_head AND (
+        SELECT true FROM unnest(p_profile_user_ids) AS named (user_id)
+        WHERE named.user_id <> ALL (coalesce(v_new_user_ids, '{}'))
+            AND (
+                SELECT true FROM profiles AS p WHERE p.project_id = p_project_id AND p.user_id = named.user_id LIMIT 1
+            ) IS NULL
+        LIMIT 1
+    ) THEN
+        RAISE EXCEPTION 'somebody was erased meanwhile' USING ERRCODE = 'serialization_failure';
     END IF;
 
     -- 4. What is stored already, and what is not to be: a revocation that is in the log by now counts.
