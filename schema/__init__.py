@@ -16,6 +16,7 @@ from schema.event import Event
 from schema.inbound_endpoint import InboundEndpoint
 from schema.insight import Insight
 from schema.mutation import Mutation
+from schema.needs import state_needs
 from schema.profile import Profile
 from schema.project import ApiKey, Organization, Project
 from schema.provider import Provider
@@ -61,6 +62,7 @@ def build_schema() -> strawberry.Schema:
         config=StrawberryConfig(scalar_map=SCALARS, default_resolver=read_attribute),
     )
     _leave_absent_arguments_absent(schema)
+    state_needs(schema._schema)
     return schema
 
 
