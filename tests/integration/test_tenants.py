@@ -331,7 +331,7 @@ async def _trusted_documents(victim: Tenant, attacker: Tenant) -> None:
     await _trusted_document(victim)
     document = "query ($after: Cursor) { trustedDocuments(after: $after) { edges { cursor node { document } } } }"
     [edge] = (await victim.data(document))["trustedDocuments"]["edges"]
-    assert await _sees_nothing(attacker, document) == {"data": {"trustedDocuments": {"edges": []}}}
+    assert (await _sees_nothing(attacker, document))["data"] == {"trustedDocuments": {"edges": []}}
     assert await attacker.codes(document, after=edge["cursor"]) == ["CURSOR_INVALID"]
 
 
