@@ -16,11 +16,13 @@ from engine.node_ids import NodeKind, write_node_id
 from engine.provisioning import NewApiKey, NewProject
 from resolvers import projects as resolve
 from resolvers.profiles import find_own_profile
+from resolvers.rate_limits import read_rate_limit
 from schema.descriptions import described_enum
 from schema.errors import MutationPayload, user_errors
 from schema.info import Info
 from schema.node import Node
 from schema.profile import Profile
+from schema.rate_limit import RateLimit
 from schema.scalars import Cursor
 from schema.withheld import WITHHELD
 
@@ -163,6 +165,10 @@ class Viewer:
     @strawberry.field(description="What the role allows, e.g. events:write.")
     def scopes(self) -> list[str]:
         return list(scopes_of(self.role))
+
+    @strawberry.field(description="What this caller has left, as of now. Needs INGEST.")
+    async def rate_limit(self, info: Info) -> RateLimit:
+        return RateLimit.of(*await read_rate_limit(info.context))
 
     @staticmethod
     def of(viewer: ViewerRecord) -> Viewer:
