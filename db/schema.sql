@@ -1550,6 +1550,8 @@ CREATE TABLE sessions (
     ),
     -- Who took over the anonymous user of an ended session.
     taken_over_by text COLLATE "C",
+    -- The profile that was deleted then: whoever asks again is told the same.
+    retired_profile_id uuid,
     PRIMARY KEY (project_id, session_id),
     CHECK ((ended_at IS NULL) = (ended_reason IS NULL)),
     CHECK ((ended_reason = 'TAKEN_OVER') IS NOT FALSE OR taken_over_by IS NULL)
@@ -1571,6 +1573,7 @@ CREATE TABLE refresh_tokens (
 );
 
 CREATE INDEX refresh_tokens_by_session ON refresh_tokens (project_id, session_id);
+CREATE INDEX refresh_tokens_spent ON refresh_tokens (used_at) WHERE used_at IS NOT NULL;
 
 -- What access tokens are signed with, in the whole deployment. Published before it signs, and until what it signed is over.
 CREATE TABLE signing_keys (

@@ -38,20 +38,27 @@ async def register_device(
     registered = await register_push_token(connection, project_id=project_id, new=new, now=now)
     if registered.user_id is None:
         return registered, ()
-    given_up = await give_up_excess_tokens(connection, project_id=project_id, user_id=registered.user_id)
-    events = [_given_up(push_token_id, registered, now) for push_token_id in sorted(given_up)]
+    events = await give_up_excess_devices(connection, project_id=project_id, user_id=registered.user_id, now=now)
     return registered, await record(connection, project_id=project_id, transitions=(), events=events, now=now)
 
 
-def _given_up(push_token_id: UUID, registered: PushTokenRecord, now: datetime) -> NewEvent:
-    """Once for each time it was registered and given up."""
+async def give_up_excess_devices(
+    connection: asyncpg.Connection, *, project_id: UUID, user_id: str, now: datetime
+) -> list[NewEvent]:
+    """Give up what a user has more than a send should go to; returns the events to append."""
+    given_up = await give_up_excess_tokens(connection, project_id=project_id, user_id=user_id)
+    return [_given_up(push_token_id, user_id, now) for push_token_id in sorted(given_up)]
+
+
+def _given_up(push_token_id: UUID, user_id: str, now: datetime) -> NewEvent:
+    """Once for each time it was given up."""
     properties = {"pushTokenId": write_node_id(NodeKind.PUSH_TOKEN, push_token_id), "reason": TOO_MANY_DEVICES}
     return NewEvent(
-        key=f"{INVALIDATED}:{push_token_id.hex}:{registered.push_token_id.hex}:{now.timestamp()}",
+        key=f"{INVALIDATED}:{push_token_id.hex}:{now.timestamp()}",
         module="push",
         event_type=INVALIDATED,
         timestamp=None,
-        user_id=registered.user_id,
+        user_id=user_id,
         anonymous_id=None,
         properties=msgspec.json.encode(properties).decode(),
         context="{}",
