@@ -79,6 +79,14 @@ async def lock_deliveries(
     return _deliveries(await connection.fetch(_SQL["lock_deliveries"], project_id, delivery_ids))
 
 
+async def hold_deliveries(
+    connection: asyncpg.Connection, *, project_id: UUID, delivery_ids: Sequence[UUID]
+) -> set[UUID]:
+    """Those of some deliveries that are there: until the transaction ends nobody can be erased to whom they are."""
+    rows = await connection.fetch(_SQL["hold_deliveries"], project_id, delivery_ids)
+    return {row["delivery_id"] for row in rows}
+
+
 async def read_attempts(
     connection: asyncpg.Connection, *, project_id: UUID, delivery_ids: Sequence[UUID]
 ) -> list[AttemptRecord]:

@@ -1,7 +1,8 @@
 """Suppressions: addresses that nothing more is sent to, whoever they belong to.
 
-An address is written in lower case for email, in E.164 for SMS. Leaves to others: committing, and what the events of a
-suppression are.
+An address is written in lower case for email, in E.164 for SMS. Of people who were erased nothing is kept but a hash of
+their addresses, under which these stay suppressed (`db.erasure.hash_suppressions`). Leaves to others: committing, and
+what the events of a suppression are.
 """
 
 from __future__ import annotations

@@ -52,6 +52,18 @@ JOIN deliveries AS d ON d.project_id = w.project_id AND d.delivery_id = w.delive
 ORDER BY d.delivery_id
 FOR NO KEY UPDATE OF d;
 
+-- name: hold_deliveries
+-- Those of some deliveries that are there, and stay until the transaction ends.
+WITH wanted AS MATERIALIZED (
+    SELECT CAST($1 AS uuid) AS project_id, given.delivery_id
+    FROM unnest(CAST($2 AS uuid[])) AS given (delivery_id)
+)
+SELECT d.delivery_id
+FROM wanted AS w
+JOIN deliveries AS d ON d.project_id = w.project_id AND d.delivery_id = w.delivery_id
+ORDER BY d.delivery_id
+FOR KEY SHARE OF d;
+
 -- name: read_attempts
 -- The attempts of some deliveries of a project, by delivery and number.
 SELECT

@@ -1,10 +1,16 @@
 -- name: share_suppressions
--- The suppressed ones of some addresses of a channel, locked FOR SHARE.
-SELECT project_id, channel, address, reason, delivery_id, created_at
-FROM suppressions
-WHERE project_id = $1 AND channel = $2 AND address = ANY($3)
-ORDER BY address
-FOR SHARE;
+-- The suppressed ones of some addresses of a channel, locked FOR SHARE. Of people who were erased a hash is kept.
+WITH asked AS MATERIALIZED (
+    SELECT p.project_id, given.address, 'sha256:' || encode(sha256(p.salt || convert_to(given.address, 'UTF8')), 'hex') AS hash
+    FROM projects AS p
+    CROSS JOIN unnest(CAST($3 AS text[])) AS given (address)
+    WHERE p.project_id = $1
+)
+SELECT s.project_id, s.channel, asked.address, s.reason, s.delivery_id, s.created_at
+FROM asked
+JOIN suppressions AS s ON s.project_id = asked.project_id AND s.channel = $2 AND s.address IN (asked.address, asked.hash)
+ORDER BY s.address
+FOR SHARE OF s;
 
 -- name: insert_suppressions
 -- Suppresses addresses; whoever bounced and unsubscribes besides stays with the first reason.

@@ -42,6 +42,8 @@ MAX_FUNNELS = 50
 RECHECK = timedelta(seconds=60)
 """A period that ends now moves on, and with it who is in it: a day's worth of events leaves in 1,440 steps."""
 START_TIMEOUT_SECONDS = 10.0
+ERASURE_COMPLETED = "consent.erasure_completed"
+"""Whatever that person did counts no more."""
 MAX_KNOWN_IDS = 50_000
 """Anonymous ids of one project that are known to be somebody's. Beyond it they are learnt anew."""
 _INPUT = ("input",)
@@ -240,6 +242,8 @@ class _FollowedLane:
     def advance(self, records: Sequence[EventRecord], reached: int) -> None:  # noqa: ARG002
         """See `Follower`."""
         for record in records:
+            if record.event_type == ERASURE_COMPLETED:
+                self._forget()
             self._match(record)
             if record.user_id is not None and record.anonymous_id is not None:
                 self._learn(record.anonymous_id)
@@ -254,6 +258,10 @@ class _FollowedLane:
 
     def expire(self) -> None:
         """See `Follower`."""
+        self._forget()
+
+    def _forget(self) -> None:
+        """Somebody was erased, or the log is another one: anything may differ, and nobody is known any more."""
         self._known_ids.clear()
         self._all_may_differ()
 

@@ -11,7 +11,7 @@ Leaves to others: finding the projects.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -23,6 +23,7 @@ from db.audience_members import (
     delete_members,
     find_rechecks,
     hold_follower,
+    hold_people,
     lock_building,
     move_building,
     page_members,
@@ -99,10 +100,23 @@ class Checking:
 async def _build(connection: asyncpg.Connection, project_id: UUID, audience: BuildingAudience, now: datetime) -> _Step:
     audience_id = audience.audience_id
     people = await page_people(connection, project_id=project_id, after=audience.built_up_to, limit=STEP_PEOPLE)
-    up_to = people[-1] if len(people) == STEP_PEOPLE else None
+    up_to = await _mark(connection, project_id, audience, people)
     await move_building(connection, project_id=project_id, audience_id=audience_id, built_up_to=up_to)
     conditions = decode_conditions(audience.conditions)
     return _Step(await look_for_one(connection, people, audience_id, conditions, project_id=project_id, now=now))
+
+
+async def _mark(
+    connection: asyncpg.Connection, project_id: UUID, audience: BuildingAudience, people: Sequence[str]
+) -> str | None:
+    """Where the next step goes on: at the last of these people who is there, and stays until the commit, so that nobody
+    is named who was erased meanwhile. None after the last step."""
+    if len(people) < STEP_PEOPLE:
+        return None
+    for user_id in reversed(people):
+        if await hold_people(connection, project_id=project_id, user_ids=[user_id]):
+            return user_id
+    return audience.built_up_to or ""
 
 
 async def _forget(connection: asyncpg.Connection, project_id: UUID, audience: BuildingAudience) -> _Step:
@@ -114,7 +128,7 @@ async def _forget(connection: asyncpg.Connection, project_id: UUID, audience: Bu
         after=audience.built_up_to,
         limit=STEP_PEOPLE,
     )
-    up_to = people[-1] if len(people) == STEP_PEOPLE else None
+    up_to = await _mark(connection, project_id, audience, people)
     await move_building(connection, project_id=project_id, audience_id=audience_id, built_up_to=up_to)
     pairs = [(audience_id, user_id) for user_id in people]
     await delete_members(connection, project_id=project_id, pairs=pairs)

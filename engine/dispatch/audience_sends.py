@@ -19,6 +19,7 @@ from uuid import UUID
 
 import msgspec
 
+from db.audience_members import hold_people
 from db.audience_sends import (
     AudienceSend,
     count_unfinished_audience_sends,
@@ -168,8 +169,11 @@ async def _make_page(
         limit=send.page,
         now=now,
     )
+    # Who was erased since is not sent to, nor named as where the send stands.
+    present = await hold_people(connection, project_id=project_id, user_ids=members) if members else set()
     is_last = len(members) < send.page
-    rest = None if is_last else msgspec.structs.replace(send, conditions=conditions, after=members[-1])
+    after = next((each for each in reversed(members) if each in present), send.after)
+    rest = None if is_last else msgspec.structs.replace(send, conditions=conditions, after=after)
     await move_audience_send(
         connection, project_id=project_id, batch_id=batch_id, send=rest, continue_at=None if is_last else now
     )
@@ -177,7 +181,7 @@ async def _make_page(
         project_id=project_id,
         batch_id=batch_id,
         content=send.content,
-        user_ids=[each for each in members if each not in set(send.taken_users)],
+        user_ids=[each for each in members if each in present and each not in set(send.taken_users)],
         taken_addresses=frozenset(send.taken_addresses),
         now=now,
     )

@@ -27,6 +27,7 @@ from uuid import UUID
 import msgspec
 
 from db.database import Database
+from db.deliveries import hold_deliveries
 from db.delivery_records import NewTransition
 from db.dispatch import SettlementWrite, write_settlements
 from db.failures import is_passing
@@ -221,11 +222,20 @@ class Settlement:
     async def _heed(
         self, connection: asyncpg.Connection, project_id: UUID, ended: Sequence[Ended], now: datetime
     ) -> list[NewEvent]:
-        """What outcomes mean beyond their deliveries, channel by channel in one order."""
+        """What outcomes mean beyond their deliveries, channel by channel in one order.
+
+        Of a delivery whose person was erased meanwhile nothing is written: not even that an address is dead. Webhooks
+        are about endpoints.
+        """
         groups: dict[str, list[Settled]] = {}
+        personal = [each.claimed.delivery for each in ended if each.claimed.delivery.channel != Channel.WEBHOOK]
+        held = {each.claimed.delivery.delivery_id for each in ended} - {each.delivery_id for each in personal}
+        if personal:
+            ids = [each.delivery_id for each in personal]
+            held |= await hold_deliveries(connection, project_id=project_id, delivery_ids=ids)
         for each in ended:
-            if each.outcome is not None:
-                delivery = each.claimed.delivery
+            delivery = each.claimed.delivery
+            if each.outcome is not None and delivery.delivery_id in held:
                 groups.setdefault(delivery.channel, []).append(Settled(delivery, each.claimed.message, each.outcome))
         events: list[NewEvent] = []
         for channel in sorted(groups):

@@ -16,14 +16,16 @@ from uuid import UUID
 
 import msgspec
 
+from db.audience_members import hold_people
 from db.database import Database
-from db.deliveries import lock_deliveries, read_deliveries
+from db.deliveries import hold_deliveries, lock_deliveries, read_deliveries
 from db.delivery_records import DeliveryRecord, NewTransition
 from db.delivery_reports import find_by_provider_message, stamp_reading
 from db.profiles import lock_profiles
 from db.records import NewEvent
 from db.suppressions import NewSuppression, insert_suppressions
 from engine.announcements import Announcement
+from engine.audit import SYSTEM
 from engine.consent import ConsentPurpose, ConsentState, set_consent
 from engine.dispatch.ledger import record
 from engine.dispatch.reports import WAIT_SECONDS, Applied, Report, Reported, apply_reported, move_on
@@ -121,9 +123,12 @@ def next_status(delivery: DeliveryRecord, callback: EmailCallback) -> DeliverySt
 
 
 async def _apply(connection: asyncpg.Connection, callback: EmailCallback, project_id: UUID, now: datetime) -> Applied:
-    """Persons, then suppressions, then deliveries, then heads, as everywhere."""
+    """Persons, then suppressions, then deliveries, then heads, as everywhere; but a delivery is held from the beginning
+    against whoever erases its person, or an address that is gone would be written down again."""
     known = await _find(connection, callback, project_id)
-    if known is None:
+    if known is not None and known.user_id is not None:
+        await hold_people(connection, project_id=project_id, user_ids=[known.user_id])
+    if known is None or not await hold_deliveries(connection, project_id=project_id, delivery_ids=[known.delivery_id]):
         return Reported.UNKNOWN, ()
     if known.status == S.SENDING:
         return Reported.TOO_EARLY, ()
@@ -183,18 +188,19 @@ async def _withdraw(
     user_id, project_id = delivery.user_id, delivery.project_id
     if is_complaint and user_id is not None:
         is_there = await lock_profiles(connection, project_id=project_id, user_ids=[user_id])
-        event = None
+        changed = None
         if is_there:
-            event = await set_consent(
+            changed = await set_consent(
                 connection,
                 project_id=project_id,
                 user_id=user_id,
                 purpose=ConsentPurpose.EMAIL,
                 state=ConsentState.REVOKED,
                 source=COMPLAINT_SOURCE,
+                actor=SYSTEM,
                 now=now,
             )
-        events += [] if event is None else [event]
+        events += [] if changed is None else [changed.event]
     if delivery.recipient is not None:
         reason = SuppressedReason.UNSUBSCRIBED if is_complaint else SuppressedReason.BOUNCED
         held = NewSuppression(delivery.recipient.lower(), reason, delivery.delivery_id)

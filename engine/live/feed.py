@@ -73,6 +73,11 @@ class Feed:
         self.ring.restart(head.head)
         self._early.clear()
 
+    def forget(self) -> None:
+        """Hold no item any more: somebody was erased. What waits for its turn is read from the log instead."""
+        self.ring.restart(self.last)
+        self._early.clear()
+
     def observe(self, announcement: Announcement) -> Need:
         """An announcement of this lane has come: deliver what is next."""
         if announcement.epoch != self.epoch:

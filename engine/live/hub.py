@@ -181,6 +181,15 @@ class Hub:
             raise
         return watch
 
+    def forget(self, project_id: UUID) -> None:
+        """Drop recent items of a project: somebody was erased."""
+        subscription = self._subscriptions.get(project_id)
+        for watched in () if subscription is None else subscription.lanes.values():
+            if watched.started.done():
+                watched.feed.forget()
+            if watched.feed.behind:
+                self._heal(watched, 0)
+
     async def read_head(self, project_id: UUID, lane: Lane) -> HeadRecord:
         """As `HeadReader.read`."""
         return await self._heads.read(project_id, lane)

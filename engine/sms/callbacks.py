@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from db.database import Database
-from db.deliveries import read_deliveries
+from db.deliveries import hold_deliveries, read_deliveries
 from db.suppressions import NewSuppression, insert_suppressions
 from engine.announcements import Announcement
 from engine.channels.twilio_errors import error_of
@@ -72,9 +72,10 @@ async def apply_sms_callback(
 
 
 async def _apply(connection: asyncpg.Connection, report: Report, project_id: UUID, now: datetime) -> Applied:
-    """Suppressions before deliveries, as everywhere."""
+    """Suppressions before deliveries, as everywhere; but first a delivery is held against whoever erases its person."""
     reason = suppression_for(_number(report)) if report.error else None
     if reason is not None:
+        await hold_deliveries(connection, project_id=project_id, delivery_ids=[report.delivery_id])
         found = await read_deliveries(connection, project_id=project_id, delivery_ids=[report.delivery_id])
         numbers = [each.recipient for each in found if each.recipient is not None and each.channel == Channel.SMS]
         await insert_suppressions(

@@ -2,7 +2,8 @@
 
 Guarantees: an item takes effect exactly once in PostgreSQL, in the lane's order: what a follower makes of a page and
 its new position are one transaction, fenced by the lease and by the old position (a lease alone fails when a process is
-stopped and goes on later). What is announced, and who is woken, is so after the commit.
+stopped and goes on later). Nothing is made of an item that was erased. What is announced, and who is woken, is so after
+the commit.
 Leaves to others: what follows from an item (`Reaction`). Stops between pages.
 """
 
@@ -18,6 +19,7 @@ from uuid import UUID, uuid4
 import msgspec
 
 from db.database import Database
+from db.erasure import find_tombstones
 from db.failures import is_passing
 from db.followers import advance_follower, lease_follower, release_follower, spare_disk
 from engine.announcements import Announcement
@@ -59,6 +61,10 @@ class TakeLess(Exception):
     def __init__(self, count: int) -> None:
         super().__init__(count)
         self.count = count
+
+
+class _PageErased(Exception):
+    """Rolls back what was made of items that are no more: the page is to be read again."""
 
 
 class Reaction(Protocol[R_contra]):
@@ -142,6 +148,8 @@ class Follower(Generic[R]):
             except TakeLess as less:
                 page = _first_of(page, less.count)
                 continue
+            except _PageErased:
+                return True
             except Exception as error:
                 if not is_passing(error):
                     raise
@@ -163,6 +171,7 @@ class Follower(Generic[R]):
             if not moved:
                 return NOTHING
             reacted = await self._react(connection, project_id=project_id, items=page.items, now=now)
+            await self._check_erased(connection, project_id, page)
             if reacted == NOTHING:
                 # Nobody is told of it, so nobody misses it: what is lost with the server is followed once more.
                 await spare_disk(connection)
@@ -171,6 +180,16 @@ class Follower(Generic[R]):
         for work in reacted.works:
             self._wake(work)
         return reacted
+
+    async def _check_erased(self, connection: asyncpg.Connection, project_id: UUID, page: LanePage[R]) -> None:
+        """Raises `_PageErased` where somebody was erased since the page was read: nothing may be made of it.
+
+        Whoever erases holds all heads at its end, and the reaction has locked those of what it wrote: so either this
+        sees the tombstones, or the erasure sees what was written and removes it.
+        """
+        seqs = [item.seq for item in page.items]
+        if seqs and await find_tombstones(connection, project_id=project_id, lane=self._kind.lane, seqs=seqs):
+            raise _PageErased
 
     async def _release(self, project_id: UUID) -> None:
         async with self._database.connection() as connection:

@@ -178,10 +178,14 @@ async def _write_page(
 ) -> Reacted | None:
     """Begin the runs of a page, and say how far it has come. None: somebody else did, or changed the workflow."""
     project_id, workflow_id = page.before.project_id, page.before.workflow_id
-    people = sorted(each.user_id for each in page.entrants if each.user_id is not None)
-    present = await share_profiles(connection, project_id=project_id, user_ids=people) if people else set()
+    mark = page.after.enrolled_up_to
+    people = {each.user_id for each in page.entrants if each.user_id is not None} | ({mark} if mark else set())
+    present = await share_profiles(connection, project_id=project_id, user_ids=sorted(people)) if people else set()
     standing = await lock_workflow(connection, project_id=project_id, workflow_id=workflow_id)
     if standing is None or _progress(standing) != _progress(page.before):
+        return None
+    if mark and mark not in present:
+        # Erased since: the next look comes to stand at somebody else.
         return None
     await save_enrolment(
         connection,

@@ -1,0 +1,1 @@
+"""Erasing people, and telling them what is kept of them."""

@@ -1,0 +1,220 @@
+"""Removing everything that is theirs: one sweep over every table that holds a person, see `engine.erasure.registry`.
+
+Guarantees: a sweep removes what was committed before it came to a table, in the order of locks, and leaves a tombstone
+for whatever it takes from a lane. One that is made again under the heads of all lanes (`since`) finds what came in
+between and nothing else: it costs some milliseconds, however much there was. Bounded: no statement takes more than
+`CHUNK` rows of what a person may have any number of, so none comes near a time-out.
+Leaves to others: locking the person's profile before, removing it after, and committing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
+from uuid import UUID
+
+import msgspec
+
+from db.audit_entries import erase_person_of_audit_entries
+from db.erasure import (
+    blank_sends_in_progress,
+    hash_suppressions,
+    lock_all,
+    lock_late,
+    lock_push_tokens,
+    lock_sessions,
+    lock_some,
+    remove_batches,
+    remove_by_id,
+    remove_deliveries,
+    remove_events,
+    remove_failures,
+    remove_memberships,
+    remove_of_users,
+)
+from db.records import Lane
+
+if TYPE_CHECKING:
+    import asyncpg
+
+CHUNK = 2_000
+"""Rows of one kind that one statement removes: some tenths of a second at worst."""
+
+T = TypeVar("T")
+
+
+class Person(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom to erase. `user_ids` are their own and those of users whom they took over; `addresses` are in lower case,
+    and `accounts` what failures to sign in with them are counted under.
+    """
+
+    project_id: UUID
+    user_ids: tuple[str, ...]
+    anonymous_ids: tuple[str, ...]
+    addresses: tuple[str, ...]
+    accounts: tuple[bytes, ...]
+
+
+class Sweep:
+    """What is removed of one person in one transaction. `counts` are rows by table, `ended` sessions that were open."""
+
+    def __init__(self, connection: asyncpg.Connection, person: Person) -> None:
+        self.counts: Counter[str] = Counter()
+        self.ended: list[UUID] = []
+        self._connection = connection
+        self._person = person
+        self._project_id = person.project_id
+        self._user_ids = person.user_ids
+
+    async def remove(self, *, since: Mapping[Lane, int] | None = None) -> None:
+        """Remove what there is. `since`: again, under the heads, of what the lanes got after these positions."""
+        await self._remove_identity()
+        await self._remove_progress()
+        seqs = await self._remove_events()
+        run_ids = await self._remove_runs(seqs, since)
+        await self._remove_deliveries(seqs, run_ids, since)
+        await self._remove_devices()
+        self.counts.update(
+            await remove_memberships(self._connection, project_id=self._project_id, user_ids=self._user_ids)
+        )
+        await self._remove_of_users("remove_links", "identity_links")
+        for user_id in self._user_ids:
+            self.counts["audit_entries"] += await erase_person_of_audit_entries(
+                self._connection, project_id=self._project_id, user_id=user_id
+            )
+        self.counts["suppressions"] += await hash_suppressions(
+            self._connection, project_id=self._project_id, addresses=self._person.addresses
+        )
+
+    async def remove_profiles(self) -> None:
+        """The last of them: as long as it is there, its lock keeps the others away."""
+        await self._remove_of_users("remove_profiles", "profiles")
+
+    async def _remove_identity(self) -> None:
+        """Accounts, sessions and consents."""
+        connection, project_id, user_ids = self._connection, self._project_id, self._user_ids
+        await self._remove_of_users("remove_users", "users")
+        self.counts["sign_in_failures"] += await remove_failures(
+            connection, project_id=project_id, subjects=self._person.accounts
+        )
+        sessions = await lock_sessions(connection, project_id=project_id, user_ids=user_ids)
+        self.ended += [each.session_id for each in sessions if each.is_open]
+        await self._remove_by_id("remove_sessions", [each.session_id for each in sessions])
+        await self._remove_of_users("remove_consents", "consents")
+        await self._remove_of_users("blank_consent_changes", "consent_changes")
+
+    async def _remove_progress(self) -> None:
+        """Where work that goes on page by page stands at the person, it stands at whoever comes before them."""
+        await self._remove_of_users("move_marks_of_audiences", None)
+        await self._remove_of_users("move_marks_of_workflows", None)
+        await blank_sends_in_progress(
+            self._connection,
+            project_id=self._project_id,
+            user_ids=self._user_ids,
+            addresses=self._person.addresses,
+        )
+        await self._remove_of_users("remove_replays", "send_batches")
+
+    async def _remove_events(self) -> list[int]:
+        """Where they stood."""
+        removed: list[int] = []
+        while seqs := await remove_events(
+            self._connection,
+            project_id=self._project_id,
+            user_ids=self._user_ids,
+            anonymous_ids=self._person.anonymous_ids,
+            limit=CHUNK,
+        ):
+            removed += seqs
+        self.counts["events"] += len(removed)
+        return removed
+
+    async def _remove_runs(self, seqs: Sequence[int], since: Mapping[Lane, int] | None) -> list[UUID]:
+        """Runs for the person, and those for nobody that their events started; gives which."""
+        removed: list[UUID] = []
+
+        async def remove(run_ids: Sequence[UUID]) -> None:
+            await self._remove_by_id("remove_runs", run_ids)
+            removed.extend(run_ids)
+
+        await self._remove_some("lock_runs_of_people", self._user_ids, remove)
+        await self._remove_following("lock_runs_of_events", seqs, remove)
+        if since is not None:
+            await self._remove_late("lock_late_runs", since[Lane.RUNS], remove)
+        return removed
+
+    async def _remove_deliveries(
+        self, seqs: Sequence[int], run_ids: Sequence[UUID], since: Mapping[Lane, int] | None
+    ) -> None:
+        """Deliveries to the person and to their addresses, those of their runs, and webhooks about their events."""
+        batch_ids: set[UUID] = set()
+
+        async def remove(delivery_ids: Sequence[UUID]) -> None:
+            removed = await remove_deliveries(self._connection, project_id=self._project_id, delivery_ids=delivery_ids)
+            self.counts.update(removed.counts)
+            batch_ids.update(removed.batch_ids)
+
+        await self._remove_some("lock_deliveries_of_people", self._user_ids, remove)
+        await self._remove_some("lock_deliveries_to_addresses", self._person.addresses, remove)
+        await self._remove_following("lock_deliveries_of_runs", run_ids, remove)
+        await self._remove_following("lock_deliveries_of_events", seqs, remove)
+        if since is not None:
+            await self._remove_late("lock_late_deliveries", since[Lane.DELIVERIES], remove)
+        values = (*self._user_ids, *self._person.anonymous_ids, *self._person.addresses)
+        for some in _chunks(sorted(batch_ids)):
+            self.counts["send_batches"] += await remove_batches(
+                self._connection, project_id=self._project_id, batch_ids=some, values=values
+            )
+
+    async def _remove_some(
+        self, statement: str, values: Sequence[str], remove: Callable[[Sequence[UUID]], Awaitable[None]]
+    ) -> None:
+        """As long as any are found."""
+        while ids := await lock_some(
+            self._connection, statement, project_id=self._project_id, values=values, limit=CHUNK
+        ):
+            await remove(ids)
+
+    async def _remove_following(
+        self,
+        statement: str,
+        causes: Sequence[int] | Sequence[UUID],
+        remove: Callable[[Sequence[UUID]], Awaitable[None]],
+    ) -> None:
+        """What follows from events or runs."""
+        for some in _chunks(causes):
+            for ids in _chunks(await lock_all(self._connection, statement, project_id=self._project_id, values=some)):
+                await remove(ids)
+
+    async def _remove_late(
+        self, statement: str, since: int, remove: Callable[[Sequence[UUID]], Awaitable[None]]
+    ) -> None:
+        ids = await lock_late(self._connection, statement, project_id=self._project_id, since=since)
+        if ids:
+            await remove(ids)
+
+    async def _remove_devices(self) -> None:
+        """After deliveries, other than elsewhere: whoever settles one holds it, and then writes to devices."""
+        tokens = await lock_push_tokens(self._connection, project_id=self._project_id, user_ids=self._user_ids)
+        await self._remove_by_id("remove_push_tokens", tokens)
+        await self._remove_of_users("remove_reservations", "push_reservations")
+
+    async def _remove_by_id(self, statement: str, ids: Sequence[UUID]) -> None:
+        if ids:
+            self.counts.update(await remove_by_id(self._connection, statement, project_id=self._project_id, ids=ids))
+
+    async def _remove_of_users(self, statement: str, kind: str | None) -> None:
+        """Counted as `kind`; what only moves a mark is not counted."""
+        changed = await remove_of_users(
+            self._connection, statement, project_id=self._project_id, user_ids=self._user_ids
+        )
+        if kind is not None:
+            self.counts[kind] += changed
+
+
+def _chunks(values: Sequence[T]) -> Iterator[list[T]]:
+    source = iter(values)
+    while chunk := list(islice(source, CHUNK)):
+        yield chunk
