@@ -8,7 +8,7 @@ Whoever opened the transaction commits it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import UUID
@@ -35,24 +35,30 @@ Pair: TypeAlias = tuple[UUID, str]
 _SQL = statements("audience_members")
 
 
-class KeptPerson(msgspec.Struct, frozen=True):
-    """A person as of a head of the log, and what is kept of them.
+class Kept(msgspec.Struct, frozen=True):
+    """What is kept of a person: some of the audiences to which they belong, and when to look at them again."""
+
+    audience_ids: Set[UUID]
+    recheck_at: datetime | None
+
+
+class KnownPerson(msgspec.Struct, frozen=True):
+    """A person as of a head of the log, and what is kept of them for all audiences.
 
     `said` is what they said about consent, by purpose in lower case. It and when they were last seen are there when
-    they were asked for. `audience_ids` are those to which they belong.
+    they were asked for.
     """
 
     profile: ProfileRecord
     said: Mapping[str, str]
-    audience_ids: frozenset[UUID]
-    recheck_at: datetime | None
+    kept: Kept
 
 
-class KeptPeople(msgspec.Struct, frozen=True):
+class KnownPeople(msgspec.Struct, frozen=True):
     """Some people, all as of one head of the log; who is not there is absent."""
 
     head: int
-    people: tuple[KeptPerson, ...]
+    people: tuple[KnownPerson, ...]
 
 
 class CountedTypes(msgspec.Struct, frozen=True):
@@ -92,8 +98,12 @@ async def evaluate(
         SELECT p.user_id,
             {condition_sql(conditions, parameters, table="profiles", alias="p", now=now, project="$1")} AS is_member,
             {next_change_sql(conditions, parameters, alias="p", now=now, project="$1")} AS recheck_at
-        FROM profiles AS p
-        WHERE p.project_id = $1 AND p.user_id = ANY ($2)"""  # noqa: S608
+        FROM unnest(CAST($2 AS text[])) AS asked (user_id)
+        CROSS JOIN LATERAL (
+            SELECT found.* FROM profiles AS found
+            WHERE found.project_id = $1 AND found.user_id = asked.user_id
+            LIMIT 1
+        ) AS p"""  # noqa: S608
     rows = await connection.fetch(text, *parameters)
     return [Turn(row["user_id"], row["is_member"], row["recheck_at"]) for row in rows]
 
@@ -125,19 +135,27 @@ async def read_people(
     user_ids: Sequence[str],
     with_last_seen: bool = False,
     with_consent: bool = False,
-) -> KeptPeople:
+) -> KnownPeople:
     """Some people, and what is kept of them."""
     rows = await connection.fetch(_SQL["read_people"], project_id, user_ids, with_last_seen, with_consent)
     people = tuple(
-        KeptPerson(
+        KnownPerson(
             profile_of(row),
             {} if row["said"] is None else msgspec.json.decode(row["said"]),
-            frozenset(row["audience_ids"]),
-            row["recheck_at"],
+            Kept(frozenset(row["audience_ids"]), row["recheck_at"]),
         )
         for row in rows
     )
-    return KeptPeople(rows[0]["head"] if rows else 0, people)
+    return KnownPeople(rows[0]["head"] if rows else 0, people)
+
+
+async def read_kept(
+    connection: asyncpg.Connection, *, project_id: UUID, audience_id: UUID, user_ids: Sequence[str]
+) -> dict[str, Kept]:
+    """What is kept of each of some people for one audience."""
+    rows = await connection.fetch(_SQL["read_kept"], project_id, audience_id, user_ids)
+    only = frozenset([audience_id])
+    return {row["user_id"]: Kept(only if row["is_member"] else frozenset(), row["recheck_at"]) for row in rows}
 
 
 async def read_counted(
@@ -168,7 +186,7 @@ async def read_counted(
 
 
 async def hold_people(connection: asyncpg.Connection, *, project_id: UUID, user_ids: Sequence[str]) -> set[str]:
-    """Those of some people who are there; until the transaction ends they cannot be erased, but change."""
+    """Those of some people, in order, who are there; until the transaction ends they cannot be erased, but change."""
     return {row["user_id"] for row in await connection.fetch(_SQL["hold_people"], project_id, user_ids)}
 
 

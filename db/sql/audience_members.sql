@@ -26,8 +26,10 @@ WHERE (
 
 -- name: read_people
 -- What conditions read of some people, as of one head of the log, and what is kept of them.
+-- Each is looked up: a plan for a project that looked small when it was made would go through all of its people.
 SELECT
-    h.head, p.project_id, p.profile_id, p.user_id, p.anonymous, p.traits, p.created_at,
+    (SELECT h.head FROM heads AS h WHERE h.project_id = $1 AND h.lane = 1) AS head,
+    p.project_id, p.profile_id, p.user_id, p.anonymous, p.traits, p.created_at,
     CASE WHEN $3 THEN (
         SELECT e.timestamp FROM events AS e
         WHERE e.project_id = $1 AND e.user_id = p.user_id
@@ -46,12 +48,30 @@ SELECT
         SELECT r.recheck_at FROM audience_rechecks AS r
         WHERE r.project_id = $1 AND r.user_id = p.user_id
     ) AS recheck_at
-FROM heads AS h
-JOIN profiles AS p ON p.project_id = h.project_id
-WHERE h.project_id = $1 AND h.lane = 1 AND p.user_id = ANY($2);
+FROM unnest(CAST($2 AS text[])) AS asked (user_id)
+CROSS JOIN LATERAL (
+    SELECT found.project_id, found.profile_id, found.user_id, found.anonymous, found.traits, found.created_at
+    FROM profiles AS found
+    WHERE found.project_id = $1 AND found.user_id = asked.user_id
+    LIMIT 1
+) AS p;
+
+-- name: read_kept
+-- What is kept of some people for one audience.
+SELECT asked.user_id,
+    EXISTS (
+        SELECT FROM audience_members AS m
+        WHERE m.project_id = $1 AND m.audience_id = $2 AND m.user_id = asked.user_id
+    ) AS is_member,
+    (
+        SELECT r.recheck_at FROM audience_rechecks AS r
+        WHERE r.project_id = $1 AND r.user_id = asked.user_id
+    ) AS recheck_at
+FROM unnest(CAST($3 AS text[])) AS asked (user_id);
 
 -- name: read_counted
 -- The events of some people after a position of each, up to one for all, that are of some types; so many of each.
+-- Positions are compared with the user: a plan for a log that looked small would go through what others did.
 SELECT
     asked.ordinal, e.project_id, e.seq, e.key, e.module, e.event_type, e.timestamp, e.received_at, e.user_id,
     e.anonymous_id, e.properties, e.context
@@ -59,7 +79,8 @@ FROM unnest(CAST($2 AS text[]), CAST($3 AS bigint[])) WITH ORDINALITY AS asked (
 CROSS JOIN LATERAL (
     SELECT found.* FROM events AS found
     WHERE found.project_id = $1 AND found.user_id = asked.user_id
-        AND found.seq > asked.after_seq AND found.seq <= $4
+        AND (found.user_id, found.seq) > (asked.user_id, asked.after_seq)
+        AND (found.user_id, found.seq) <= (asked.user_id, $4)
         AND (found.event_type = ANY($5) OR found.event_type LIKE ANY($6))
         AND (CAST($7 AS timestamptz) IS NULL OR found.timestamp >= $7)
     ORDER BY found.seq
@@ -67,12 +88,15 @@ CROSS JOIN LATERAL (
 ) AS e;
 
 -- name: hold_people
--- Those of some people who are there, and stay until the transaction ends.
-SELECT user_id
-FROM profiles
-WHERE project_id = $1 AND user_id = ANY($2)
-ORDER BY user_id
-FOR KEY SHARE;
+-- Those of some people, given in order, who are there, and stay until the transaction ends. Each is looked up.
+SELECT p.user_id
+FROM unnest(CAST($2 AS text[])) AS asked (user_id)
+CROSS JOIN LATERAL (
+    SELECT found.user_id FROM profiles AS found
+    WHERE found.project_id = $1 AND found.user_id = asked.user_id
+    LIMIT 1
+    FOR KEY SHARE
+) AS p;
 
 -- name: insert_members
 -- Keeps that people belong to audiences.

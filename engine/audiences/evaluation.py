@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from db.audience_members import KeptPerson
+from db.audience_members import KnownPerson
 from db.condition_terms import CONSENT_PURPOSES, parse_path
 from db.condition_times import count_boundaries
 from db.conditions import CONSENT_WITHOUT_RECORD
@@ -41,10 +41,10 @@ _FIELDS: Mapping[str, str] = {
 class Person:
     """Somebody, as conditions look at them at a moment. `history` is what was counted, where that is asked for."""
 
-    __slots__ = ("_kept", "_view", "history", "now")
+    __slots__ = ("_known", "_view", "history", "now")
 
-    def __init__(self, kept: KeptPerson, history: History | None, now: datetime) -> None:
-        self._kept = kept
+    def __init__(self, known: KnownPerson, history: History | None, now: datetime) -> None:
+        self._known = known
         self._view: EventView | None = None
         self.history = history
         self.now = microseconds(now)
@@ -53,7 +53,7 @@ class Person:
     def view(self) -> EventView:
         """The person as an event."""
         if self._view is None:
-            self._view = EventView(_carrier(self._kept))
+            self._view = EventView(_carrier(self._known))
         return self._view
 
     def counter(self, number: int) -> Counter:
@@ -197,9 +197,9 @@ def _carried(path: str) -> str:
     return _FIELDS[field] + path.removeprefix(f"profile.{field}")
 
 
-def _carrier(kept: KeptPerson) -> EventRecord:
-    profile = kept.profile
-    said = {"anonymous": profile.anonymous, "consent": {**_NOTHING_SAID, **kept.said}}
+def _carrier(known: KnownPerson) -> EventRecord:
+    profile = known.profile
+    said = {"anonymous": profile.anonymous, "consent": {**_NOTHING_SAID, **known.said}}
     return EventRecord(
         profile.project_id,
         0,

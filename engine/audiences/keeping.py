@@ -21,14 +21,16 @@ import msgspec
 from uuid_utils.compat import uuid7
 
 from db.audience_members import (
-    KeptPeople,
-    KeptPerson,
+    Kept,
+    KnownPeople,
+    KnownPerson,
     Pair,
     delete_members,
     delete_rechecks,
     evaluate,
     hold_people,
     insert_members,
+    read_kept,
     read_people,
     write_rechecks,
 )
@@ -112,11 +114,10 @@ async def look_for_one(
     now: datetime,
 ) -> tuple[Announcement, ...]:
     """Look at people for an audience that was saved; that is no event, since nothing happened to them."""
-    read = await read_people(connection, project_id=project_id, user_ids=user_ids)
+    kept = await read_kept(connection, project_id=project_id, audience_id=audience_id, user_ids=user_ids)
     found = _Found()
     await _ask_sql(connection, {audience_id: user_ids}, {audience_id: conditions}, found, project_id, now)
-    people = {person.profile.user_id: person for person in read.people}
-    return await _keep(connection, found, people, project_id=project_id, now=now)
+    return await _keep(connection, found, kept, project_id=project_id, now=now)
 
 
 async def _look(
@@ -137,7 +138,7 @@ async def _look(
     return await _keep(
         connection,
         found,
-        {person.profile.user_id: person for person in read.people},
+        {known.profile.user_id: known.kept for known in read.people},
         project_id=project_id,
         now=now,
         due=due,
@@ -146,20 +147,20 @@ async def _look(
 
 
 async def _ask(
-    connection: asyncpg.Connection, asked: Asked, read: KeptPeople, audiences: Audiences, now: datetime
+    connection: asyncpg.Connection, asked: Asked, read: KnownPeople, audiences: Audiences, now: datetime
 ) -> _Found:
     """What the conditions of the pairs say that can have moved.
 
     That the time to look at the others again is not moved on costs one look too many when it comes.
     """
     found, left = _Found(), defaultdict[UUID, list[str]](list)
-    open_pairs = [(person, _open(person, asked[person.profile.user_id])) for person in read.people]
+    open_pairs = [(known, _open(known.kept, asked[known.profile.user_id])) for known in read.people]
     histories = await _histories(connection, open_pairs, audiences, read.head, now)
     evaluators = audiences.project.evaluators
-    for kept, audience_ids in open_pairs:
-        user_id = kept.profile.user_id
+    for known, audience_ids in open_pairs:
+        user_id = known.profile.user_id
         history = histories.get(user_id)
-        person = Person(kept, history, now)
+        person = Person(known, history, now)
         for audience_id in audience_ids:
             evaluator = evaluators[audience_id]
             if evaluator is None or (evaluator.counts and (history is None or not history.is_whole)):
@@ -171,7 +172,7 @@ async def _ask(
     return found
 
 
-def _open(kept: KeptPerson, touches: Mapping[UUID, Touch]) -> list[UUID]:
+def _open(kept: Kept, touches: Mapping[UUID, Touch]) -> list[UUID]:
     return [
         audience_id
         for audience_id, touch in touches.items()
@@ -181,7 +182,7 @@ def _open(kept: KeptPerson, touches: Mapping[UUID, Touch]) -> list[UUID]:
 
 async def _histories(
     connection: asyncpg.Connection,
-    open_pairs: Iterable[tuple[KeptPerson, Sequence[UUID]]],
+    open_pairs: Iterable[tuple[KnownPerson, Sequence[UUID]]],
     audiences: Audiences,
     head: int,
     now: datetime,
@@ -192,7 +193,7 @@ async def _histories(
     }
     return await audiences.histories.read(
         connection,
-        [kept.profile for kept, audience_ids in open_pairs if not counting.isdisjoint(audience_ids)],
+        [known.profile for known, audience_ids in open_pairs if not counting.isdisjoint(audience_ids)],
         project_id=audiences.project_id,
         shapes=audiences.project.shapes,
         log_start=audiences.log_start,
@@ -221,7 +222,7 @@ async def _ask_sql(
 async def _keep(
     connection: asyncpg.Connection,
     found: _Found,
-    people: Mapping[str, KeptPerson],
+    kept: Mapping[str, Kept],
     *,
     project_id: UUID,
     now: datetime,
@@ -232,12 +233,12 @@ async def _keep(
     moved = [
         pair
         for pair, is_member in found.answers.items()
-        if pair[1] in people and is_member != (pair[0] in people[pair[1]].audience_ids)
+        if pair[1] in kept and is_member != (pair[0] in kept[pair[1]].audience_ids)
     ]
     sooner = {
         user_id: at
         for user_id, at in found.rechecks.items()
-        if user_id in people and (user_id in due or _is_sooner(at, people[user_id].recheck_at))
+        if user_id in kept and (user_id in due or _is_sooner(at, kept[user_id].recheck_at))
     }
     touched = {user_id for _, user_id in moved} | sooner.keys()
     if not touched:
@@ -265,9 +266,9 @@ async def _keep(
     )
 
 
-def _is_sooner(at: datetime, kept: datetime | None) -> bool:
+def _is_sooner(at: datetime, known: datetime | None) -> bool:
     """An earlier time that is kept stays: that costs one look too many, to move it on each event costs a write."""
-    return kept is None or at < kept
+    return known is None or at < known
 
 
 def _events(

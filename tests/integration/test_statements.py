@@ -229,6 +229,7 @@ OTHER_COLUMNS = {
     "audience_members.page_people": ["user_id"],
     "audience_members.read_audience_revisions": ["audience_id", "revision", "epoch", "first_seq"],
     "audience_members.read_counted": ["ordinal", *EventRecord.__struct_fields__],
+    "audience_members.read_kept": ["user_id", "is_member", "recheck_at"],
     "audience_members.read_people": ["head", *ProfileRecord.__struct_fields__, "said", "audience_ids", "recheck_at"],
     "audience_members.rebuild_audiences": [],
     "audience_members.write_rechecks": [],
