@@ -262,7 +262,7 @@ CREATE INDEX erasures_by_person ON erasures (project_id, person_hash);
 
 -- Items of the lanes that erasure took: readers skip them, and a check of the log knows that nothing was lost.
 CREATE TABLE tombstones (
-    project_id uuid NOT NULL REFERENCES projects,
+    project_id uuid NOT NULL,
     lane smallint NOT NULL CHECK (lane BETWEEN 1 AND 4),
     seq bigint NOT NULL CHECK (seq > 0),
     PRIMARY KEY (project_id, lane, seq)
@@ -271,7 +271,7 @@ CREATE TABLE tombstones (
 -- Keys of events that erasure took, so that an SDK's retry does not bring the person back: SHA-256 of the project's salt
 -- followed by the key.
 CREATE TABLE erased_keys (
-    project_id uuid NOT NULL REFERENCES projects,
+    project_id uuid NOT NULL,
     key_hash bytea NOT NULL CHECK (octet_length(key_hash) = 32),
     seq bigint NOT NULL CHECK (seq > 0),
     PRIMARY KEY (project_id, key_hash)
