@@ -142,10 +142,10 @@ async def blank_sends_in_progress(
 
 
 async def lock_some(
-    connection: asyncpg.Connection, statement: str, *, project_id: UUID, values: Sequence[Any], limit: int
+    connection: asyncpg.Connection, statement: str, *, project_id: UUID, value: str, after: UUID, limit: int
 ) -> list[UUID]:
-    """Lock up to `limit` runs or deliveries, of users or to addresses."""
-    return _ids(await connection.fetch(_SQL[statement], project_id, values, limit))
+    """Lock up to `limit` runs or deliveries after one of them, of a user or to an address."""
+    return _ids(await connection.fetch(_SQL[statement], project_id, value, after, limit))
 
 
 async def lock_all(
@@ -178,17 +178,30 @@ async def remove_batches(
     return int(status.rpartition(" ")[2])
 
 
-async def remove_events(
+async def find_events(
+    connection: asyncpg.Connection, statement: str, *, project_id: UUID, value: str, after: int, limit: int
+) -> list[int]:
+    """Where up to `limit` events stand after a position: of a user, or of nobody under an anonymous id."""
+    return [row["seq"] for row in await connection.fetch(_SQL[statement], project_id, value, after, limit)]
+
+
+async def find_late_events(
     connection: asyncpg.Connection,
     *,
     project_id: UUID,
     user_ids: Sequence[str],
     anonymous_ids: Sequence[str],
-    limit: int,
+    since: int,
 ) -> list[int]:
-    """Remove up to `limit` events of users, and as many of nobody under anonymous ids; gives where they stood."""
-    rows = await connection.fetch(_SQL["remove_events"], project_id, user_ids, anonymous_ids, limit)
+    """Where the events of some users and anonymous ids stand after a position near the end of the log."""
+    rows = await connection.fetch(_SQL["find_late_events"], project_id, user_ids, anonymous_ids, since)
     return [row["seq"] for row in rows]
+
+
+async def remove_events(connection: asyncpg.Connection, *, project_id: UUID, seqs: Sequence[int]) -> int:
+    """Remove events; what is left of them is a hole in the lane and a hash of their keys. Gives how many."""
+    removed: int = await connection.fetchval(_SQL["remove_events"], project_id, seqs)
+    return removed
 
 
 async def remove_memberships(

@@ -184,12 +184,12 @@ WHERE project_id = $1 AND batch_id = ANY($2)
     AND EXISTS (SELECT FROM unnest(CAST($3 AS text[])) AS held (value) WHERE strpos(idempotency_key, held.value) > 0);
 
 -- name: lock_runs_of_people
--- Some runs for users, locked.
+-- Some runs for a user after one of them, locked.
 SELECT run_id
 FROM workflow_runs
-WHERE project_id = $1 AND user_id = ANY($2)
+WHERE project_id = $1 AND user_id = $2 AND run_id > $3
 ORDER BY run_id
-LIMIT $3
+LIMIT $4
 FOR UPDATE;
 
 -- name: lock_runs_of_events
@@ -242,12 +242,12 @@ SELECT
     (SELECT count(*) FROM updates) AS workflow_run_updates;
 
 -- name: lock_deliveries_of_people
--- Some deliveries to users, locked.
+-- Some deliveries to a user after one of them, locked.
 SELECT delivery_id
 FROM deliveries
-WHERE project_id = $1 AND user_id = ANY($2)
+WHERE project_id = $1 AND user_id = $2 AND delivery_id > $3
 ORDER BY delivery_id
-LIMIT $3
+LIMIT $4
 FOR UPDATE;
 
 -- name: lock_deliveries_of_runs
@@ -267,12 +267,12 @@ ORDER BY delivery_id
 FOR UPDATE;
 
 -- name: lock_deliveries_to_addresses
--- Some deliveries to addresses alone, locked.
+-- Some deliveries to an address alone after one of them, locked.
 SELECT delivery_id
 FROM deliveries
-WHERE project_id = $1 AND user_id IS NULL AND recipient IS NOT NULL AND lower(recipient) = ANY($2)
+WHERE project_id = $1 AND user_id IS NULL AND recipient IS NOT NULL AND lower(recipient) = $2 AND delivery_id > $3
 ORDER BY delivery_id
-LIMIT $3
+LIMIT $4
 FOR UPDATE;
 
 -- name: lock_late_deliveries
@@ -325,17 +325,34 @@ SELECT
         SELECT batch_id FROM gone WHERE batch_id IS NOT NULL UNION SELECT batch_id FROM moves WHERE batch_id IS NOT NULL
     ) AS batch_ids;
 
+-- name: find_events_of_user
+-- Where some events of a user stand, after a position.
+SELECT seq
+FROM events
+WHERE project_id = $1 AND user_id = $2 AND seq > $3
+ORDER BY seq
+LIMIT $4;
+
+-- name: find_events_of_device
+-- Where some events of nobody under an anonymous id stand, after a position.
+SELECT seq
+FROM events
+WHERE project_id = $1 AND user_id IS NULL AND anonymous_id = $2 AND seq > $3
+ORDER BY seq
+LIMIT $4;
+
+-- name: find_late_events
+-- Where events of users ($2), and of nobody under anonymous ids ($3), stand after a position near the end of the log.
+SELECT seq
+FROM events
+WHERE project_id = $1 AND seq > $4 AND (user_id = ANY($2) OR (user_id IS NULL AND anonymous_id = ANY($3)))
+ORDER BY seq;
+
 -- name: remove_events
--- Removes some events of users ($2), and of nobody under anonymous ids ($3); what is left of them is a hole in the lane
--- and a hash of their keys. Gives where they stood.
-WITH doomed AS MATERIALIZED (
-    (SELECT seq FROM events WHERE project_id = $1 AND user_id = ANY($2) LIMIT $4)
-    UNION ALL
-    (SELECT seq FROM events WHERE project_id = $1 AND user_id IS NULL AND anonymous_id = ANY($3) LIMIT $4)
-),
-gone AS (
+-- Removes events; what is left of them is a hole in the lane and a hash of their keys. Gives how many.
+WITH gone AS (
     DELETE FROM events
-    WHERE project_id = $1 AND seq = ANY(ARRAY(SELECT seq FROM doomed))
+    WHERE project_id = $1 AND seq = ANY($2)
     RETURNING seq, key
 ),
 buried AS (
@@ -350,7 +367,7 @@ noted AS (
     JOIN projects AS p ON p.project_id = $1
     ON CONFLICT DO NOTHING
 )
-SELECT seq FROM gone;
+SELECT count(*) AS events FROM gone;
 
 -- name: remove_memberships
 -- Removes what is known of users as members of audiences, with their items of the lane; gives how many of each.
