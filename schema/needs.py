@@ -18,7 +18,7 @@ from strawberry.schema_directive import Location
 from engine.identity import Role
 
 OR_OWN: Final = "or the person's own session"
-OR_WRITER: Final = "INGEST sees"
+OR_WRITER: Final = "INGEST sees what"
 AS_MEMBER: Final = "as a member"
 _SENTENCE: Final = re.compile(r"\bNeeds (INGEST|VIEWER|EDITOR|ADMIN)\b")
 _DEFINITION: Final = "strawberry-definition"

@@ -43,7 +43,7 @@ NEWEST_TOKENS = (
 
 @strawberry.type(
     description=(
-        "A device that gets pushes. Needs VIEWER, or the person's own session; INGEST sees the id, and what it has "
+        "A device that gets pushes. Needs VIEWER, or the person's own session; INGEST sees what it has "
         "just said itself."
     )
 )

@@ -5,109 +5,54 @@ from __future__ import annotations
 import ast
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
-from graphql import GraphQLField, GraphQLList, GraphQLNonNull, GraphQLObjectType, get_named_type, is_leaf_type
+from graphql import (
+    GraphQLField,
+    GraphQLList,
+    GraphQLNonNull,
+    GraphQLObjectType,
+    get_named_type,
+    is_leaf_type,
+    is_required_argument,
+)
 
 from engine.errors import Forbidden, GatewayError, Unauthenticated
 from engine.identity import ApiKeyKind, Role
 from schema import build_schema
+from schema.needs import Needs
+from tests.integration.delivery_support import make_delivery
 from tests.integration.graphql_support import Gateway, Tenant, open_gateway
 
 SCHEMA = build_schema()._schema
 
-NEEDED = {
-    "Query.pushTokens": Role.VIEWER,
-    "Query.pushSettings": Role.VIEWER,
-    "Mutation.registerPushToken": Role.INGEST,
-    "Mutation.unregisterPushToken": Role.INGEST,
-    "Mutation.trackPush": Role.INGEST,
-    "Mutation.registerLiveActivityToken": Role.INGEST,
-    "Mutation.updatePushSettings": Role.EDITOR,
-    "Mutation.sendPush": Role.EDITOR,
-    "Mutation.sendTestPush": Role.EDITOR,
-    "Mutation.sendLiveActivity": Role.EDITOR,
-    "Query.auditLog": Role.ADMIN,
-    "Query.projectSettings": Role.VIEWER,
-    "Mutation.updateProjectSettings": Role.ADMIN,
-    "Query.viewer": Role.INGEST,
-    "Query.node": Role.VIEWER,
-    "Query.nodes": Role.VIEWER,
-    "Query.events": Role.VIEWER,
-    "Query.eventTypes": Role.VIEWER,
-    "Query.profile": Role.VIEWER,
-    "Query.profiles": Role.VIEWER,
-    "Query.deliveries": Role.VIEWER,
-    "Query.deliveryStats": Role.VIEWER,
-    "Query.deliveryHealth": Role.VIEWER,
-    "Mutation.cancelDelivery": Role.EDITOR,
-    "Mutation.replayDelivery": Role.EDITOR,
-    "Mutation.replayDeliveries": Role.EDITOR,
-    "Mutation.track": Role.INGEST,
-    "Mutation.trackBatch": Role.INGEST,
-    "Mutation.identify": Role.INGEST,
-    "Mutation.createProject": Role.ADMIN,
-    "Mutation.createApiKey": Role.ADMIN,
-    "Mutation.revokeApiKey": Role.ADMIN,
-    "Query.providers": Role.VIEWER,
-    "Mutation.configureProvider": Role.ADMIN,
-    "Mutation.deleteProvider": Role.ADMIN,
-    "Mutation.sendSms": Role.EDITOR,
-    "Query.templates": Role.VIEWER,
-    "Query.trustedDocuments": Role.VIEWER,
-    "Mutation.saveTrustedDocuments": Role.ADMIN,
-    "Mutation.deleteTrustedDocument": Role.ADMIN,
-    "Query.audiences": Role.VIEWER,
-    "Query.funnel": Role.VIEWER,
-    "Query.insights": Role.VIEWER,
-    "Query.boards": Role.VIEWER,
-    "Mutation.saveInsight": Role.EDITOR,
-    "Mutation.deleteInsight": Role.EDITOR,
-    "Mutation.saveBoard": Role.EDITOR,
-    "Mutation.deleteBoard": Role.EDITOR,
-    "Query.retention": Role.VIEWER,
-    "Query.trend": Role.VIEWER,
-    "Mutation.saveAudience": Role.EDITOR,
-    "Mutation.deleteAudience": Role.EDITOR,
-    "Query.senderDomains": Role.VIEWER,
-    "Mutation.saveTemplate": Role.EDITOR,
-    "Mutation.deleteTemplate": Role.EDITOR,
-    "Mutation.addSenderDomain": Role.EDITOR,
-    "Mutation.verifySenderDomain": Role.EDITOR,
-    "Mutation.sendEmail": Role.EDITOR,
-    "Query.webhookEndpoints": Role.VIEWER,
-    "Mutation.saveWebhookEndpoint": Role.EDITOR,
-    "Mutation.deleteWebhookEndpoint": Role.EDITOR,
-    "Mutation.rotateWebhookSecret": Role.ADMIN,
-    "Mutation.retireWebhookSecret": Role.ADMIN,
-    "Mutation.sendTestWebhook": Role.EDITOR,
-    "Query.inboundEndpoints": Role.VIEWER,
-    "Mutation.saveInboundEndpoint": Role.ADMIN,
-    "Mutation.deleteInboundEndpoint": Role.ADMIN,
-    "Query.workflowBlueprints": Role.VIEWER,
-    "Mutation.testRunWorkflow": Role.EDITOR,
-    "Query.workflowRuns": Role.VIEWER,
-    "Mutation.pauseWorkflowRun": Role.EDITOR,
-    "Mutation.resumeWorkflowRun": Role.EDITOR,
-    "Mutation.cancelWorkflowRun": Role.EDITOR,
-    "Subscription.workflowRunUpdates": Role.VIEWER,
-    "Query.workflows": Role.VIEWER,
-    "Mutation.saveWorkflow": Role.EDITOR,
-    "Mutation.setWorkflowActive": Role.EDITOR,
-    "Mutation.pauseWorkflow": Role.EDITOR,
-    "Mutation.resumeWorkflow": Role.EDITOR,
-    "Mutation.deleteWorkflow": Role.EDITOR,
-    "Mutation.cloneBlueprint": Role.EDITOR,
-    "Mutation.rotateWorkflowSecret": Role.ADMIN,
-    "Query.exportWorkflows": Role.VIEWER,
-    "Mutation.importWorkflows": Role.EDITOR,
-    "Subscription.eventStream": Role.VIEWER,
-    "Subscription.deliveryUpdates": Role.VIEWER,
-    "Subscription.audienceChanges": Role.VIEWER,
-    "Subscription.funnelUpdates": Role.VIEWER,
-}
+
+def needs_of(described: Any) -> Needs | None:
+    """What the SDL says that a type or field needs."""
+    definition = described.extensions.get("strawberry-definition")
+    return next((each for each in definition.directives or () if isinstance(each, Needs)), None)
+
+
+def roots() -> dict[str, GraphQLField]:
+    found = [root for root in (SCHEMA.query_type, SCHEMA.mutation_type, SCHEMA.subscription_type) if root is not None]
+    return {f"{root.name}.{name}": field for root in found for name, field in root.fields.items()}
+
+
+NEEDED = {name: needs for name, field in roots().items() if (needs := needs_of(field)) is not None}
 ARGUMENTS = {
+    "signInAnonymously": '(input: {deviceId: "a phone"})',
+    "signUp": '(input: {email: "new@example.com", password: "correct horse battery staple"})',
+    "signIn": '(input: {email: "x@example.com", password: "x"})',
+    "refreshSession": '(refreshToken: "x")',
+    "signOut": '(refreshToken: "x")',
+    "confirmTotp": '(code: "000000")',
+    "disableTotp": '(code: "000000")',
+    "eraseProfile": '(input: {userId: "nobody", reason: "asked for"})',
+    "addMember": '(email: "new@example.com", role: VIEWER)',
+    "removeMember": '(id: "mem_x")',
+    "createMemberToken": '(memberId: "mem_x")',
+    "revokeMemberToken": '(id: "mtk_x")',
     "updateProjectSettings": "(input: {})",
     "importWorkflows": "(bundle: {})",
     "pauseWorkflowRun": '(id: "run_x")',
@@ -173,6 +118,7 @@ ARGUMENTS = {
 }
 BOUNDED_LISTS = {
     "Query.boards",
+    "Query.members",
     "Query.workflowBlueprints",
     "Query.senderDomains",
     "Query.nodes",
@@ -181,15 +127,25 @@ BOUNDED_LISTS = {
 }
 
 
-def roots() -> dict[str, GraphQLField]:
-    found = [root for root in (SCHEMA.query_type, SCHEMA.mutation_type, SCHEMA.subscription_type) if root is not None]
-    return {f"{root.name}.{name}": field for root in found for name, field in root.fields.items()}
+OWN = {
+    "Query.node": '(id: "{profile}")',
+    "Query.nodes": '(ids: ["{profile}"])',
+    "Query.events": '(filter: {{userId: "ada"}})',
+    "Query.profile": '(userId: "ada")',
+    "Query.deliveries": '(filter: {{userId: "ada"}})',
+    "Query.pushTokens": '(filter: {{userId: "ada"}})',
+    "Subscription.eventStream": '(filter: {{userId: "ada"}})',
+    "Subscription.deliveryUpdates": '(filter: {{userId: "ada"}})',
+}
+"""How the session of ada asks for what is its own."""
 
 
-def document(root_field: str) -> str:
+def document(root_field: str, selection: str = "{ __typename }", own: str | None = None) -> str:
+    """An operation of one root field. `own` is the node id of the profile of ada, who then asks for what is hers."""
     root, name = root_field.split(".")
-    selection = "" if is_leaf_type(get_named_type(roots()[root_field].type)) else "{ __typename }"
-    return f"{root.lower()} {{ {name}{ARGUMENTS.get(name, '')} {selection} }}"
+    arguments = ARGUMENTS.get(name, "") if own is None else OWN[root_field].format(profile=own)
+    selection = "" if is_leaf_type(get_named_type(roots()[root_field].type)) else selection
+    return f"{root.lower()} {{ {name}{arguments} {selection} }}"
 
 
 @pytest.fixture
@@ -198,42 +154,190 @@ async def gateway(database_url: str, redis_url: str) -> AsyncIterator[Gateway]:
         yield opened
 
 
-async def code(tenant: Tenant, root_field: str) -> str | None:
+async def code(tenant: Tenant, root_field: str, text: str | None = None) -> str | None:
     """The code that a root field answers with; None where it answers."""
+    text = text or document(root_field)
     if not root_field.startswith("Subscription"):
-        codes = await tenant.codes(document(root_field))
+        codes = await tenant.codes(text)
         return codes[0] if codes else None
-    refused = await tenant.refusal(document(root_field))
+    refused = await tenant.refusal(text)
     # Who is told that there is no such thing got in.
     return None if refused == "NOT_FOUND" else refused
 
 
-def test_every_root_field_has_a_role() -> None:
+async def caller(shop: Tenant, name: str, *, person: str = "ada") -> Tenant:
+    """Somebody who asks, by a name such as key VIEWER, member ADMIN, session, browser, nobody."""
+    kind, _, role = name.partition(" ")
+    match kind:
+        case "key":
+            return await shop.as_role(Role[role])
+        case "member":
+            return await shop.as_member(Role[role])
+        case "session":
+            return await shop.as_session(person)
+        case "browser":
+            app = await shop.as_role(Role.EDITOR, ApiKeyKind.PUBLISHABLE)
+            return Tenant(shop.gateway, await shop.gateway.identities.viewer_of(app.token, from_browser=True))
+        case _:
+            return Tenant(shop.gateway, None)
+
+
+CALLERS = [
+    *(f"key {role.name}" for role in Role),
+    *(f"member {role.name}" for role in Role if role is not Role.INGEST),
+    "session",
+    "browser",
+    "nobody",
+]
+
+
+def may(asking: Tenant, needs: Needs | None) -> bool:
+    """What the directive says of somebody who asks for nothing of their own."""
+    viewer = asking.viewer
+    if viewer is None:
+        return False
+    return needs is None or (viewer.role >= needs.role and not (needs.as_member is True and viewer.member is None))
+
+
+def test_every_root_field_states_what_it_needs_once() -> None:
     assert set(roots()) == set(NEEDED)
+    silent = [
+        name for name, field in roots().items() if f"Needs {NEEDED[name].role.name}" not in (field.description or "")
+    ]
+    assert silent == []
+    assert {name for name, needs in NEEDED.items() if needs.or_own is True} == set(OWN)
 
 
-@pytest.mark.parametrize("root_field", sorted(NEEDED))
-def test_the_description_says_the_role(root_field: str) -> None:
-    assert f"Needs {NEEDED[root_field].name}" in (roots()[root_field].description or "")
+@pytest.mark.parametrize("name", CALLERS)
+async def test_everybody_gets_in_where_the_directive_says_and_nowhere_else(gateway: Gateway, name: str) -> None:
+    asking = await caller(await gateway.tenant(), name, person="eve")
+    refusal = "UNAUTHENTICATED" if asking.viewer is None else "FORBIDDEN"
+    expected = {field: None if may(asking, needs) else refusal for field, needs in NEEDED.items()}
+    assert {field: await code(asking, field) for field in NEEDED} == expected
 
 
-async def test_nobody_gets_in_without_credentials(gateway: Gateway) -> None:
-    nobody = Tenant(gateway, None)
-    assert {field: await code(nobody, field) for field in NEEDED} == dict.fromkeys(NEEDED, "UNAUTHENTICATED")
+async def test_a_session_gets_in_where_it_asks_for_its_own_person(gateway: Gateway) -> None:
+    shop = await gateway.tenant()
+    profile = await _known(shop)
+    ada, ben = await shop.as_session("ada"), await shop.as_session("ben")
+    asked = {field: document(field, own=profile) for field in OWN}
+    assert {field: await code(ada, field, text) for field, text in asked.items()} == dict.fromkeys(OWN)
+    assert {field: await code(ben, field, text) for field, text in asked.items()} == dict.fromkeys(OWN, "FORBIDDEN")
 
 
-@pytest.mark.parametrize("role", list(Role), ids=lambda role: role.name)
-async def test_each_role_gets_in_where_it_may_and_nowhere_else(gateway: Gateway, role: Role) -> None:
-    tenant = await (await gateway.tenant()).as_role(role)
-    expected = {field: None if needed <= role else "FORBIDDEN" for field, needed in NEEDED.items()}
-    assert {field: await code(tenant, field) for field in NEEDED} == expected
+async def _known(shop: Tenant) -> str:
+    """There is ada, with an event, a delivery and a device; the node id of her profile."""
+    await shop.data(IDENTIFY_SECRET)
+    await shop.data(
+        'mutation { registerPushToken(input: {platform: IOS, token: "0011", userId: "ada"}) { __typename } }'
+    )
+    await make_delivery(shop, user_id="ada", event_seq=1)
+    node_id: str = (await shop.data('{ profile(userId: "ada") { id } }'))["profile"]["id"]
+    return node_id
 
 
-async def test_a_publishable_viewer_is_ingest_in_a_browser(gateway: Gateway) -> None:
-    app = await (await gateway.tenant()).as_role(Role.VIEWER, ApiKeyKind.PUBLISHABLE)
-    in_a_browser = Tenant(gateway, await gateway.identities.viewer_of(app.token, from_browser=True))
-    assert await code(app, "Query.events") is None
-    assert await code(in_a_browser, "Query.events") == "FORBIDDEN"
+IDENTIFY_SECRET = (
+    'mutation { identify(input: {userId: "ada", traits: {name: "SECRET TRAIT"}}) { userErrors { code } } }'
+)
+
+
+class Reached(NamedTuple):
+    """A type that somebody reaches, by which root field and which fields below it."""
+
+    root: str
+    path: tuple[str, ...]
+    of: GraphQLObjectType
+
+    def document(self, fields: list[str], own: str | None) -> str:
+        selection = " ".join(fields)
+        for name in reversed(self.path):
+            selection = f"{name} {{ {selection} }}"
+        return document(self.root, f"{{ {selection} }}", own if self.root in OWN else None)
+
+
+def _stated(of: GraphQLObjectType, field: GraphQLField) -> Needs | None:
+    return needs_of(field) or needs_of(of)
+
+
+def _reached(asking: Tenant, *, own: bool) -> list[Reached]:
+    """Every type of the schema that the directive lets somebody reach, by a shortest way."""
+
+    def passes(needs: Needs | None) -> bool:
+        return may(asking, needs) or (needs is not None and ((own and needs.or_own is True) or needs.or_writer is True))
+
+    found: dict[str, Reached] = {}
+    waiting = [
+        Reached(name, (), named)
+        for name, field in roots().items()
+        if passes(NEEDED[name]) and isinstance(named := get_named_type(field.type), GraphQLObjectType)
+        if not name.startswith("Subscription")
+    ]
+    for each in waiting:
+        if each.of.name in found:
+            continue
+        found[each.of.name] = each
+        waiting += [
+            Reached(each.root, (*each.path, name), named)
+            for name, field in each.of.fields.items()
+            if passes(_stated(each.of, field)) and not _takes(field)
+            if isinstance(named := get_named_type(field.type), GraphQLObjectType)
+        ]
+    return list(found.values())
+
+
+def _takes(field: GraphQLField) -> bool:
+    return any(is_required_argument(argument) for argument in field.args.values())
+
+
+def _selected(name: str, field: GraphQLField) -> str:
+    return name if is_leaf_type(get_named_type(field.type)) else f"{name} {{ __typename }}"
+
+
+@pytest.mark.parametrize("name", [each for each in CALLERS if each != "nobody"])
+async def test_every_field_that_is_reached_does_what_the_directive_says(gateway: Gateway, name: str) -> None:
+    """A walk of the schema, not of a list: each type by a shortest way, each field that is refused by itself."""
+    shop = await gateway.tenant("Hidden")
+    profile = await _known(shop)
+    asking = await caller(shop, name)
+    own = name == "session"
+    reached = _reached(asking, own=own)
+    assert not own or {"Profile", "Event", "Delivery", "PushToken"} <= {each.of.name for each in reached}
+    refused = 0
+    for each in reached:
+        allowed = []
+        for field_name, field in each.of.fields.items():
+            needs = _stated(each.of, field)
+            if _takes(field) or (needs is not None and needs.or_writer is True and not may(asking, needs)):
+                continue
+            if may(asking, needs) or (own and needs is not None and needs.or_own is True):
+                allowed.append(_selected(field_name, field))
+                continue
+            response = await asking.run(each.document([_selected(field_name, field)], profile if own else None))
+            codes = {error["extensions"]["code"] for error in response.get("errors", [])}
+            assert codes <= {"FORBIDDEN"}, (each, field_name, response)
+            assert codes or _is_nothing(response["data"], field_name), (each, field_name, response)
+            refused += bool(codes)
+        response = await asking.run(each.document(allowed or ["__typename"], profile if own else None))
+        codes = {error["extensions"]["code"] for error in response.get("errors", [])}
+        assert "FORBIDDEN" not in codes, (each, response)
+        if asking.viewer is not None and asking.viewer.role is Role.INGEST and not own:
+            assert "SECRET TRAIT" not in repr(response)
+            assert "Hidden" not in repr(response)
+    assert refused or name in ("key ADMIN", "member ADMIN")
+
+
+def _is_nothing(value: Any, name: str) -> bool:
+    """Whether an answer holds nothing under a name, or never comes to it."""
+    match value:
+        case dict():
+            return all(found is None if key == name else _is_nothing(found, name) for key, found in value.items())
+        case list():
+            return all(_is_nothing(each, name) for each in value)
+    return True
+
+
+AS_ANONYMOUSLY = {"Mutation.signUp", "Mutation.signIn"}
+"""Their payload is that of signInAnonymously, and a password takes a tenth of a second each time."""
 
 
 async def test_what_an_app_key_is_given_back_leads_to_no_data_of_others(gateway: Gateway) -> None:
@@ -241,15 +345,11 @@ async def test_what_an_app_key_is_given_back_leads_to_no_data_of_others(gateway:
     shop = await gateway.tenant("Hidden")
     await shop.data(IDENTIFY_SECRET)
     app = await shop.as_role(Role.INGEST, ApiKeyKind.PUBLISHABLE)
-    open_fields = [field for field, needed in NEEDED.items() if needed is Role.INGEST]
+    open_fields = [field for field, needs in NEEDED.items() if may(app, needs) and field not in AS_ANONYMOUSLY]
     tried = 0
     for root_field in open_fields:
         for selection in _selections(roots()[root_field], depth=4):
-            text = (
-                document(root_field)
-                .replace("{ __typename }", selection)
-                .replace("eventType:", 'userId: "ada", eventType:')
-            )
+            text = document(root_field, selection).replace("eventType:", 'userId: "ada", eventType:')
             response = await app.run(text)
             codes = {error["extensions"]["code"] for error in response.get("errors", [])}
             assert codes <= {"FORBIDDEN"}, (text, response)
@@ -257,11 +357,6 @@ async def test_what_an_app_key_is_given_back_leads_to_no_data_of_others(gateway:
             assert "Hidden" not in repr(response), (text, response)
             tried += 1
     assert tried > 60
-
-
-IDENTIFY_SECRET = (
-    'mutation { identify(input: {userId: "ada", traits: {name: "SECRET TRAIT"}}) { userErrors { code } } }'
-)
 
 
 def _selections(field: GraphQLField, depth: int) -> list[str]:
