@@ -21,6 +21,7 @@ DELIVERED = frozenset(
     Query.projectSettings Mutation.updateProjectSettings
     Query.viewer Query.node Query.nodes Query.events Query.eventTypes Query.profile Query.profiles
     Mutation.track Mutation.trackBatch Mutation.identify
+    Mutation.signInAnonymously Mutation.signUp Mutation.signIn Mutation.refreshSession Mutation.signOut
     Mutation.createProject Mutation.createApiKey Mutation.revokeApiKey
     Query.deliveries Query.deliveryStats Query.deliveryHealth
     Mutation.cancelDelivery Mutation.replayDelivery Mutation.replayDeliveries
@@ -48,13 +49,13 @@ DELIVERED = frozenset(
 
 OWED = {
     "identity, consent and limits": """
-        AuthPayload AuthSession Consent ConsentChange
+        Consent ConsentChange
         ConsentChangeConnection ConsentChangeEdge ConsentLogFilter ConsentPurpose ConsentState EraseProfileInput
-        EraseProfilePayload ErasureReceipt IdentitySecretPayload Mutation.eraseProfile Mutation.refreshSession
-        Mutation.rotateIdentitySecret Mutation.setConsent Mutation.signIn Mutation.signInAnonymously
-        Mutation.signOut Mutation.signUp Profile.consentHistory Profile.consents
-        Query.consentLog RateLimit SetConsentInput SetConsentPayload SignInAnonymouslyInput SignInInput
-        SignUpInput Viewer.rateLimit
+        EraseProfilePayload ErasureReceipt IdentitySecretPayload Mutation.eraseProfile
+        Mutation.rotateIdentitySecret Mutation.setConsent
+        Profile.consentHistory Profile.consents
+        Query.consentLog SetConsentInput SetConsentPayload
+
     """,
 }
 """Roots, types and fields of types that later work delivers, by the work that owes them."""

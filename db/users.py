@@ -53,11 +53,6 @@ async def find_user_by_email(connection: asyncpg.Connection, *, project_id: UUID
     return _optional(await connection.fetchrow(_SQL["find_user_by_email"], project_id, email))
 
 
-async def read_user(connection: asyncpg.Connection, *, project_id: UUID, user_id: str) -> UserRecord | None:
-    """One user, or None."""
-    return _optional(await connection.fetchrow(_SQL["read_user"], project_id, user_id))
-
-
 async def lock_users(
     connection: asyncpg.Connection, *, project_id: UUID, user_ids: Sequence[str]
 ) -> dict[str, UserRecord]:

@@ -9,10 +9,14 @@ from engine.accounts import enrolling, sessions, sign_in
 from engine.accounts.enrolling import ConfirmedTotp, EnrolledTotp
 from engine.accounts.sessions import Authenticated
 from engine.accounts.sign_in import AnonymousSignIn, SignIn, SignUp
-from engine.errors import Forbidden, UserError
-from engine.identity import Role, UserSession, Viewer
+from engine.errors import UserError
+from engine.identity import Role, Viewer
 from resolvers.context import Context
 from resolvers.permissions import require
+
+_NO_SESSION = UserError(
+    "This is for a person's own session: send its access token as Authorization: Bearer …", "INVALID_CREDENTIALS", ()
+)
 
 
 class SignedIn(msgspec.Struct, frozen=True):
@@ -64,22 +68,27 @@ async def sign_out(ctx: Context, *, refresh_token: str) -> SignedIn:
 async def enroll_totp(ctx: Context) -> EnrolledTotp:
     """A secret for the authenticator app of whoever is signed in."""
     viewer = require(ctx, Role.INGEST)
-    session = _own_session(viewer)
-    return await enrolling.enroll_totp(ctx.services.accounts, viewer.project, user_id=session.user_id)
+    if viewer.session is None:
+        return EnrolledTotp(errors=(_NO_SESSION,))
+    return await enrolling.enroll_totp(ctx.services.accounts, viewer.project, user_id=viewer.session.user_id)
 
 
 async def confirm_totp(ctx: Context, *, code: str) -> ConfirmedTotp:
     """From now on a code is asked for."""
     viewer = require(ctx, Role.INGEST)
-    session = _own_session(viewer)
-    return await enrolling.confirm_totp(ctx.services.accounts, viewer.project, user_id=session.user_id, code=code)
+    if viewer.session is None:
+        return ConfirmedTotp(errors=(_NO_SESSION,))
+    user_id = viewer.session.user_id
+    return await enrolling.confirm_totp(ctx.services.accounts, viewer.project, user_id=user_id, code=code)
 
 
 async def disable_totp(ctx: Context, *, code: str) -> tuple[UserError, ...]:
     """No code is asked for any more."""
     viewer = require(ctx, Role.INGEST)
-    session = _own_session(viewer)
-    return await enrolling.disable_totp(ctx.services.accounts, viewer.project, user_id=session.user_id, code=code)
+    if viewer.session is None:
+        return (_NO_SESSION,)
+    user_id = viewer.session.user_id
+    return await enrolling.disable_totp(ctx.services.accounts, viewer.project, user_id=user_id, code=code)
 
 
 async def _signed_in(ctx: Context, viewer: Viewer, outcome: Authenticated) -> SignedIn:
@@ -88,9 +97,3 @@ async def _signed_in(ctx: Context, viewer: Viewer, outcome: Authenticated) -> Si
     ctx.forget_reads()
     profile = await ctx.loaders.profiles_by_user.load((viewer.project_id, outcome.session.user_id))
     return SignedIn(outcome, profile, withheld=viewer.role < Role.VIEWER)
-
-
-def _own_session(viewer: Viewer) -> UserSession:
-    if viewer.session is None:
-        raise Forbidden("This needs a person's own session: send its access token as Authorization: Bearer …")
-    return viewer.session

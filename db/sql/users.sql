@@ -10,12 +10,6 @@ SELECT user_id, email, password_hash, sealed_totp_secret, totp_confirmed_at, tot
 FROM users
 WHERE project_id = $1 AND email = $2;
 
--- name: read_user
--- One user.
-SELECT user_id, email, password_hash, sealed_totp_secret, totp_confirmed_at, totp_step, recovery_code_hashes
-FROM users
-WHERE project_id = $1 AND user_id = $2;
-
 -- name: lock_users
 -- The same of several, locked, in the order of their ids.
 SELECT user_id, email, password_hash, sealed_totp_secret, totp_confirmed_at, totp_step, recovery_code_hashes

@@ -33,10 +33,14 @@ from db.records import (
 )
 from db.sealed_values import SealedValue
 from db.sender_domains import SenderDomainRecord
+from db.sessions import FoundSession
+from db.sign_in_failures import CountedFailures
+from db.signing_keys import SigningKeyRecord
 from db.statements import statements
 from db.suppressions import SuppressionRecord
 from db.templates import TemplateRecord
 from db.trusted_documents import TrustedDocumentRecord
+from db.users import UserRecord
 from db.webhook_endpoints import WebhookEndpointRecord, WebhookSubscription, WebhookTarget
 from db.workflow_records import (
     ActiveTrigger,
@@ -52,6 +56,11 @@ from tests.integration.log_support import open_database
 
 SQL = Path(db.statements.__file__).parent / "sql"
 RECORDS: dict[str, type[msgspec.Struct]] = {
+    "sessions.find_session": FoundSession,
+    "sign_in_failures.note_failure": CountedFailures,
+    "signing_keys.read_signing_keys": SigningKeyRecord,
+    "users.find_user_by_email": UserRecord,
+    "users.lock_users": UserRecord,
     "sealed_values.list_sealed_values": SealedValue,
     "workflow_secrets.read_workflow_secrets": WorkflowSecretRecord,
     "webhook_endpoints.list_webhook_endpoints": WebhookEndpointRecord,
@@ -323,8 +332,47 @@ OTHER_COLUMNS = {
     "audit_entries.erase_person_of_audit_entries": ["entries"],
     "audit_entries.insert_audit_entry": [],
     "projects.find_region": ["region"],
+    "sealed_values.reseal_signing_key": [],
+    "sealed_values.reseal_totp_secret": [],
+    "sessions.delete_old_sessions": [],
+    "sessions.delete_spent_tokens": [],
+    "sessions.end_sessions": ["session_id"],
+    "sessions.insert_session": [],
+    "sessions.lock_session": ["session_id"],
+    "sessions.lock_sessions": ["session_id", "is_open"],
+    "sessions.rotate_refresh_token": [],
+    "sign_in_failures.block_subject": [],
+    "sign_in_failures.delete_old_failures": [],
+    "sign_in_failures.forget_failures": [],
+    "sign_in_failures.read_blocked_until": ["blocked_until"],
+    "signing_keys.delete_signing_keys": [],
+    "signing_keys.end_signing_keys": [],
+    "signing_keys.insert_signing_key": [],
+    "signing_keys.lock_signing_keys": [],
+    "takeovers.is_push_in_flight": ["is_in_flight"],
+    "takeovers.leave_audiences": ["audience_id"],
+    "takeovers.move_push_tokens": ["push_token_id"],
+    "takeovers.move_runs": [],
+    "takeovers.take_consents": ["purpose", "state"],
+    "users.begin_totp": [],
+    "users.confirm_totp": [],
+    "users.delete_profile": ["profile_id"],
+    "users.delete_user": [],
+    "users.end_totp": [],
+    "users.fill_in_traits": [],
+    "users.insert_profile": [],
+    "users.insert_user": [],
+    "users.make_profile_known": [],
+    "users.replace_password_hash": [],
+    "users.spend_recovery_code": ["user_id"],
+    "users.spend_totp_step": ["user_id"],
+    "users.upgrade_user": [],
     "project_settings.insert_project_settings": [],
     "project_settings.write_project_settings": [],
+    "consent_changes.begin_consent_chain": ["seq"],
+    "consent_changes.find_projects_with_consent": ["project_id"],
+    "consent_changes.insert_consent_change": [],
+    "consent_changes.move_consent_chain": [],
     "projects.insert_organization": [],
     "delivery_reports.find_by_provider_message": ["delivery_id"],
     "identity_links.take_over_user": [],

@@ -17,7 +17,7 @@ from uuid_utils.compat import uuid7
 
 from db.workflow_run_log import append_run_updates
 from engine.audit import Audit
-from engine.errors import CursorInvalid
+from engine.errors import CursorInvalid, Unauthenticated
 from engine.node_ids import NodeKind, write_node_id
 from engine.workflows.signing import active_step_secrets
 from schema import build_schema
@@ -221,6 +221,97 @@ async def _track_batch(victim: Tenant, attacker: Tenant) -> None:
 async def _identify(victim: Tenant, attacker: Tenant) -> None:
     response = await _sees_nothing(attacker, IDENTIFY, input={"userId": "ada", "traits": {"a": 1}})
     assert response["data"]["identify"]["profile"] == {"traits": {"a": 1}}
+
+
+async def _account(tenant: Tenant) -> Any:
+    document = """mutation { signUp(input: {email: "ada@example.com", password: "correct horse"}) {
+      session { userId accessToken refreshToken } userErrors { code } } }"""
+    return (await tenant.data(document))["signUp"]["session"]
+
+
+async def _still_signed_in(victim: Tenant, session: Any) -> None:
+    document = "mutation ($token: String!) { refreshSession(refreshToken: $token) { session { userId } } }"
+    answer = (await victim.data(document, token=session["refreshToken"]))["refreshSession"]
+    assert answer["session"] == {"userId": session["userId"]}
+
+
+async def _refuses_session(victim: Tenant, attacker: Tenant, document: str) -> None:
+    session = await _account(victim)
+    response = await _sees_nothing(attacker, document, token=session["refreshToken"])
+    [payload] = response["data"].values()
+    assert payload == {"session": None, "userErrors": [{"code": "INVALID_CREDENTIALS"}]}
+    await _still_signed_in(victim, session)
+
+
+@case("Mutation.signInAnonymously")
+async def _sign_in_anonymously(victim: Tenant, attacker: Tenant) -> None:
+    await _sees_nothing(
+        attacker, 'mutation { signInAnonymously(input: {deviceId: "phone"}) { profile { traits audiences { id } } } }'
+    )
+
+
+@case("Mutation.signUp")
+async def _sign_up(victim: Tenant, attacker: Tenant) -> None:
+    theirs = await _account(victim)
+    assert (await _account(attacker))["userId"] != theirs["userId"]
+    document = """mutation ($token: String!) {
+      signUp(input: {email: "bob@example.com", password: "correct horse", anonymousRefreshToken: $token}) {
+        session { userId } userErrors { code } } }"""
+    anonymous = "mutation { signInAnonymously(input: {}) { session { userId refreshToken } } }"
+    session = (await victim.data(anonymous))["signInAnonymously"]["session"]
+    response = await _sees_nothing(attacker, document, token=session["refreshToken"])
+    assert response["data"]["signUp"] == {"session": None, "userErrors": [{"code": "INVALID_CREDENTIALS"}]}
+    await _still_signed_in(victim, session)
+
+
+@case("Mutation.signIn")
+async def _sign_in(victim: Tenant, attacker: Tenant) -> None:
+    session = await _account(victim)
+    document = """mutation { signIn(input: {email: "ada@example.com", password: "correct horse"}) {
+      session { userId } userErrors { code } } }"""
+    response = await _sees_nothing(attacker, document)
+    assert response["data"]["signIn"] == {"session": None, "userErrors": [{"code": "INVALID_CREDENTIALS"}]}
+    await _still_signed_in(victim, session)
+
+
+@case("Mutation.refreshSession")
+async def _refresh_session(victim: Tenant, attacker: Tenant) -> None:
+    document = """mutation ($token: String!) {
+      refreshSession(refreshToken: $token) { session { userId } userErrors { code } } }"""
+    await _refuses_session(victim, attacker, document)
+
+
+@case("Mutation.signOut")
+async def _sign_out(victim: Tenant, attacker: Tenant) -> None:
+    document = """mutation ($token: String!) {
+      signOut(refreshToken: $token) { session { userId } userErrors { code } } }"""
+    await _refuses_session(victim, attacker, document)
+
+
+async def _refuses_factor(victim: Tenant, attacker: Tenant, document: str) -> None:
+    """A session speaks for its own person only; a key alone, of whatever role, speaks for nobody."""
+    session = await _account(victim)
+    with pytest.raises(Unauthenticated):
+        await victim.gateway.identities.viewer_of_bearer(session["accessToken"], project=str(attacker.project_id))
+    response = await _sees_nothing(attacker, document)
+    [payload] = response["data"].values()
+    assert payload["userErrors"] == [{"code": "INVALID_CREDENTIALS"}]
+
+
+@case("Mutation.enrollTotp")
+async def _enroll_totp(victim: Tenant, attacker: Tenant) -> None:
+    await _refuses_factor(victim, attacker, "mutation { enrollTotp { secret userErrors { code } } }")
+
+
+@case("Mutation.confirmTotp")
+async def _confirm_totp(victim: Tenant, attacker: Tenant) -> None:
+    document = 'mutation { confirmTotp(code: "000000") { recoveryCodes userErrors { code } } }'
+    await _refuses_factor(victim, attacker, document)
+
+
+@case("Mutation.disableTotp")
+async def _disable_totp(victim: Tenant, attacker: Tenant) -> None:
+    await _refuses_factor(victim, attacker, 'mutation { disableTotp(code: "000000") { userErrors { code } } }')
 
 
 @case("Mutation.createProject")
