@@ -1,5 +1,5 @@
 """The command line: run · serve · worker · migrate · create-project · add-member · bump-epoch · trim · reseal ·
-rotate-signing-keys · schema, and what `importer/` and `bundles/` add: import · bundle.
+rotate-signing-keys · verify-consent-log · schema, and what `importer/` and `bundles/` add: import · bundle.
 
 Every command imports what it needs when it runs: `make run` starts several of these processes, and none of them waits
 for the modules of another. An error that an operator can mend is one sentence on standard error and exit code 2.
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import asyncpg
     from pydantic import SecretStr
 
+    from db.consent_changes import ChainEnd
     from engine.resealing import Resealed
     from settings import Settings
 
@@ -33,6 +34,8 @@ STREAMS_GRACE_SECONDS = 2
 """How long a stopping gateway waits for open requests; the supervisor kills after 2.5 s."""
 SUPERVISED_GRACE_SECONDS = 1.5
 """How long a stopping worker of `run` waits for sends under way; the supervisor kills after 2.5 s."""
+LONGEST_SEQ_DIGITS = 18
+"""Fewer than a bigint has."""
 LONGEST_RETENTION_DAYS = 36_500
 """A hundred years: a longer time is a mistake."""
 
@@ -192,6 +195,28 @@ def rotate_signing_keys(
 
 
 @app.command()
+def verify_consent_log(
+    project: Annotated[UUID | None, typer.Option(help="Id of the only project to look at; all if absent.")] = None,
+    noted: Annotated[
+        str | None,
+        typer.Option(metavar="SEQ:HASH", help="Where the project's log ended once, as an earlier run of this said."),
+    ] = None,
+) -> None:
+    """Walk the log of consent and say where it ends, or where it was altered (exit code 1)."""
+    from launch.data_folder import StartError
+
+    url = _database_url()
+    end = None if noted is None else _chain_end(noted)
+    if end is not None and project is None:
+        raise StartError("--noted is of one project: say which with --project.")
+    asyncio.run(_check_database(url))
+    lines, is_sound = asyncio.run(_verify_consent_log(url, project, end))
+    typer.echo("\n".join(lines))
+    if not is_sound:
+        raise typer.Exit(1)
+
+
+@app.command()
 def schema() -> None:
     """Print the schema (SDL)."""
     from schema import print_sdl
@@ -339,6 +364,39 @@ async def _trim(url: str, days: int, project_id: UUID | None) -> tuple[int, int]
     finally:
         await database.disconnect()
     return removed, len(projects)
+
+
+async def _verify_consent_log(url: str, project_id: UUID | None, noted: ChainEnd | None) -> tuple[list[str], bool]:
+    """A line for each project that has a log, or is asked for; whether all of them hold."""
+    import asyncpg
+
+    from db.consent_changes import find_projects_with_consent
+    from engine.consent_log import Broken, verify
+
+    connection = await asyncpg.connect(url, timeout=10, server_settings={"application_name": "sendora-verify"})
+    try:
+        found = await find_projects_with_consent(connection, project_id=project_id)
+        lines, is_sound = [], True
+        for each in found if project_id is None else [project_id]:
+            result = await verify(connection, project_id=each, anchor=noted)
+            is_sound &= not isinstance(result, Broken)
+            lines.append(f"{each}: {result}")
+    finally:
+        await connection.close()
+    return lines or ["no project has a log of consent yet"], is_sound
+
+
+def _chain_end(text: str) -> ChainEnd:
+    from db.consent_changes import ChainEnd
+    from launch.data_folder import StartError
+
+    seq, _, digest = text.partition(":")
+    if not seq.isascii() or not seq.isdecimal() or len(seq) > LONGEST_SEQ_DIGITS:
+        raise StartError("--noted is malformed: give SEQ:HASH as this command printed it.")
+    try:
+        return ChainEnd(int(seq), bytes.fromhex(digest))
+    except ValueError:
+        raise StartError("--noted is malformed: give SEQ:HASH as this command printed it.") from None
 
 
 async def _project_ids(connection: asyncpg.Connection) -> list[UUID]:

@@ -8,7 +8,7 @@ read it there (`read_settings`). Leaves to others: enforcing what it says.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -32,8 +32,9 @@ from engine.push.quiet_hours import find_zone
 from engine.transactions import run_transaction
 
 if TYPE_CHECKING:
-    import asyncpg
     from collections.abc import Callable
+
+    import asyncpg
 
 MAX_AGE = timedelta(seconds=1)
 """How long a gateway believes what it read: one look-up by primary key a second for a project that is busy."""

@@ -76,6 +76,7 @@ _DESCRIPTIONS = {
     "kb.article_viewed": "An article of the knowledge base was read.",
     "consent.granted": "A person granted consent for a purpose.",
     "consent.revoked": "A person revoked consent for a purpose.",
+    "consent.reset": "A person's word about a purpose was taken back: it is unknown again.",
     "consent.erasure_completed": "A person was erased.",
     "audience.entered": "A person became a member of an audience.",
     "audience.exited": "A person ceased to be a member of an audience.",

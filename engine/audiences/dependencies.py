@@ -24,9 +24,9 @@ from db.filters import Condition, ConditionOperator
 from db.records import EventRecord, ProfileRecord
 from engine.audiences.counting import Shapes
 from engine.conditions import EventView
+from engine.consent import CONSENT_EVENTS
 from engine.workflows.conditions import Subject, count_passes, holds
 
-CONSENT_EVENTS = frozenset({"consent.granted", "consent.revoked"})
 ZONE_TRAIT = "timezone"
 """What an anniversary's day depends on."""
 

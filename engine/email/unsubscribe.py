@@ -122,15 +122,17 @@ async def _write(connection: asyncpg.Connection, asked: Unsubscription, now: dat
     if asked.user_id is not None:
         if not await lock_profiles(connection, project_id=asked.project_id, user_ids=[asked.user_id]):
             return None
-        return await set_consent(
+        changed = await set_consent(
             connection,
             project_id=asked.project_id,
             user_id=asked.user_id,
             purpose=ConsentPurpose(asked.purpose),
             state=ConsentState.REVOKED,
             source=SOURCE,
+            actor=f"user:{asked.user_id}",
             now=now,
         )
+        return None if changed is None else changed.event
     if asked.address is not None:
         await insert_suppressions(
             connection,

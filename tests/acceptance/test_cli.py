@@ -12,6 +12,8 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import partial
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -19,6 +21,7 @@ import pytest
 
 from db.events import append_events
 from db.records import NewEvent
+from engine.consent import ConsentPurpose, ConsentState, set_consent
 from engine.retention import STEP_EVENTS
 from launch.ports import free_port
 from tests.acceptance.running import ROOT, clean_environment, run_command, wait_until
@@ -185,6 +188,42 @@ async def test_trim_removes_what_is_old_in_steps_and_says_how_many(database_url:
     assert [tuple(row) for row in left] == [(one, 2 * STEP_EVENTS + number) for number in (101, 102, 103)]
     assert (floors[one], floors[two]) == (2 * STEP_EVENTS + 101, 6)
     assert (unknown.returncode, unknown.stderr.count("\n")) == (2, 1)
+
+
+async def test_the_log_of_consent_is_walked_and_says_where_it_breaks(database_url: str) -> None:
+    made = await asyncio.to_thread(run_command, "create-project", "One", DATABASE_URL=database_url)
+    project_id = UUID(json.loads(made.stdout)["projectId"])
+    verify = partial(asyncio.to_thread, run_command, "verify-consent-log", DATABASE_URL=database_url)
+    empty = await verify()
+    connection = await asyncpg.connect(database_url)
+    for state in (ConsentState.GRANTED, ConsentState.REVOKED):
+        await set_consent(
+            connection,
+            project_id=project_id,
+            user_id="ann",
+            purpose=ConsentPurpose.EMAIL,
+            state=state,
+            source="settings page",
+            actor="user:ann",
+            now=datetime(2026, 5, 1, tzinfo=UTC),
+        )
+
+    sound = await verify()
+    end = sound.stdout.rpartition(" ")[2].strip()
+    noted = await verify("--project", str(project_id), "--noted", end)
+    wrong = await verify("--project", str(project_id), "--noted", end[:-1])
+    await connection.execute("ALTER TABLE consent_changes DISABLE TRIGGER USER")
+    await connection.execute("UPDATE consent_changes SET to_state = 'DENIED' WHERE seq = 2")
+    broken = await verify()
+    await connection.close()
+
+    assert (empty.returncode, empty.stdout) == (0, "no project has a log of consent yet\n")
+    assert (sound.returncode, sound.stderr) == (0, "")
+    assert sound.stdout.startswith(f"{project_id}: sound, 2 changes, 0 of them erased; ends with 2:")
+    assert (noted.returncode, noted.stdout) == (0, sound.stdout)
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+    assert broken.returncode == 1
+    assert f"{project_id}: broken at change 2: its hash is not that of" in broken.stdout
 
 
 @pytest.mark.parametrize(

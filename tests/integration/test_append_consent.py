@@ -350,11 +350,18 @@ async def _append_all(
 
 async def _change(connection: asyncpg.Connection, project_id: UUID, user_id: str, state: ConsentState) -> None:
     """As everybody does who changes a consent."""
-    event = await set_consent(
-        connection, project_id=project_id, user_id=user_id, purpose=ANALYTICS, state=state, source="test", now=NOW
+    changed = await set_consent(
+        connection,
+        project_id=project_id,
+        user_id=user_id,
+        purpose=ANALYTICS,
+        state=state,
+        source="test",
+        actor="test",
+        now=NOW,
     )
-    if event is not None:
-        await record(connection, project_id=project_id, transitions=(), events=(event,), now=NOW)
+    if changed is not None:
+        await record(connection, project_id=project_id, transitions=(), events=(changed.event,), now=NOW)
 
 
 async def _say(connection: asyncpg.Connection, project_id: UUID, **states: str) -> None:

@@ -110,9 +110,10 @@ class Shop:
                 purpose=ConsentPurpose.EMAIL,
                 state=state,
                 source="test",
+                actor="test",
                 now=self.clock.now(),
             )
-            events = [] if said is None else [said]
+            events = [] if said is None else [said.event]
             await record(connection, project_id=self.project_id, transitions=[], events=events, now=self.clock.now())
 
     async def agree(self) -> None:

@@ -131,6 +131,7 @@ class Shop:
                 purpose=ConsentPurpose.EMAIL,
                 state=state,
                 source="test",
+                actor="test",
                 now=services.clock.now(),
             )
 

@@ -213,16 +213,17 @@ class Desk:
 
     async def consent(self, user_id: str, state: ConsentState) -> str | None:
         async with self.database.transaction() as connection:
-            event = await set_consent(
+            changed = await set_consent(
                 connection,
                 project_id=self.project_id,
                 user_id=user_id,
                 purpose=ConsentPurpose.PUSH,
                 state=state,
                 source="test",
+                actor="test",
                 now=NOW,
             )
-        return None if event is None else event.event_type
+        return None if changed is None else changed.event.event_type
 
 
 async def _write(

@@ -285,6 +285,7 @@ async def test_consent_suppressions_and_caps_are_those_of_the_round(shop: Shop) 
             purpose=ConsentPurpose.SMS,
             state=ConsentState.REVOKED,
             source="test",
+            actor="test",
             now=shop.clock.now(),
         )
     workflow_id = await shop.workflow(EMAIL, SMS, PUSH)

@@ -145,6 +145,7 @@ async def prepare(shop: Shop, case: Case) -> None:
             purpose=ConsentPurpose.SMS,
             state=case.consent,
             source="test",
+            actor="test",
             now=shop.clock.now(),
         )
 

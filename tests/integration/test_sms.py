@@ -62,6 +62,7 @@ async def say(tenant: Tenant, user_id: str, state: ConsentState) -> None:
             purpose=ConsentPurpose.SMS,
             state=state,
             source="test",
+            actor="test",
             now=services.clock.now(),
         )
 

@@ -11,6 +11,7 @@ import db.statements
 from db.audiences import AudienceRecord
 from db.audit_entries import AuditEntryRecord
 from db.boards import BoardRecord
+from db.consent_changes import ChainEnd, ConsentChangeRecord
 from db.consents import ConsentRecord
 from db.delivery_lists import ReasonRecord
 from db.delivery_records import AttemptRecord, DeliveryRecord, NewTransition
@@ -82,6 +83,10 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "delivery_changes.lock_finished": NewTransition,
     "delivery_lists.read_reasons": ReasonRecord,
     "consents.share_consents": ConsentRecord,
+    "consent_changes.read_consent_changes": ConsentChangeRecord,
+    "consent_changes.scan_consent_changes": ConsentChangeRecord,
+    "consent_changes.lock_consent_chain": ChainEnd,
+    "consent_changes.read_consent_chain": ChainEnd,
     "send_batches.read_batch_deliveries": DeliveryRecord,
     "deliveries.lock_deliveries": DeliveryRecord,
     "deliveries.read_attempts": AttemptRecord,

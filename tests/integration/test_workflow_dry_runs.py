@@ -101,6 +101,7 @@ async def say(tenant: Tenant, purpose: ConsentPurpose, state: ConsentState) -> N
             purpose=purpose,
             state=state,
             source="test",
+            actor="test",
             now=services.clock.now(),
         )
 

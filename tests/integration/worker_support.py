@@ -201,6 +201,7 @@ class Store:
                 purpose=purpose,
                 state=state,
                 source="test",
+                actor="test",
                 now=self.clock.now(),
             )
 
