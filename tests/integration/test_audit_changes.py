@@ -6,6 +6,7 @@ A mutation that is in neither list fails: say which it is.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ import pytest
 from engine.email.domains import txt_look_up
 from engine.identity import Role
 from engine.node_ids import NodeKind, write_node_id
+from engine.workflows.signing import active_step_secrets
 from schema import build_schema
 from tests.integration.delivery_support import make_delivery
 from tests.integration.graphql_support import Gateway, Tenant, open_gateway
@@ -694,3 +696,54 @@ async def test_a_change_is_noted_once_and_without_secrets(
         assert len(secret) > 8
         assert secret not in rows
         assert secret not in lines
+
+
+async def _noted(shop: Tenant) -> list[tuple[str, str, Any, Any]]:
+    listed = await shop.data("{ auditLog { edges { node { actor action before after } } } }")
+    nodes = [edge["node"] for edge in listed["auditLog"]["edges"]]
+    return [(node["actor"], node["action"], node["before"], node["after"]) for node in nodes]
+
+
+async def test_keys_that_the_server_makes_by_itself_are_noted_as_nobodys_doing(gateway: Gateway) -> None:
+    shop = await gateway.tenant()
+    for _ in range(2):
+        await shop.data("{ pushSettings { vapidPublicKey } }")
+    made, *_ = await _noted(shop)
+    secrets = {"privateKey": "***", "publicKey": "***"}
+    assert made == ("system", "provider.created", None, {"kind": "WEB_PUSH", "settings": {}, "secrets": secrets})
+
+    services = shop.gateway.services
+    for _ in range(2):
+        async with services.database.connection() as connection:
+            now = services.clock.now()
+            [secret] = await active_step_secrets(connection, services.vault, project_id=shop.project_id, now=now)
+    made, *others = await _noted(shop)
+    assert made[:3] == ("system", "workflow_secret.created", None)
+    assert [each[1] for each in others] == ["provider.created", "project.created"]
+    assert secret not in repr(made)
+
+
+async def test_changes_at_once_each_begin_where_another_ended(gateway: Gateway) -> None:
+    shop = await gateway.tenant()
+    document = "mutation ($id: ID, $name: String!) { saveBoard(input: {id: $id, name: $name}) { board { id } } }"
+    board = (await shop.data(document, name="0"))["saveBoard"]["board"]["id"]
+
+    await asyncio.gather(*(shop.data(document, id=board, name=str(number)) for number in range(1, 9)))
+
+    noted = [(before["name"], after["name"]) for _, action, before, after in await _noted(shop) if before is not None]
+    following, name, walked = dict(noted), "0", []
+    while name in following:
+        name = following[name]
+        walked.append(name)
+    assert sorted(walked) == [str(number) for number in range(1, 9)]
+    [held] = (await shop.data("{ boards { name } }"))["boards"]
+    assert held["name"] == walked[-1]
+
+
+async def test_of_many_who_delete_it_one_is_noted(gateway: Gateway) -> None:
+    shop = await gateway.tenant()
+    made = await shop.data('mutation { saveBoard(input: {name: "Sales"}) { board { id } } }')
+    document = "mutation ($id: ID!) { deleteBoard(id: $id) { deletedId } }"
+    board = made["saveBoard"]["board"]["id"]
+    await asyncio.gather(*(shop.data(document, id=board) for _ in range(4)))
+    assert [action for _, action, _, _ in await _noted(shop)].count("board.deleted") == 1

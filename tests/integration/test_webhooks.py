@@ -330,6 +330,15 @@ class TestSwitchingOff:
         properties = msgspec.json.decode(event.properties)
         assert properties["endpointId"] == write_node_id(NodeKind.WEBHOOK_ENDPOINT, endpoint_id)
         assert properties["reason"] == GONE_REASON
+        async with shop.desk.database.connection() as connection:
+            made, switched_off = await connection.fetch(
+                "SELECT * FROM audit_entries WHERE project_id = $1 ORDER BY audit_entry_id", shop.project_id
+            )
+        assert (made["action"], made["subject"]) == ("webhook_endpoint.created", properties["endpointId"])
+        assert (switched_off["actor"], switched_off["action"]) == ("system", "webhook_endpoint.disabled")
+        assert (switched_off["subject"], switched_off["at"]) == (properties["endpointId"], shop.now)
+        assert msgspec.json.decode(switched_off["before"]) == {"enabled": True, "disabledReason": None}
+        assert msgspec.json.decode(switched_off["after"]) == {"enabled": False, "disabledReason": GONE_REASON}
         assert ("FAILED", "HTTP_410") in await shop.outcomes()
 
     async def test_switched_on_again_it_forgets_why_it_was_off(self, shop: Shop) -> None:

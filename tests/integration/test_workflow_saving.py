@@ -104,6 +104,16 @@ async def test_a_commit_whose_answer_is_lost_is_one_save(database_url: str, tmp_
         assert await delete_workflow(database, project_id=project_id, workflow_id=made.workflow_id, audit=AUDIT)
         assert (await listed(database, project_id), proxy.lost) == ([("Birthday", 1)], 4)
 
+    async with open_database(database_url) as database, database.connection() as connection:
+        noted = await connection.fetch("SELECT action FROM audit_entries ORDER BY audit_entry_id")
+    assert [row["action"] for row in noted] == [
+        "workflow.created",
+        "workflow.updated",
+        "audience.created",
+        "workflow.created",
+        "workflow.deleted",
+    ]
+
 
 async def test_of_two_that_save_at_once_over_the_same_version_one_is_told(database: Database) -> None:
     project_id = await make_project(database)
