@@ -69,10 +69,9 @@ def retention_sql(question: RetentionQuestion, parameters: list[Any], *, now: da
     began, came = (step_sql(step, parameters, now=now) for step in (question.start, question.back))
     began = f"{began} AND e.timestamp < {bind(question.until, parameters)}::timestamptz"
     events = _events_sql(question, parameters, now=now)
-    periods = f"{bind(question.periods, parameters)}::int"
     if len(question.edges) > MASK_INTERVALS:
-        return _joined_sql(bucket, began, came, events, periods)
-    return _masked_sql(bucket, began, came, events, periods, f"{bind(len(question.edges), parameters)}::int")
+        return _joined_sql(bucket, began, came, events, f"{bind(question.periods, parameters)}::int")
+    return _masked_sql(bucket, began, came, events, question)
 
 
 def _events_sql(question: RetentionQuestion, parameters: list[Any], *, now: datetime) -> str:
@@ -88,8 +87,15 @@ def _events_sql(question: RetentionQuestion, parameters: list[Any], *, now: date
                 AND {member_sql(question.members, parameters, now=now)}"""
 
 
-def _masked_sql(bucket: str, began: str, came: str, events: str, periods: str, intervals: str) -> str:
-    """A person is two numbers, of one bit for each interval, and many people are the same two."""
+def _masked_sql(bucket: str, began: str, came: str, events: str, question: RetentionQuestion) -> str:
+    """A person is two numbers, of one bit for each interval, and many people are the same two.
+
+    What they come to is counted in columns, not in rows: there would be one for each two intervals and kind of people.
+    """
+    intervals, periods = len(question.edges), min(question.periods, len(question.edges))
+    counts = ", ".join(
+        f"sum(people) FILTER (WHERE came >> start.bucket >> {later} & 1 = 1)" for later in range(1, periods)
+    )
     return f"""
         WITH visits AS MATERIALIZED (
             SELECT
@@ -99,17 +105,19 @@ def _masked_sql(bucket: str, began: str, came: str, events: str, periods: str, i
             {events}
             GROUP BY 1
         ),
-        alike AS (
-            SELECT began, came, count(*) AS people FROM visits WHERE began <> 0 GROUP BY 1, 2
+        alike AS MATERIALIZED (
+            SELECT began, came, count(*)::int AS people FROM visits WHERE began <> 0 GROUP BY 1, 2
+        ),
+        counted AS (
+            SELECT start.bucket, ARRAY[sum(people){", " * bool(counts)}{counts}] AS counts
+            FROM generate_series(1, {intervals}) AS start (bucket)
+            JOIN alike ON began >> start.bucket & 1 = 1
+            GROUP BY 1
         )
-        SELECT start.bucket AS cohort, later.bucket - start.bucket AS later, sum(people)::bigint AS people
-        FROM generate_series(1, {intervals}) AS start (bucket)
-        JOIN alike ON began & (1::bigint << start.bucket) <> 0
-        CROSS JOIN generate_series(
-            start.bucket, least(start.bucket + {periods} - 1, {intervals})
-        ) AS later (bucket)
-        WHERE later.bucket = start.bucket OR came & (1::bigint << later.bucket) <> 0
-        GROUP BY 1, 2"""
+        SELECT bucket AS cohort, (found.number - 1)::int AS later, found.people
+        FROM counted
+        CROSS JOIN unnest(counts) WITH ORDINALITY AS found (people, number)
+        WHERE found.people IS NOT NULL"""
 
 
 def _joined_sql(bucket: str, began: str, came: str, events: str, periods: str) -> str:
