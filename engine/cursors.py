@@ -45,6 +45,7 @@ class CursorKind(IntEnum):
     INSIGHT_LIST = 15
     AUDIT_LOG = 16
     TRUSTED_DOCUMENTS = 17
+    EXPORT = 18
 
 
 class Cursor(msgspec.Struct, frozen=True):

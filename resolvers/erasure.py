@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import msgspec
+
+from engine.cursors import Cursor, CursorKind
 from engine.erasure.erasing import ErasureRequest, Receipt, check_request, erase_person
-from engine.errors import UserError
+from engine.erasure.exporting import MAX_PAGE, ExportPosition, export_person, is_position
+from engine.errors import BadUserInput, CursorInvalid, UserError
 from engine.identity import Role
 from resolvers.context import Context
-from resolvers.permissions import require
+from resolvers.filters import check_text
+from resolvers.permissions import is_own, require
+
+DEFAULT_PAGE = 100
+
+
+class Exported(msgspec.Struct, frozen=True):
+    """A page of an export: JSON lines, how many, and where to go on."""
+
+    lines: str
+    count: int
+    end_cursor: str | None
+    has_next: bool
 
 
 async def erase_profile(ctx: Context, *, user_id: str, reason: str) -> tuple[Receipt | None, tuple[UserError, ...]]:
@@ -26,3 +42,25 @@ async def erase_profile(ctx: Context, *, user_id: str, reason: str) -> tuple[Rec
     )
     ctx.forget_reads()
     return (None, (done,)) if isinstance(done, UserError) else (done, ())
+
+
+async def export_profile(ctx: Context, *, user_id: str, first: int | None, after: str | None) -> Exported:
+    """A page of everything that is kept of a person. Their own session may ask for it, and ADMIN."""
+    own = ctx._viewer is not None and is_own(ctx._viewer, user_id)
+    viewer = require(ctx, Role.VIEWER if own else Role.ADMIN, person=user_id)
+    check_text(user_id, "userId")
+    limit = DEFAULT_PAGE if first is None else first
+    if limit < 1:
+        raise BadUserInput(f"first is 1 to {MAX_PAGE}.")
+    codec, project_id = ctx.services.cursors, viewer.project_id
+    position = None
+    if after is not None:
+        kind, *key = codec.decode(after, project_id=project_id, kinds=frozenset({CursorKind.EXPORT})).key
+        if not is_position(str(kind), key):
+            raise CursorInvalid("This cursor is of an export before a change of what is exported: start again.")
+        position = ExportPosition(str(kind), tuple(map(str, key)))
+    async with ctx.reading(project_id) as connection:
+        page = await export_person(connection, viewer.project, user_id, after=position, first=min(limit, MAX_PAGE))
+    end = page.end
+    cursor = None if end is None else Cursor(CursorKind.EXPORT, project_id, 0, (end.kind, *end.key))
+    return Exported(page.lines, page.count, None if cursor is None else codec.encode(cursor), page.has_next)

@@ -9,8 +9,9 @@ import strawberry
 from engine import errors
 from engine.erasure.erasing import MAX_REASON_CHARACTERS, Receipt
 from engine.node_ids import NodeKind, write_node_id
+from resolvers.erasure import Exported
 from schema.errors import MutationPayload, user_errors
-from schema.scalars import JSON
+from schema.scalars import JSON, Cursor
 
 
 @strawberry.input(description="Right to erasure: removes the person from every table in one transaction.")
@@ -52,4 +53,26 @@ class EraseProfilePayload(MutationPayload):
     def of(receipt: Receipt | None, errors: tuple[errors.UserError, ...]) -> EraseProfilePayload:
         return EraseProfilePayload(
             receipt=None if receipt is None else ErasureReceipt.of(receipt), user_errors=user_errors(errors)
+        )
+
+
+@strawberry.type(description="A page of everything that is kept of a person. Needs ADMIN, or the person's own session.")
+class ProfileExport:
+    lines: str = strawberry.field(
+        description=(
+            'JSON lines, each ended by a line feed: {"kind": "event", "record": {…}}. Put pages behind one another as '
+            "they are. Empty for somebody of whom nothing is kept."
+        )
+    )
+    count: int = strawberry.field(description="Lines in this page.")
+    end_cursor: Cursor | None = strawberry.field(description="What to send as after for the next page.")
+    has_next_page: bool = strawberry.field(description="Whether there are more lines.")
+
+    @staticmethod
+    def of(exported: Exported) -> ProfileExport:
+        return ProfileExport(
+            lines=exported.lines,
+            count=exported.count,
+            end_cursor=None if exported.end_cursor is None else Cursor(exported.end_cursor),
+            has_next_page=exported.has_next,
         )

@@ -25,6 +25,7 @@ from schema.roots.audit import AuditQuery
 from schema.roots.bundles import BundlesQuery
 from schema.roots.deliveries import DeliveriesQuery
 from schema.roots.email import EmailQuery
+from schema.roots.erasure import ErasureQuery
 from schema.roots.funnels import FunnelsQuery
 from schema.roots.inbound import InboundQuery
 from schema.roots.insights import InsightsQuery
@@ -54,6 +55,7 @@ class Query(
     PushQuery,
     ProjectSettingsQuery,
     EmailQuery,
+    ErasureQuery,
     ProvidersQuery,
     WebhooksQuery,
     InboundQuery,

@@ -23,9 +23,9 @@ import hmac
 import re
 import secrets
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import msgspec
@@ -33,7 +33,6 @@ from uuid_utils.compat import uuid7
 
 from db.database import Database
 from db.erasure import (
-    AliasRecord,
     ErasureRecord,
     PersonRecord,
     find_erasure,
@@ -42,20 +41,18 @@ from db.erasure import (
     is_known,
     lock_heads,
     lock_people,
-    read_addresses,
-    read_aliases,
     read_heir,
 )
 from db.events import append_events
 from db.heads import read_heads
+from db.personal_records import PersonIds
 from db.projects import read_project
 from db.records import SYSTEM_PROJECT, Lane, NewEvent, ProjectRecord
-from engine.accounts.storms import subjects_of
 from engine.announcements import Announcement
 from engine.audit import record_change
-from engine.contacts import parse_email, parse_phone
 from engine.dispatch.ledger import record
-from engine.erasure.sweeping import Person, Sweep
+from engine.erasure.persons import know_person
+from engine.erasure.sweeping import Sweep
 from engine.errors import NotFound, UserError
 from engine.events import MAX_ID_CHARACTERS
 from engine.live.forgetting import PERSON_ERASED
@@ -159,7 +156,7 @@ async def _erase(
         if earlier is None:
             raise _Refused(UserError("This project knows nobody of this user id.", "NOT_FOUND", _WHO))
         return Receipt(request.user_id, earlier.profile_id, earlier.erased_at, earlier.removed), ()
-    person = await _know(connection, project, profile)
+    person = await _know(connection, project, profile.user_id)
     if _names(request.reason, person):
         message = "The reason is kept, so it must not name the person: leave out their ids, email and phone."
         raise _Refused(UserError(message, "INVALID", ("input", "reason")))
@@ -195,44 +192,16 @@ async def _lock_person(connection: asyncpg.Connection, project_id: UUID, user_id
     return found[0] if found else None
 
 
-async def _know(connection: asyncpg.Connection, project: ProjectRecord, profile: PersonRecord) -> Person:
-    """Everything that stands for a person."""
-    project_id = project.project_id
-    aliases = await read_aliases(connection, project_id=project_id, user_id=profile.user_id)
-    retired = _aliases(aliases, "USER_ID")
-    # Profiles of users who were taken over, where somebody went on using their ids.
-    others = await lock_people(connection, project_id=project_id, user_ids=retired) if retired else []
-    user_ids = (profile.user_id, *retired)
-    known = await read_addresses(connection, project_id=project_id, user_ids=user_ids)
-    said = [address for each in (profile, *others) for address in addresses_in(msgspec.json.decode(each.traits))]
-    addresses = tuple(sorted({*known, *said}))
-    return Person(
-        project_id=project_id,
-        user_ids=user_ids,
-        anonymous_ids=_aliases(aliases, "ANONYMOUS_ID"),
-        addresses=addresses,
-        accounts=tuple(
-            subject.key for address in addresses for subject in subjects_of(project.salt, email=address, client=None)
-        ),
-    )
+async def _know(connection: asyncpg.Connection, project: ProjectRecord, user_id: str) -> PersonIds:
+    async def lock(user_ids: Sequence[str]) -> list[msgspec.Raw]:
+        # Users who were taken over have a profile again where somebody went on using their ids.
+        people = await lock_people(connection, project_id=project.project_id, user_ids=user_ids)
+        return [each.traits for each in people]
+
+    return await know_person(connection, project, user_id, lock)
 
 
-def addresses_in(traits: Mapping[str, Any]) -> set[str]:
-    """The email address and the phone number of traits: as they were written, and as they are sent to. Pure."""
-    found: set[str] = set()
-    for trait, parse in (("email", parse_email), ("phone", parse_phone)):
-        written = traits.get(trait)
-        if isinstance(written, str) and written:
-            parsed = parse(written)
-            found |= {written.lower(), parsed.lower()} if isinstance(parsed, str) else {written.lower()}
-    return found
-
-
-def _aliases(aliases: Sequence[AliasRecord], kind: str) -> tuple[str, ...]:
-    return tuple(sorted(each.alias for each in aliases if each.kind == kind))
-
-
-def _names(reason: str, person: Person) -> bool:
+def _names(reason: str, person: PersonIds) -> bool:
     """Whether a text holds an id or an address of the person, as a word of its own."""
     text, bare = reason.lower(), _SEPARATORS.sub("", reason.lower())
     ids = (*person.user_ids, *person.anonymous_ids, *person.addresses)

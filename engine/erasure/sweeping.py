@@ -15,8 +15,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
-import msgspec
-
 from db.audit_entries import erase_person_of_audit_entries
 from db.erasure import (
     blank_sends_in_progress,
@@ -36,6 +34,7 @@ from db.erasure import (
     remove_memberships,
     remove_of_users,
 )
+from db.personal_records import PersonIds
 from db.records import Lane
 
 if TYPE_CHECKING:
@@ -49,22 +48,10 @@ _FIRST = UUID(int=0)
 T = TypeVar("T")
 
 
-class Person(msgspec.Struct, frozen=True, kw_only=True):
-    """Whom to erase. `user_ids` are their own and those of users whom they took over; `addresses` are in lower case,
-    and `accounts` what failures to sign in with them are counted under.
-    """
-
-    project_id: UUID
-    user_ids: tuple[str, ...]
-    anonymous_ids: tuple[str, ...]
-    addresses: tuple[str, ...]
-    accounts: tuple[bytes, ...]
-
-
 class Sweep:
     """What is removed of one person in one transaction. `counts` are rows by table, `ended` sessions that were open."""
 
-    def __init__(self, connection: asyncpg.Connection, person: Person) -> None:
+    def __init__(self, connection: asyncpg.Connection, person: PersonIds) -> None:
         self.counts: Counter[str] = Counter()
         self.ended: list[UUID] = []
         self._connection = connection
