@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from engine.errors import Forbidden, Unauthenticated
+from engine.errors import Forbidden, Unauthenticated, UserError
 from engine.identity import Role, Viewer
 from resolvers.context import Context
 
@@ -35,6 +35,19 @@ def is_own(viewer: Viewer, person: str | None, role: Role = Role.VIEWER) -> bool
     """Whether what is read of `person` with `role` is the viewer's own, as the session of an end user."""
     session = viewer.session
     return session is not None and person == session.user_id and role <= Role.VIEWER
+
+
+def check_named(viewer: Viewer, user_id: str | None, path: tuple[str, ...]) -> tuple[UserError, ...]:
+    """A session names nobody but its own person in what it writes; who comes with a key names whom it likes."""
+    if viewer.session is None or user_id is None or user_id == viewer.session.user_id:
+        return ()
+    message = "A session writes of its own person only: leave userId out, or send that person's."
+    return (UserError(message, "INVALID_CREDENTIALS", path),)
+
+
+def is_out_of_reach(viewer: Viewer, user_id: str | None) -> bool:
+    """Whether what belongs to this person, or to nobody, is for a session as if it were not there."""
+    return viewer.session is not None and user_id is not None and user_id != viewer.session.user_id
 
 
 def require_member(ctx: Context, role: Role) -> Viewer:

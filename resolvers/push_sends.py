@@ -35,7 +35,7 @@ from engine.push.registration import ActivityRegistration, Platform, check_activ
 from engine.push.texts import check_text
 from engine.transactions import run_transaction
 from resolvers.context import Context
-from resolvers.permissions import require
+from resolvers.permissions import is_out_of_reach, is_own, require
 from resolvers.sends import SendOutcome, accept_send, check_audience, to_audience
 from resolvers.tracking import Tracked
 
@@ -162,6 +162,10 @@ async def track_push(ctx: Context, *, delivery_id: str, interaction: PushInterac
         errors = (not_found(),)
     if errors or parsed is None:
         return Tracked(organization_id, None, duplicate=False, errors=errors)
+    if viewer.session is not None:
+        delivery = await ctx.loaders.deliveries.load((viewer.project_id, parsed.uuid))
+        if delivery is None or is_out_of_reach(viewer, delivery.user_id):
+            return Tracked(organization_id, None, duplicate=False, errors=(not_found(),))
     report = InteractionReport(parsed.uuid, interaction, action_id)
 
     was_recorded = False
@@ -183,7 +187,8 @@ async def track_push(ctx: Context, *, delivery_id: str, interaction: PushInterac
     for announcement in found.announcements:
         services.announce(announcement)
     ctx.forget_reads()
-    return Tracked(organization_id, found.event, found.duplicate, (), withheld=viewer.role < Role.VIEWER)
+    withheld = viewer.role < Role.VIEWER and not is_own(viewer, found.event.user_id)
+    return Tracked(organization_id, found.event, found.duplicate, (), withheld=withheld)
 
 
 async def register_live_activity(
@@ -200,6 +205,8 @@ async def register_live_activity(
         device = stored_form(registration.device_token)
         token = await share_token_of_device(connection, project_id=viewer.project_id, token=device)
         if token is None or token.platform != Platform.IOS or not token.active:
+            return None
+        if is_out_of_reach(viewer, token.user_id):
             return None
         return await write_live_activity(
             connection,

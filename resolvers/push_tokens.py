@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import msgspec
 from uuid_utils.compat import uuid7
 
 from db.delivery_records import DeliveryRecord
-from db.push_tokens import PushTokenFilter, PushTokenRecord
+from db.push_tokens import PushTokenFilter, PushTokenRecord, share_token_of_device
 from db.push_tokens import list_push_tokens as read_push_token_list
 from db.push_tokens import unregister_push_token as end_push_token
 from engine.cursors import Cursor, CursorKind
 from engine.errors import UserError
-from engine.identity import Role
+from engine.identity import Role, Viewer
 from engine.push.registering import register_device
 from engine.push.registration import (
     MAX_TOKEN_BYTES,
@@ -28,7 +29,10 @@ from engine.transactions import run_transaction
 from resolvers.context import Context
 from resolvers.filters import check_text
 from resolvers.paging import Page, PageArguments, read_window
-from resolvers.permissions import require
+from resolvers.permissions import check_named, is_out_of_reach, is_own, require
+
+if TYPE_CHECKING:
+    import asyncpg
 
 _NOTHING: frozenset[str] = frozenset()
 
@@ -46,7 +50,10 @@ async def register_push_token(ctx: Context, *, registration: Registration) -> Re
     """Register a device, or bring it back. A key in an app is shown nothing of it but what it said itself, and cannot
     make sends to a person larger without bound: one device too many replaces the one that registered first."""
     viewer = require(ctx, Role.INGEST)
-    errors = check_registration(registration, ctx.services.egress)
+    errors = (
+        *check_registration(registration, ctx.services.egress),
+        *check_named(viewer, registration.user_id, ("input", "userId")),
+    )
     if errors:
         return RegisteredToken(None, errors)
     new, now = new_push_token(registration, uuid7()), ctx.services.clock.now()
@@ -57,7 +64,8 @@ async def register_push_token(ctx: Context, *, registration: Registration) -> Re
     for announcement in announcements:
         ctx.services.announce(announcement)
     ctx.forget_reads()
-    hidden = _NOTHING if viewer.role >= Role.VIEWER else _unsaid(record, registration)
+    open_to = viewer.role >= Role.VIEWER or is_own(viewer, record.user_id)
+    hidden = _NOTHING if open_to else _unsaid(record, registration)
     return RegisteredToken(record, warnings=warnings_of(registration), hidden=hidden)
 
 
@@ -66,15 +74,23 @@ async def unregister_push_token(ctx: Context, *, token: str) -> RegisteredToken:
     viewer = require(ctx, Role.INGEST)
     record = None
     if 1 <= len(token) <= MAX_TOKEN_BYTES and token.isascii() and token.isprintable():
-        record = await run_transaction(
-            ctx.services.database,
-            lambda connection: end_push_token(connection, project_id=viewer.project_id, token=stored_form(token)),
-        )
+        record = await run_transaction(ctx.services.database, lambda connection: _end(connection, viewer, token))
     if record is None:
         return RegisteredToken(None, (UserError("This project has no such push token.", "NOT_FOUND", ("token",)),))
     ctx.forget_reads()
-    hidden = _NOTHING if viewer.role >= Role.VIEWER else _ABOUT_THE_DEVICE
+    open_to = viewer.role >= Role.VIEWER or is_own(viewer, record.user_id)
+    hidden = _NOTHING if open_to else _ABOUT_THE_DEVICE
     return RegisteredToken(record, hidden=hidden)
+
+
+async def _end(connection: asyncpg.Connection, viewer: Viewer, token: str) -> PushTokenRecord | None:
+    """None where there is no such device, or where it is out of a session's reach."""
+    project_id, stored = viewer.project_id, stored_form(token)
+    if viewer.session is not None:
+        device = await share_token_of_device(connection, project_id=project_id, token=stored)
+        if device is None or is_out_of_reach(viewer, device.user_id):
+            return None
+    return await end_push_token(connection, project_id=project_id, token=stored)
 
 
 async def list_push_tokens(

@@ -15,7 +15,7 @@ from engine.identity import ApiKeyKind, Role, Viewer
 from engine.log import Dropped, Erased, Outcome, Rejected, Stored
 from resolvers.context import Context
 from resolvers.events import event_cursor
-from resolvers.permissions import require
+from resolvers.permissions import check_named, is_own, require
 
 MAX_BATCH = 1000
 """Events in one `trackBatch`: as many as one append takes in a few tens of milliseconds."""
@@ -82,13 +82,15 @@ async def track(ctx: Context, *, batch: EventBatch) -> Tracked:
     viewer = require(ctx, Role.INGEST)
     path = ("input", "event")
     errors = [_under(path, error) for claim in batch.claims for error in _check_claim(viewer, claim)]
+    errors += check_named(viewer, batch.drafts[0].user_id, (*path, "userId"))
     organization_id = viewer.project.organization_id
     if errors:
         return Tracked(organization_id, None, duplicate=False, errors=tuple(errors))
     [outcome] = await _append(ctx, viewer, batch.drafts)
     if not isinstance(outcome, Stored):
         return _not_stored(organization_id, outcome, path)
-    withheld = outcome.duplicate and viewer.role < Role.VIEWER and not _wrote(batch.drafts[0], outcome.event)
+    known = viewer.role >= Role.VIEWER or is_own(viewer, outcome.event.user_id)
+    withheld = outcome.duplicate and not known and not _wrote(batch.drafts[0], outcome.event)
     return Tracked(organization_id, outcome.event, outcome.duplicate, (), withheld=withheld)
 
 
@@ -99,6 +101,9 @@ async def track_batch(ctx: Context, *, batch: EventBatch) -> BatchTracked:
     if not 1 <= len(batch.drafts) <= MAX_BATCH:
         return _refuse_batch(viewer, len(batch.drafts), path)
     refused = {claim.index: errors for claim in batch.claims if (errors := _check_claim(viewer, claim))}
+    if viewer.session is not None:
+        named = {index: check_named(viewer, draft.user_id, ("userId",)) for index, draft in enumerate(batch.drafts)}
+        refused |= {index: (*refused.get(index, ()), *errors) for index, errors in named.items() if errors}
     kept = [index for index in range(len(batch.drafts)) if index not in refused] if refused else None
     drafts = batch.drafts if kept is None else tuple(batch.drafts[index] for index in kept)
     outcomes = await _append(ctx, viewer, drafts) if drafts else ()
@@ -122,6 +127,9 @@ async def identify(ctx: Context, *, arguments: IdentifyArguments) -> Identified:
     """Merge traits into a person. A key in an app learns nothing of the person it names."""
     viewer = require(ctx, Role.INGEST)
     organization_id = viewer.project.organization_id
+    refused = check_named(viewer, arguments.user_id, ("input", "userId"))
+    if refused:
+        return Identified(organization_id, None, None, refused)
     draft = EventDraft(
         event_type=IDENTIFIED,
         module=IDENTITY_MODULE,
@@ -134,10 +142,12 @@ async def identify(ctx: Context, *, arguments: IdentifyArguments) -> Identified:
     if not isinstance(outcome, Stored):
         errors = _not_stored(organization_id, outcome, ("input",)).errors
         return Identified(organization_id, None, None, errors)
-    if viewer.role < Role.VIEWER and viewer.api_key is not None and viewer.api_key.kind == ApiKeyKind.PUBLISHABLE:
+    own = is_own(viewer, arguments.user_id)
+    in_an_app = viewer.api_key is not None and viewer.api_key.kind == ApiKeyKind.PUBLISHABLE
+    if viewer.role < Role.VIEWER and in_an_app and not own:
         return Identified(organization_id, outcome.event, None, ())
     profile = await ctx.loaders.profiles_by_user.load((viewer.project_id, arguments.user_id))
-    return Identified(organization_id, outcome.event, profile, (), withheld=viewer.role < Role.VIEWER)
+    return Identified(organization_id, outcome.event, profile, (), withheld=viewer.role < Role.VIEWER and not own)
 
 
 async def batch_cursor(ctx: Context, *, project_id: UUID, seq: int | None) -> str | None:
