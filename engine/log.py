@@ -211,9 +211,14 @@ class EventLog:
         if self._closed:
             raise Unavailable("This gateway is shutting down; try again.", retry_after_ms=RETRY_AFTER_MS)
         if lane.size and lane.size + size > MAX_WAITING_BYTES_PER_PROJECT:
-            raise RateLimited("Too many events of this project wait to be stored.", retry_after_ms=RETRY_AFTER_MS)
+            raise RateLimited(
+                f"Events of a project may wait to be stored up to {MAX_WAITING_BYTES_PER_PROJECT:,} bytes here.",
+                retry_after_ms=RETRY_AFTER_MS,
+            )
         if self._size and self._size + size > MAX_WAITING_BYTES:
-            raise RateLimited("Too many events wait to be stored.", retry_after_ms=RETRY_AFTER_MS)
+            raise RateLimited(
+                f"Events may wait to be stored up to {MAX_WAITING_BYTES:,} bytes here.", retry_after_ms=RETRY_AFTER_MS
+            )
 
     async def _run(self, project_id: UUID, lane: _Lane) -> None:
         """Make transactions until nothing waits. Never raises: every call gets an answer or an error."""

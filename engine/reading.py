@@ -63,7 +63,8 @@ class Readers:
         turns = self._turns.setdefault(project_id, _Turns(self._at_once))
         if turns.readers >= self._most:
             raise RateLimited(
-                f"Too many {self._what} of this project wait for their turn.", retry_after_ms=RETRY_AFTER_MS
+                f"At most {self._most - self._at_once} {self._what} of a project may wait for their turn here.",
+                retry_after_ms=RETRY_AFTER_MS,
             )
         turns.readers += 1
         try:

@@ -19,6 +19,7 @@ from graphql import GraphQLSchema, build_schema
 
 from transport.application import Application, InputDecoder, Membership, PublicError, Rendering, Session, Sink, Weights
 from transport.endpoint import GraphQLEndpoint
+from transport.execution.limits import Limits
 from transport.execution.service import GraphQLService
 from transport.http.front import GraphQLHTTP
 from transport.http.server import serve_config
@@ -53,6 +54,8 @@ type Subscription {
   "Raises an error that is meant for the client."
   decline: Int
   never: Int
+  "Takes a minute to begin."
+  late: Int
   "A live source with positions."
   log(prefix: String = "", after: String): Item
 }
@@ -336,13 +339,17 @@ def _sources(application: MemoryApplication) -> dict[str, Callable[..., Any]]:
         finally:
             application.running -= 1
 
+    async def late(*_: object) -> AsyncIterator[int]:
+        await asyncio.sleep(60)
+        return never()
+
     def decline(*_: object) -> AsyncIterator[int]:
         raise DescribedError("FORBIDDEN", "This key may not follow that.")
 
     def log(_root: object, _info: object, prefix: str, after: str | None = None) -> LogSource:
         return LogSource(application.log, prefix, after)
 
-    return {"count": count, "explode": explode, "never": never, "decline": decline, "log": log}
+    return {"count": count, "explode": explode, "never": never, "late": late, "decline": decline, "log": log}
 
 
 ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
@@ -375,9 +382,10 @@ def graphql_endpoint(
     streams: StreamPolicy | None = None,
     websocket: WebSocketPolicy | None = None,
     homes: Homes | None = None,
+    limits: Limits | None = None,
 ) -> GraphQLEndpoint:
     """All transports on one URL, as the gateway has them."""
-    service = GraphQLService(application)
+    service = GraphQLService(application, limits)
     return GraphQLEndpoint(
         http=GraphQLHTTP(service, application),
         websocket=WebSocketEndpoint(service, application, websocket),

@@ -372,7 +372,8 @@ async def test_sockets_without_credentials_are_bounded_for_each_address(applicat
         for socket in (first, second):
             await initialised(socket, anonymous)
         await send(third, anonymous)
-        assert await close_of(third) == (1013, "Too many connections without credentials from this address")
+        reason = "Too many connections without credentials from this address: at most 2"
+        assert await close_of(third) == (1013, reason)
         async with open_socket(server) as with_key, open_socket(server, local_addr=("127.0.0.2", 0)) as elsewhere:
             await initialised(with_key)
             await initialised(elsewhere, anonymous)

@@ -72,11 +72,10 @@ async def following(tenant: Tenant, *, every: int = EVERY, **given: Any) -> Asyn
 async def subscribe(tenant: Tenant, *, every: int, **given: Any) -> Any:
     service = tenant.gateway.service
     variables = msgspec.Raw(orjson.dumps({"input": {**INPUT, **given}, "every": every}))
-    prepared = await service.prepare(GraphQLRequest(query=FOLLOW, variables=variables))
+    session = GatewaySession(tenant.gateway.services, tenant.gateway.revocations, tenant.viewer)
+    prepared = await service.prepare(GraphQLRequest(query=FOLLOW, variables=variables), session)
     assert not isinstance(prepared, list), prepared
-    return await service.subscribe(
-        prepared, GatewaySession(tenant.gateway.services, tenant.gateway.revocations, tenant.viewer)
-    )
+    return await service.subscribe(prepared, session)
 
 
 def stats(gateway: Gateway) -> LiveFunnelStats:

@@ -247,7 +247,7 @@ def url_parameters(query_string: bytes) -> dict[str, str]:
             query_string.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS
         )
     except ValueError:
-        raise RequestError("The parameters of the URL are too many or not valid UTF-8.") from None
+        raise RequestError(f"A URL may have at most {MAX_PARAMETERS} parameters, all of them in UTF-8.") from None
     parameters = dict(pairs)
     if len(parameters) < len(pairs):
         raise RequestError("A parameter of the URL is given twice.")

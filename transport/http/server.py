@@ -39,6 +39,8 @@ BODY_TIMEOUT = 60.0
 MAX_HEAD_BYTES = 64 * 1024
 """Of the request line and headers together: as nginx and Node allow with room to spare, for queries in a URL."""
 
+TOO_LARGE = f"The request line and headers may be at most {MAX_HEAD_BYTES} bytes long."
+
 MAX_DISCARDED_BYTES = 64 * 1024 * 1024
 """Of a body after it was answered. Closing at once would reset the connection, and the answer with it."""
 
@@ -91,7 +93,7 @@ class HTTPProtocol(StreamingProtocol):
         if self._in_head and not self._refused:
             self._head_bytes = max(self._head_bytes, head_before + len(data))
             if self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse(431, "The headers are too large.")
+                self._refuse(431, TOO_LARGE)
         if self._in_head or self._in_body:
             self._watch()
 
@@ -146,7 +148,7 @@ class HTTPProtocol(StreamingProtocol):
     def _count_head(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > MAX_HEAD_BYTES and not self._refused:
-            self._refuse(431, "The headers are too large.")
+            self._refuse(431, TOO_LARGE)
 
     def _watch(self) -> None:
         if self._timer is None and self._deadline != NEVER:
@@ -161,7 +163,15 @@ class HTTPProtocol(StreamingProtocol):
         if self.loop.time() < self._deadline:
             self._watch()
         else:
-            self._refuse(408, "The request took too long to arrive.")
+            self._refuse(408, self._too_slow())
+
+    def _too_slow(self) -> str:
+        if self._in_body:
+            return (
+                f"A body must arrive within {self.body_timeout:g} seconds, "
+                f"and pause for no more than {self.stall_timeout:g}."
+            )
+        return f"The headers must arrive within {self.head_timeout:g} seconds."
 
     def _rest(self) -> None:
         self._deadline = NEVER
