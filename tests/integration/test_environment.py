@@ -1,4 +1,4 @@
-"""What the environment decides, on a gateway as a deployment starts it; ids of requests on every route, and for pages."""
+"""What the environment decides, on a gateway as a deployment starts it; and ids of requests on every route."""
 
 from __future__ import annotations
 
