@@ -29,7 +29,7 @@ class AuditEntry(Node):
             "deployment, system for what nobody asked for."
         )
     )
-    action: str = strawberry.field(description="object.past_tense_verb, e.g. workflow.saved.")
+    action: str = strawberry.field(description="object.past_tense_verb, e.g. workflow.updated.")
     subject: str = strawberry.field(description="What was changed: a node id, or user:<userId>.")
     before: JSON | None = strawberry.field(
         description=(

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from tests.peers.dns import DnsPeer, dns_peer
 SCHEMA = build_schema()._schema
 SECRET = "Hunter2-of-nobody-elses-business"
 ACCOUNT = "AC" + "0" * 32
+DOCUMENTATION = (Path(__file__).parents[2] / "docs" / "audit.md").read_text()
 HTTPS = "https://93.184.216.34/hook"
 """A public address, so that nobody asks a name server."""
 
@@ -68,6 +70,7 @@ class Log:
     noted: int = 0
     refused: int = 0
     secrets: set[str] = field(default_factory=lambda: {SECRET})
+    actions: set[str] = field(default_factory=set)
 
     async def run(self, mutation: str, selection: str = "", **arguments: Any) -> Any:
         """A mutation's payload."""
@@ -95,6 +98,7 @@ class Log:
         assert self.shop.viewer is not None
         assert {entry["actor"] for entry in made} <= {self.shop.viewer.actor}
         self.noted += len(made)
+        self.actions |= {entry["action"] for entry in made}
         return payload, [(entry["action"], entry["subject"], entry["before"], entry["after"]) for entry in made]
 
     async def one(self, mutation: str, selection: str = "", **arguments: Any) -> tuple[Any, Entry]:
@@ -689,6 +693,7 @@ async def test_a_change_is_noted_once_and_without_secrets(
 
     assert log.noted > 0
     assert log.refused > 0
+    assert all(f"`{action}`" in DOCUMENTATION for action in log.actions), log.actions
     async with gateway.services.database.connection() as connection:
         rows = await connection.fetchval("SELECT string_agg(a::text, E'\n') FROM audit_entries AS a")
     lines = "\n".join(f"{record.getMessage()} {record.__dict__}" for record in caplog.records)
@@ -747,3 +752,28 @@ async def test_of_many_who_delete_it_one_is_noted(gateway: Gateway) -> None:
     board = made["saveBoard"]["board"]["id"]
     await asyncio.gather(*(shop.data(document, id=board) for _ in range(4)))
     assert [action for _, action, _, _ in await _noted(shop)].count("board.deleted") == 1
+
+
+SIGN_UP = """mutation ($email: String!, $password: String!) {
+  signUp(input: {email: $email, password: $password}) { session { accessToken refreshToken } userErrors { code } }
+}"""
+
+
+async def test_what_signs_people_in_is_in_no_line_and_in_no_entry(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    shop = await gateway.tenant()
+    made = (await shop.data(SIGN_UP, email="ada@shop.example", password=SECRET))["signUp"]
+    again = (await shop.data(SIGN_UP.replace("signUp", "signIn"), email="ada@shop.example", password=SECRET))["signIn"]
+    await shop.data(SIGN_UP.replace("signUp", "signIn"), email="ada@shop.example", password=f"{SECRET}-2")
+    document = "mutation ($t: String!) { refreshSession(refreshToken: $t) { session { refreshToken } } }"
+    await shop.data(document, t=again["session"]["refreshToken"])
+    await shop.data(document.replace("refreshSession", "signOut"), t=made["session"]["refreshToken"])
+
+    lines = "\n".join(f"{record.getMessage()} {record.__dict__}" for record in caplog.records)
+    noted = repr(await _noted(shop))
+    for secret in (SECRET, *made["session"].values(), *again["session"].values()):
+        assert secret not in lines
+        assert secret not in noted
+    assert "ada@shop.example" not in lines
