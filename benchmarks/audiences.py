@@ -1,17 +1,19 @@
 """How long from an event that moves somebody to audienceChanges, at a steady rate with a hundred audiences?
 
-Data: `--audiences` (default 100) audiences of one project, of five kinds in turn: at least n orders over an amount
-within some days, a sum of amounts within some days, a trait, a count of another event, and people who never did
-something; and one more that is followed: whoever reached a level within 30 days. `--rate` (default 500) single events
-a second from `--callers` (default 64) keep-alive connections for `--seconds` (default 20): of 25 events one is another
-person reaching that level, one merges a trait, the rest are orders and views of `--people` (default 5,000) people. All
-of them have been seen before.
+Data: `--audiences` (default 100) audiences of one project, of ten kinds in turn: counts with and without windows and
+`where`, sums with and without windows, traits, consent, any, not, and both nested; two of a hundred hold for whoever is
+new. And one more that is followed: whoever reached a level within 30 days. `--people` (default 50,000) people are known
+before. `--rate` (default 500) single events a second from `--callers` (default 64) keep-alive connections for
+`--seconds` (default 30): of 25 events one is another known person reaching that level, one merges a trait, the rest are
+orders and views, of which `--new` of a hundred (default 5) are of people of whom nothing was heard before.
 
 Shows: p50, p90, p99 and worst in ms from writing the request to reading the frame (goal: p99 under 1,000), the rate
-that was really reached, and what an event costs the worker and PostgreSQL in µs of CPU. Counts only when everybody who
-reached the level arrived exactly once.
+that was really reached, how many moved in all, and what an event costs the worker and PostgreSQL in µs of CPU: with no
+audience (the log, and its other followers), and with all of them. Counts only when everybody who reached the level
+arrived exactly once.
 
-Command: `python -m benchmarks.audiences [--rate 500] [--callers 64] [--seconds 20] [--audiences 100] [--people 5000]`
+Command: `python -m benchmarks.audiences [--rate 500] [--callers 64] [--seconds 30] [--audiences 100] [--people 50000]
+[--new 5]`; `--new 90` is the case in which nearly everybody is new
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -30,7 +33,7 @@ from benchmarks.latency import Schedule
 from benchmarks.webhooks import cpu_seconds
 
 WARM_UP_SECONDS = 3
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 120
 BATCH = 1_000
 TRACK_BATCH = "mutation ($input: TrackBatchInput!) { trackBatch(input: $input) { accepted userErrors { message } } }"
 TRACK = "mutation ($input: TrackInput!) { track(input: $input) { event { seq } userErrors { message } } }"
@@ -39,41 +42,64 @@ SAVE = (
 )
 CHANGES = "subscription ($id: ID!) { audienceChanges(audienceId: $id) { node { userId entered } } }"
 DAY = 86_400
+FOR_NEWCOMERS = 9
+"""Of fifty audiences, the one to which everybody belongs until they do something."""
+BARE_SECONDS = 8
+"""For which the same is sent while there is no audience."""
 
 
 def conditions(number: int) -> list[dict[str, Any]]:
     """What audience `number` asks for."""
-    within = (1 + number % 30) * DAY
-    match number % 5:
+    within = {"withinSeconds": (1 + number % 30) * DAY}
+    ordered = happened("order.placed", 2 + number % 5, **within)
+    match number % 10:
         case 0:
             over = [{"path": "event.properties.amount", "op": "GT", "value": number}]
-            counted = {"eventType": "order.placed", "where": over, "withinSeconds": within}
-            return [{"events": counted, "op": "GTE", "value": 1 + number % 4}]
+            return [happened("order.placed", 1 + number % 4, where=over, **within)]
         case 1:
-            summed = {"eventType": "order.*", "sum": "event.properties.amount", "withinSeconds": within}
-            return [{"events": summed, "op": "GT", "value": 50 * number}]
+            return [happened("order.*", 50 * number, sum="event.properties.amount", **within)]
         case 2:
-            return [{"path": f"profile.traits.trait{number % 10}", "op": "EQ", "value": number}]
+            return [trait(number)]
         case 3:
-            return [{"events": {"eventType": f"other.{number}"}, "op": "GTE", "value": 1}]
-    return [{"not": {"events": {"eventType": "app.uninstalled"}, "op": "GTE", "value": 1}}]
+            return [happened(f"other.{number}", 1)]
+        case 4:
+            return [ordered, {"not": happened("app.uninstalled", 1, withinSeconds=30 * DAY)}]
+        case 5:
+            agreed = {"path": "profile.consent.push", "op": "NE", "value": "REVOKED"}
+            return [agreed, happened("page.viewed", 2 + number % 5, **within)]
+        case 6:
+            return [happened("order.placed", 50 * number, sum="event.properties.amount")]
+        case 7:
+            return [{"any": [trait(number), happened("order.placed", 3 + number % 4)]}]
+        case 8:
+            return [happened("page.viewed", 2 + number // 10), {"not": {"any": [ordered, trait(number)]}}]
+    never = {"not": happened("app.uninstalled", 1)}
+    return [never] if number % 50 == FOR_NEWCOMERS else [never, ordered]
 
 
-def event(number: int, people: int) -> dict[str, Any]:
+def happened(event_type: str, at_least: int, **count: Any) -> dict[str, Any]:
+    """A count, or a sum."""
+    return {"events": {"eventType": event_type, **count}, "op": "GTE", "value": at_least}
+
+
+def trait(number: int) -> dict[str, Any]:
+    """A trait that one of so many has."""
+    return {"path": f"profile.traits.trait{number % 10}", "op": "EQ", "value": number}
+
+
+def event(number: int, people: int, new: int) -> dict[str, Any]:
     """Event `number` of the stream."""
     match number % 25:
         case 0:
-            return {"eventType": "level.reached", "userId": f"mover-{number}"}
+            return {"eventType": "level.reached", "userId": f"user-{number // 25}"}
         case 1:
             traits = {f"trait{number % 10}": number % 100}
             return {"eventType": "profile.changed", "userId": f"user-{number % people}", "traits": traits}
         case kind:
+            who = f"new-{number}" if number * 37 % 100 < new else f"user-{number * 7919 % people}"
+            properties = {"amount": number % 120, "currency": "EUR"}
             name = "order.placed" if kind % 2 else "page.viewed"
-            return {
-                "eventType": name,
-                "userId": f"user-{number * 7919 % people}",
-                "properties": {"amount": number % 120, "currency": "EUR"},
-            }
+            return {"eventType": name, "userId": who, "properties": properties}
 
 
 class Arrivals:
@@ -96,47 +122,107 @@ class Arrivals:
             self.at[node["userId"]] = time.perf_counter()
 
 
-async def run(server: Gateway, *, rate: int, callers: int, seconds: int, audiences: int, people: int) -> None:
-    """Save the audiences, follow one, track at the given rate, report."""
+async def run(server: Gateway, *, rate: int, callers: int, seconds: int, audiences: int, people: int, new: int) -> None:
+    """Introduce people, save the audiences, follow one, track at the given rate, report."""
     connector = aiohttp.TCPConnector(limit=callers + 2)
     async with aiohttp.ClientSession(connector=connector, headers=server.headers) as session:
-        await introduce(server, session, people, last=rate * (WARM_UP_SECONDS + seconds))
-        for number in range(audiences):
+        stream = Stream(server, session, rate, callers, people, new)
+        bare = await stream.cost(BARE_SECONDS)
+        # Those that ask for something done have nobody to look at yet: building all of them would take minutes.
+        kinds = sorted(range(audiences), key=lambda number: number % 50 == FOR_NEWCOMERS)
+        early = [number for number in kinds if number % 50 != FOR_NEWCOMERS]
+        for number in early:
             await save(server, session, f"Audience {number}", conditions(number))
-        reached = {"eventType": "level.reached", "withinSeconds": 30 * DAY}
-        node_id = await save(server, session, "Level", [{"events": reached, "op": "GTE", "value": 1}])
+        node_id = await save(server, session, "Level", [happened("level.reached", 1, withinSeconds=30 * DAY)])
         await built(server)
-        arrivals, sent = Arrivals(), {}
+        await introduce(server, session, people)
+        for number in kinds[len(early) :]:
+            await save(server, session, f"Audience {number}", conditions(number))
+        await built(server)
+        before = await moves(server)
+        arrivals = Arrivals()
         url = f"ws://127.0.0.1:{server.port}/graphql"
         async with session.ws_connect(url, protocols=["graphql-transport-ws"], headers=server.headers) as socket:
             await subscribe(socket, node_id)
             reading = asyncio.create_task(arrivals.read(socket))
-            first = 0
-            for duration in (WARM_UP_SECONDS, seconds):
-                sent.clear()
-                before = cpu_seconds(server)
-                schedule = Schedule(time.perf_counter(), rate, rate * duration)
-                started = time.perf_counter()
-                await asyncio.gather(*(call(server, session, schedule, first, people, sent) for _ in range(callers)))
-                took = time.perf_counter() - started
-                await arrived(arrivals, sent, reading)
-                first += rate * duration
-            costs = [(b - a) / (rate * seconds) * 1e6 for a, b in zip(before, cpu_seconds(server), strict=True)]
+            await stream.send(WARM_UP_SECONDS)
+            await arrived(arrivals, stream.sent, reading)
+            costs = await stream.cost(seconds, lambda: arrived(arrivals, stream.sent, reading))
             reading.cancel()
-    delays = sorted((arrivals.at[user_id] - at) * 1000 for user_id, at in sent.items())
+        moved = await moves(server) - before
+    delays = sorted((arrivals.at[user_id] - at) * 1000 for user_id, at in stream.sent.items())
     p50, p90, p99 = (delays[int(len(delays) * part)] for part in (0.5, 0.9, 0.99))
     print(
-        f"event to audienceChanges at {rate * seconds / took:.0f} events/s with {audiences + 1} audiences: "
-        f"p50 {p50:.0f} ms, p90 {p90:.0f} ms, p99 {p99:.0f} ms, worst {delays[-1]:.0f} ms of {len(delays)} changes"
+        f"event to audienceChanges at {stream.reached:.0f} events/s with {audiences + 1} audiences, {people} people "
+        f"and {new} % new: p50 {p50:.0f} ms, p90 {p90:.0f} ms, p99 {p99:.0f} ms, worst {delays[-1]:.0f} ms of "
+        f"{len(delays)} changes ({moved} in all)"
     )
-    print(f"CPU for each event: worker {costs[0]:.0f} µs, PostgreSQL {costs[1]:.0f} µs")
+    for what, (worker, postgres) in (("no audience", bare), ("all of them", costs)):
+        print(f"CPU for each event with {what}: worker {worker:.0f} µs, PostgreSQL {postgres:.0f} µs")
 
 
-async def introduce(server: Gateway, session: aiohttp.ClientSession, people: int, *, last: int) -> None:
-    """Let everybody be seen who will do something."""
-    names = [f"user-{number}" for number in range(people)] + [f"mover-{number}" for number in range(0, last + 25, 25)]
-    for start in range(0, len(names), BATCH):
-        events = [{"eventType": "page.viewed", "userId": name} for name in names[start : start + BATCH]]
+class Stream:
+    """The events, going on where they were; `sent` holds who is to arrive of those that were sent last."""
+
+    def __init__(
+        self, server: Gateway, session: aiohttp.ClientSession, rate: int, callers: int, people: int, new: int
+    ) -> None:
+        self._server = server
+        self._session = session
+        self._rate = rate
+        self._callers = callers
+        self._people = people
+        self._new = new
+        self._first = 0
+        self.sent: dict[str, float] = {}
+        self.reached = 0.0
+
+    async def cost(
+        self, seconds: int, settled: Callable[[], Awaitable[None]] = lambda: asyncio.sleep(1)
+    ) -> tuple[float, float]:
+        """Send for so long; µs of CPU for each event, of the worker and of PostgreSQL, until all is settled."""
+        before = cpu_seconds(self._server)
+        await self.send(seconds)
+        await settled()
+        worker, postgres = (b - a for a, b in zip(before, cpu_seconds(self._server), strict=True))
+        return worker / (self._rate * seconds) * 1e6, postgres / (self._rate * seconds) * 1e6
+
+    async def send(self, seconds: int) -> None:
+        """At the given rate."""
+        self.sent.clear()
+        schedule = Schedule(time.perf_counter(), self._rate, self._rate * seconds)
+        started = time.perf_counter()
+        await asyncio.gather(*(self._call(schedule) for _ in range(self._callers)))
+        self.reached = self._rate * seconds / (time.perf_counter() - started)
+        self._first += self._rate * seconds
+
+    async def _call(self, schedule: Schedule) -> None:
+        """One caller: waits for its turn, tracks, and notes who is to arrive."""
+        while (due := schedule.take()) is not None:
+            number = self._first + schedule.taken
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            given = event(number, self._people, self._new)
+            at = time.perf_counter()
+            if given["eventType"] == "level.reached":
+                self.sent[given["userId"]] = at
+            await post(self._server, self._session, TRACK, {"event": given})
+
+
+async def moves(server: Gateway) -> int:
+    """How many changes there were."""
+    connection = await asyncpg.connect(server.database_url)
+    try:
+        count: int = await connection.fetchval("SELECT count(*) FROM audience_changes")
+        return count
+    finally:
+        await connection.close()
+
+
+async def introduce(server: Gateway, session: aiohttp.ClientSession, people: int) -> None:
+    """Let everybody be seen."""
+    for start in range(0, people, BATCH):
+        names = [f"user-{number}" for number in range(start, min(start + BATCH, people))]
+        events = [{"eventType": "app.opened", "userId": name} for name in names]
         await post(server, session, TRACK_BATCH, {"events": events})
 
 
@@ -161,6 +247,8 @@ async def built(server: Gateway) -> None:
     """Wait until everybody was looked at for every audience."""
     connection = await asyncpg.connect(server.database_url)
     deadline = time.monotonic() + PATIENCE_SECONDS
+    # As autovacuum does once a minute: what follows is planned for what there is.
+    await connection.execute("ANALYZE")
     while await connection.fetchval("SELECT count(*) FROM audiences WHERE is_building"):
         if time.monotonic() > deadline:
             raise BenchmarkError("the audiences were not built")
@@ -176,25 +264,6 @@ async def subscribe(socket: aiohttp.ClientWebSocketResponse, node_id: str) -> No
     payload = {"query": CHANGES, "variables": {"id": node_id}}
     await socket.send_json({"type": "subscribe", "id": "1", "payload": payload})
     await asyncio.sleep(1)
-
-
-async def call(
-    server: Gateway,
-    session: aiohttp.ClientSession,
-    schedule: Schedule,
-    first: int,
-    people: int,
-    sent: dict[str, float],
-) -> None:
-    """One caller: waits for its turn, tracks, and notes who is to arrive."""
-    while (due := schedule.take()) is not None:
-        number = first + schedule.taken
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        given = event(number, people)
-        at = time.perf_counter()
-        if given["eventType"] == "level.reached":
-            sent[given["userId"]] = at
-        await post(server, session, TRACK, {"event": given})
 
 
 async def arrived(arrivals: Arrivals, sent: dict[str, float], reading: asyncio.Task[None]) -> None:
@@ -213,9 +282,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rate", type=int, default=500)
     parser.add_argument("--callers", type=int, default=64)
-    parser.add_argument("--seconds", type=int, default=20)
+    parser.add_argument("--seconds", type=int, default=30)
     parser.add_argument("--audiences", type=int, default=100)
-    parser.add_argument("--people", type=int, default=5_000)
+    parser.add_argument("--people", type=int, default=50_000)
+    parser.add_argument("--new", type=int, default=5)
     arguments = parser.parse_args()
     with gateway() as server:
         asyncio.run(run(server, **vars(arguments)))
