@@ -169,6 +169,14 @@ async def share_token_of_device(
     return _optional(await connection.fetchrow(_SQL["share_token_of_device"], project_id, token))
 
 
+async def is_token_of_owner(
+    connection: asyncpg.Connection, *, project_id: UUID, push_token_id: UUID, owner_generation: int
+) -> bool:
+    """Whether a device is active and still belongs to whom it belonged to when this was its `owner_generation`."""
+    is_owners: bool = await connection.fetchval(_SQL["is_token_of_owner"], project_id, push_token_id, owner_generation)
+    return is_owners
+
+
 async def read_tokens_by_user(
     connection: asyncpg.Connection, *, project_id: UUID, user_ids: Sequence[str]
 ) -> list[PushTokenRecord]:

@@ -201,13 +201,18 @@ DECLARE
 BEGIN
     SELECT h.head INTO v_seen_head FROM heads AS h WHERE h.project_id = p_project_id AND h.lane = c_events_lane;
 
-    -- 1. Profiles that are missing, except those named only by events that are stored already.
+    -- 1. Profiles that are missing, except those named only by events that are stored already, and those of users who
+    --    are somebody else by now: theirs was deleted, and does not come back with a late event.
     SELECT array_agg(candidate.user_id), array_agg(candidate.profile_id)
     INTO v_new_user_ids, v_new_profile_ids
     FROM unnest(p_profile_user_ids, p_profile_ids) AS candidate (user_id, profile_id)
     WHERE (
         SELECT true FROM profiles AS p
         WHERE p.project_id = p_project_id AND p.user_id = candidate.user_id
+        LIMIT 1
+    ) IS NULL AND (
+        SELECT true FROM identity_links AS l
+        WHERE l.project_id = p_project_id AND l.kind = 'USER_ID' AND l.alias = candidate.user_id
         LIMIT 1
     ) IS NULL;
     SELECT array_agg(DISTINCT input.user_id COLLATE "C") INTO v_trait_user_ids
@@ -324,6 +329,11 @@ BEGIN
         WHERE named.user_id <> ALL (coalesce(v_new_user_ids, '{}'))
             AND (
                 SELECT true FROM profiles AS p WHERE p.project_id = p_project_id AND p.user_id = named.user_id LIMIT 1
+            ) IS NULL
+            AND (
+                SELECT true FROM identity_links AS l
+                WHERE l.project_id = p_project_id AND l.kind = 'USER_ID' AND l.alias = named.user_id
+                LIMIT 1
             ) IS NULL
         LIMIT 1
     ) THEN

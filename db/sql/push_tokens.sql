@@ -81,6 +81,13 @@ FROM push_tokens
 WHERE project_id = $1 AND token = $2
 FOR SHARE;
 
+-- name: is_token_of_owner
+-- Whether a push token is active, and its owner's who has this number.
+SELECT EXISTS (
+    SELECT FROM push_tokens
+    WHERE project_id = $1 AND push_token_id = $2 AND owner_generation = $3 AND active
+) AS is_token_of_owner;
+
 -- name: read_tokens_by_user
 -- The newest push tokens of some users, at most a number of each.
 SELECT

@@ -12,8 +12,8 @@ that are over and events stay as history, under the user id they happened to.
 A push that a worker is sending to the device at that very moment is waited for, up to `PATIENCE`: then it counts as
 sent before. One that was only lined up is looked at again before it goes out (`engine.dispatch.dispatcher`).
 
-Locks: the follower `audiences`, profiles, users, sessions, consents, push tokens, runs. Leaves to others: the heads
-(`engine.accounts.sign_in`), and linking the history, for which the number of the event is needed.
+Locks: the follower `audiences`, profiles, users, sessions, push tokens, runs, consents with their chain. Leaves to
+others: the heads (`engine.accounts.sign_in`), and linking the history, for which the number of the event is needed.
 """
 
 from __future__ import annotations
@@ -140,16 +140,17 @@ async def take_over(
     """
     retired = found.user_id
     session_ids = await lock_sessions(connection, project_id=project_id, user_id=retired)
-    events = await _take_consents(connection, project_id, retired, heir, now)
     moved = await move_push_tokens(connection, project_id=project_id, retired=retired, heir=heir)
     if not is_last_try and await is_push_in_flight(
         connection, project_id=project_id, user_id=retired, push_token_ids=moved
     ):
         raise PushInFlight
+    events = []
     if moved:
         events += await give_up_excess_devices(connection, project_id=project_id, user_id=heir, now=now)
     await move_runs(connection, project_id=project_id, retired=retired, heir=heir)
     changes = await _leave_audiences(connection, project_id, retired)
+    events += await _take_consents(connection, project_id, retired, heir, now)
     await fill_in_traits(connection, project_id=project_id, retired=retired, heir=heir)
     await delete_user(connection, project_id=project_id, user_id=retired)
     profile_id = await delete_profile(connection, project_id=project_id, user_id=retired)
@@ -175,16 +176,17 @@ async def _take_consents(
     silent = taken.keys() - {each.purpose for each in said}
     events = []
     for purpose in sorted(silent):
-        event = await set_consent(
+        changed = await set_consent(
             connection,
             project_id=project_id,
             user_id=heir,
             purpose=ConsentPurpose(purpose),
             state=ConsentState(taken[purpose]),
             source=SOURCE,
+            actor=f"user:{heir}",
             now=now,
         )
-        events += [] if event is None else [event]
+        events += [] if changed is None else [changed.event]
     return events
 
 

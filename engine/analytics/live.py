@@ -42,6 +42,8 @@ MAX_FUNNELS = 50
 RECHECK = timedelta(seconds=60)
 """A period that ends now moves on, and with it who is in it: a day's worth of events leaves in 1,440 steps."""
 START_TIMEOUT_SECONDS = 10.0
+DEVICE_TAKEOVER = "auth.device_takeover"
+"""Whatever another user did is somebody's from then on."""
 ERASURE_COMPLETED = "consent.erasure_completed"
 """Whatever that person did counts no more."""
 MAX_KNOWN_IDS = 50_000
@@ -247,6 +249,8 @@ class _FollowedLane:
             self._match(record)
             if record.user_id is not None and record.anonymous_id is not None:
                 self._learn(record.anonymous_id)
+            if record.event_type == DEVICE_TAKEOVER:
+                self._all_may_differ()
 
     def _match(self, record: EventRecord) -> None:
         try:

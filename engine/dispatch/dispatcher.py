@@ -26,6 +26,7 @@ import msgspec
 
 from db.database import Database
 from db.failures import is_passing
+from db.push_tokens import is_token_of_owner
 from engine.announcements import Announcement
 from engine.channels.base import (
     SEND_TIMEOUT,
@@ -63,6 +64,8 @@ STOP_RESERVE = timedelta(seconds=3)
 
 ATTEMPT_SECONDS = (SEND_TIMEOUT + timedelta(seconds=1)).total_seconds()
 """A channel keeps `SEND_TIMEOUT` by itself; one that does not is cut off."""
+OWNER_SURE_SECONDS = 0.5
+"""How long after a claim nobody asks again whose the device is: half of what a device takeover waits for sends."""
 NEEDED_SECONDS = ATTEMPT_SECONDS + LEASE_MARGIN.total_seconds()
 """An attempt with less of its lease left is not begun."""
 
@@ -111,6 +114,7 @@ class Dispatcher:
         self._monotonic = monotonic
         self._lanes = Lanes(lane_limit=lane_limit, process_limit=process_limit, monotonic=monotonic)
         self._neighbours = Neighbours(monotonic)
+        self._lease_seconds = lease.total_seconds()
         self._claims = Claims(works=works, lanes=self._lanes, lease=lease, monotonic=monotonic)
         # Half of the connections each at most, so that neither can starve the other.
         share = max(1, database.max_size // 2)
@@ -393,11 +397,33 @@ class Dispatcher:
             not self._stopping
             and claimed.lease.ends_at - began >= NEEDED_SECONDS
             and self._lanes.may_send(claimed.slot)
+            and await self._is_still_owned(claimed, began)
         ):
             outcome = await self._attempt(claimed)
         duration_ms = round((self._monotonic() - began) * 1000)
         self._leave_lane(claimed.slot, _answer(outcome))
         self._settlement.add(Ended(claimed, outcome, at, duration_ms))
+
+    async def _is_still_owned(self, claimed: Claimed, now: float) -> bool:
+        """Whether a device that was claimed some time ago still belongs to whom the message is for.
+
+        Only a round of claims decides; what is doubtful is given back to one. Younger claims are waited for by whoever
+        moves a device to somebody else (`engine.accounts.takeover`).
+        """
+        delivery, age = claimed.delivery, self._lease_seconds - (claimed.lease.ends_at - now)
+        if delivery.push_token_id is None or delivery.owner_generation is None or age < OWNER_SURE_SECONDS:
+            return True
+        try:
+            async with self._database.connection() as connection:
+                return await is_token_of_owner(
+                    connection,
+                    project_id=delivery.project_id,
+                    push_token_id=delivery.push_token_id,
+                    owner_generation=delivery.owner_generation,
+                )
+        except Exception as error:
+            _logger.warning("send.owner_unknown", extra={"reason": type(error).__name__})
+            return False
 
     async def _attempt(self, claimed: Claimed) -> Outcome:
         """What a channel answers. Whatever goes wrong in it, the request may have gone out."""

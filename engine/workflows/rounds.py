@@ -117,7 +117,11 @@ class Round:
         # An answer is not given up because somebody is about to find out that the run is not theirs.
         lock = try_lock_runs if answered is None else lock_runs
         locked = await lock(connection, project_id=project_id, run_ids=[each.run_id for each in due])
-        mine = [each for each in locked if self._is_mine(each, answered)]
+        found = {each.run_id: each.user_id for each in due}
+        # One that a device takeover gave to somebody else meanwhile is left to a round that holds them.
+        mine = [
+            each for each in locked if self._is_mine(each, answered) and each.run.user_id == found[each.run.run_id]
+        ]
         if project is None or not mine:
             return None
         reading = Reading(self._tools.vault, project, self._tools.refuse_url, now=self._now)
