@@ -1,7 +1,7 @@
 """What the fuzz of the served schema is made of: a gateway with data in it, documents for every root field, a judge.
 
-Documents come from the schema alone (schemathesis, hypothesis-graphql). What those would never guess is put in: ids,
-cursors, names and texts that this gateway knows, as literals or as variables.
+Documents come from the schema alone (schemathesis, hypothesis-graphql). What those would never guess is put in, into
+most arguments: ids, cursors, paths, page sizes and texts that lead somewhere, as literals or as variables.
 """
 
 from __future__ import annotations
@@ -11,26 +11,35 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from random import Random
 from typing import Any
 
 import hypothesis_graphql
 import requests
 from graphql import (
+    REMOVE,
     ArgumentNode,
+    DocumentNode,
     FieldNode,
     GraphQLNonNull,
     GraphQLSchema,
+    IntValueNode,
+    ListValueNode,
     NameNode,
     ObjectFieldNode,
+    ObjectValueNode,
     OperationDefinitionNode,
     OperationType,
     SelectionNode,
+    StringValueNode,
     ValueNode,
     VariableNode,
+    Visitor,
     get_named_type,
     parse,
     print_ast,
     value_from_ast_untyped,
+    visit,
 )
 from hypothesis import strategies as st
 from hypothesis_graphql import nodes
@@ -52,6 +61,48 @@ TEXTS = (
     *("https://example.com/hook", "http://127.0.0.1/", "{{ user.id }}", "{% for x in (1..9) %}x{% endfor %}", "{{"),
     *("0 9 * * *", "%", "_", "\\", "'", '"', "é", "😀", "\u202e", "\n", "null", "NaN", "1e400", "-0", "{}", "[]"),
 )
+PATHS = (
+    *("profile.traits.plan", "profile.traits.email", "profile.userId", "event.properties.amount", "event.eventType"),
+    *("event.context.country", "events.count", "consent.EMAIL", "audience.x", "trigger.properties.a", "x", ""),
+)
+USERS = ("ada", "user_001", "user_002", "nobody", "x" * 256)
+TYPES = ("order.placed", "auth.signed_up", "email.*", "*.failed", "*", "push.sent", "made.up")
+PLAUSIBLE: Mapping[str, Sequence[Any]] = {
+    "path": PATHS,
+    "groupBy": PATHS,
+    "breakdown": PATHS,
+    "userId": USERS,
+    "userIds": USERS,
+    "anonymousId": ("device_1", *USERS),
+    "eventType": TYPES,
+    "eventTypes": TYPES,
+    "events": TYPES,
+    "first": (1, 2, 20, 100),
+    "last": (1, 2, 20, 100),
+    "since": ("2026-01-01T00:00:00Z", "2026-11-01T00:00:00+01:00"),
+    "until": ("2026-12-01T00:00:00Z", "2027-01-01T00:00:00Z"),
+    "timezone": ("UTC", "Europe/Berlin", "America/Los_Angeles", "Pacific/Kiritimati"),
+    "email": ("ada@example.com", "ADA@EXAMPLE.COM", "x@y"),
+    "to": ("ada@example.com", "+14155550132"),
+    "url": ("https://example.com/hook", "https://192.0.2.1/", "http://localhost/"),
+    "name": ("a", "t", "f", "birthday", "New", "x" * 100),
+    "password": ("correct horse battery staple", "short"),
+    "document": ("{ viewer { role } }", "query A { viewer { role } } query B { events { totalCount } }", "{"),
+    "windowSeconds": (1, 60, 86_400, 2_592_000),
+    "windowDays": (1, 7, 30),
+    "key": ("birthday", "k1"),
+    "period": ("P30D", "P1D", "PT12H"),
+    "intervalMs": (250, 1_000),
+    "groupLimit": (1, 10),
+    "retrySchedule": (1, 5, 3_600),
+}
+"""What an argument or a member of an input of this name is usually given."""
+PREFIXES = {"audienceId": "aud_", "workflowId": "wfl_", "batchId": "bat_", "templateId": "tpl_", "deliveryId": "dlv_"}
+"""Of ids that arguments of these names take."""
+CONDITIONS = ("path", "events", "any", "all", "not")
+"""Of which a condition has one."""
+USUAL = 0.85
+"""Of them that are."""
 NUMBERS = (0, 1, -1, 20, 100, 101, 2**31 - 1, -(2**31))
 
 
@@ -90,7 +141,8 @@ class Target:
     keys: Mapping[str, str | None]
     session: requests.Session = field(default_factory=requests.Session)
     ids: Sequence[str] = ()
-    cursors: Sequence[str] = ()
+    cursors: dict[str, list[str]] = field(default_factory=dict)
+    """By the root field whose they are."""
 
     def headers(self, caller: str) -> dict[str, str]:
         key = self.keys[caller]
@@ -115,7 +167,8 @@ class Target:
 
     def learn(self) -> None:
         """Ask for ids and cursors of everything that lists have to show."""
-        ids, cursors = set(self.ids), set(self.cursors)
+        ids = set(self.ids)
+        head = self.data("{ viewer { project { head } } }")["viewer"]["project"]["head"]
         for name, root in (SCHEMA.query_type.fields if SCHEMA.query_type else {}).items():
             named = get_named_type(root.type)
             if not getattr(named, "name", "").endswith("Connection"):
@@ -126,10 +179,12 @@ class Target:
                 continue
             answer = self.data(f"{{ {name} {{ edges {{ cursor {'node { id }' if has_id else ''} }} }} }}")[name]
             for edge in (answer["edges"] if answer else ())[:LONGEST_POOL]:
-                cursors.add(edge["cursor"])
+                self.cursors.setdefault(name, [head]).append(edge["cursor"])
                 ids |= {edge["node"]["id"]} if has_id else set()
-        cursors.add(self.data("{ viewer { project { head } } }")["viewer"]["project"]["head"])
-        self.ids, self.cursors = sorted(ids), sorted(cursors)
+        for stream in ("deliveryUpdates", "workflowRunUpdates", "audienceChanges"):
+            self.cursors[stream] = [head]
+        self.cursors["eventStream"] = self.cursors["events"]
+        self.ids = sorted(ids)
 
     def _beginning(self, caller: str, body: Mapping[str, Any]) -> tuple[int, bytes]:
         headers = {**self.headers(caller), "accept": "text/event-stream"}
@@ -145,7 +200,7 @@ class Target:
 def scalars(target: Target) -> dict[str, st.SearchStrategy[ValueNode]]:
     """Values of scalars, most of which lead somewhere."""
     known = st.sampled_from([*target.ids, "prj_x", "sha256:" + "0" * 64])
-    cursors = st.sampled_from([*target.cursors, "", "A" * 40])
+    cursors = st.sampled_from([*(each[-1] for each in target.cursors.values()), "", "A" * 40])
     texts = st.one_of(st.sampled_from(TEXTS), st.sampled_from(TEXTS), known, st.text(max_size=20))
     json_values = st.recursive(
         st.none()
@@ -177,8 +232,14 @@ def documents(target: Target, root_field: str) -> st.SearchStrategy[tuple[str, d
         print_ast=lambda node: print_ast(node),
         allow_x00=False,
     )
-    kind = root.lower()
-    return st.tuples(strategy, st.booleans()).map(lambda drawn: _operation(kind, str(drawn[0]), as_variables=drawn[1]))
+    ids = {each: [known for known in target.ids if known.startswith(prefix)] for each, prefix in PREFIXES.items()}
+    usual = {**PLAUSIBLE, **ids, **dict.fromkeys(("after", "before"), target.cursors.get(name, ("",)))}
+
+    def written(drawn: tuple[Any, Random, bool]) -> tuple[str, dict[str, Any]]:
+        text, random, as_variables = drawn
+        return _operation(root.lower(), visit(parse(str(text)), _Usual(usual, random)), as_variables=as_variables)
+
+    return st.tuples(strategy, st.randoms(use_true_random=False), st.booleans()).map(written)
 
 
 def root_fields() -> list[str]:
@@ -196,9 +257,46 @@ def _schema_of(root: str) -> GraphQLSchema:
     )
 
 
-def _operation(kind: str, text: str, *, as_variables: bool) -> tuple[str, dict[str, Any]]:
+class _Usual(Visitor):
+    """Replaces most values by what is usually given under their names."""
+
+    def __init__(self, usual: Mapping[str, Sequence[Any]], random: Random) -> None:
+        super().__init__()
+        self._usual = usual
+        self._random = random
+
+    def leave_argument(self, node: ArgumentNode, *_: Any) -> Any:
+        if node.name.value in ("last", "before") and self._random.random() < USUAL:
+            return REMOVE  # nobody pages both ways at once
+        return replace(node, value=self._value(node.name.value, node.value))
+
+    def leave_object_field(self, node: ObjectFieldNode, *_: Any) -> ObjectFieldNode:
+        return replace(node, value=self._value(node.name.value, node.value))
+
+    def leave_object_value(self, node: ObjectValueNode, *_: Any) -> ObjectValueNode:
+        kinds = [each.name.value for each in node.fields if each.name.value in CONDITIONS]
+        if len(kinds) < 2 or self._random.random() > USUAL:
+            return node
+        left_out = {*CONDITIONS} - {self._random.choice(kinds)}
+        if "path" in left_out:
+            left_out |= {"op", "value", "values"}
+        return replace(node, fields=tuple(each for each in node.fields if each.name.value not in left_out))
+
+    def _value(self, name: str, value: ValueNode) -> ValueNode:
+        if isinstance(value, ListValueNode):
+            values = tuple(self._value(name, each) for each in value.values)
+            return replace(value, values=values * 2 if name == "steps" and len(values) == 1 else values)
+        choices = self._usual.get(name)
+        if not choices or self._random.random() > USUAL:
+            return value
+        wanted = int if isinstance(value, IntValueNode) else str if isinstance(value, StringValueNode) else None
+        fitting = [each for each in choices if type(each) is wanted]
+        return _json_node(self._random.choice(fitting)) if fitting else value
+
+
+def _operation(kind: str, document: DocumentNode, *, as_variables: bool) -> tuple[str, dict[str, Any]]:
     """The same as an operation of its root, the arguments of its root fields in variables if asked for."""
-    [operation] = parse(text).definitions
+    [operation] = document.definitions
     assert isinstance(operation, OperationDefinitionNode)
     variables: dict[str, Any] = {}
     types: list[str] = []
