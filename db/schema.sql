@@ -1705,7 +1705,7 @@ CREATE TABLE audit_entries (
     project_id uuid NOT NULL REFERENCES projects,
     audit_entry_id uuid NOT NULL,
     at timestamptz NOT NULL,
-    -- api_key:<prefix>, member:<email>, user:<user_id>, system.
+    -- api_key:<prefix>, member:<email>, user:<user_id>, operator, system.
     actor text COLLATE "C" NOT NULL,
     -- object.past_tense_verb, e.g. workflow.saved.
     action text COLLATE "C" NOT NULL,

@@ -28,6 +28,8 @@ _RULES = frozenset({"max", "min", "has", "is", "require", "requires"})
 _HEADERS = "headers"
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 
+_PART = r"[\w.-]{0,64}"
+"""Of the name of a parameter. Bounded, like everything here that could be gone through again and again."""
 _LOOKS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL), MASKED),
     # What of a key may be shown ends before its sixteenth random character.
@@ -35,9 +37,9 @@ _LOOKS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\bwhsec_[A-Za-z0-9+/=_-]{16,}"), MASKED),
     (re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+"), MASKED),
     (re.compile(r"\b(bearer|basic)\s+[A-Za-z0-9+/._~=-]{16,}", re.IGNORECASE), rf"\1 {MASKED}"),
-    (re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*://)[^/\s?#@]*@"), rf"\1{MASKED}@"),
+    (re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]{0,20}://)[^/\s?#@]*@"), rf"\1{MASKED}@"),
     (
-        re.compile(r"([?&][\w.-]*(?:token|secret|password|passwd|key|sig|auth|code)[\w.-]*=)[^&\s#]+", re.IGNORECASE),
+        re.compile(rf"([?&]{_PART}(?:token|secret|password|passwd|key|sig|auth|code){_PART}=)[^&\s#]+", re.IGNORECASE),
         rf"\1{MASKED}",
     ),
 )
