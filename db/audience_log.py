@@ -74,3 +74,27 @@ async def read_audience_change_page(
     )
     reached = changes[-1].seq if len(changes) == limit else max(after, head.head)
     return AudienceChangePage(changes, reached, head)
+
+
+async def find_first_change_since(
+    connection: asyncpg.Connection, *, project_id: UUID, first: int, end: int, since: datetime
+) -> int:
+    """Of the changes with `first` ≤ seq < `end`, the seq of the first that was noticed then or later; else `end`.
+
+    Looks at every one of them: keep the range short.
+    """
+    seq: int = await connection.fetchval(_SQL["find_first_change_since"], project_id, first, end, since)
+    return seq
+
+
+async def trim_audience_changes(connection: asyncpg.Connection, *, project_id: UUID, first_seq: int) -> int:
+    """Delete the changes below `first_seq` and move the lane's floor there; as `db.events.trim_events`."""
+    head = await connection.fetchrow(_SQL["lock_audiences_head"], project_id)
+    if head is None:
+        raise LookupError("unknown project")
+    floor = min(first_seq, head["head"] + 1)
+    if floor <= head["first_seq"]:
+        return 0
+    status: str = await connection.execute(_SQL["delete_audience_changes_before"], project_id, floor)
+    await connection.execute(_SQL["move_first_change"], project_id, floor)
+    return int(status.rpartition(" ")[2])

@@ -153,6 +153,14 @@ async def find_workflows_of_audience(
     return [row["name"] for row in rows]
 
 
+async def find_insights_of_audience(
+    connection: asyncpg.Connection, *, project_id: UUID, node_id: str, limit: int
+) -> list[str]:
+    """The names of up to `limit` insights that ask about the members of an audience, given by its node id."""
+    rows = await connection.fetch(_SQL["find_insights_of_audience"], project_id, node_id, limit)
+    return [row["name"] for row in rows]
+
+
 async def find_members(
     connection: asyncpg.Connection,
     *,

@@ -108,7 +108,7 @@ async def save_audience(ctx: Context, *, given: Mapping[str, Any]) -> Outcome:
         )
     ctx.forget_reads()
     if outcome[0] is not None:
-        _look_at_everybody(ctx, viewer.project_id)
+        look_at_everybody(ctx, viewer.project_id)
     return outcome
 
 
@@ -124,7 +124,7 @@ async def delete(ctx: Context, *, node_id: str) -> tuple[str | None, tuple[UserE
     ctx.forget_reads()
     if errors:
         return None, errors
-    _look_at_everybody(ctx, viewer.project_id)
+    look_at_everybody(ctx, viewer.project_id)
     return node_id, ()
 
 
@@ -143,7 +143,8 @@ def audience_id_of(node_id: str) -> UUID | None:
     return parsed.uuid if parsed is not None and parsed.kind is NodeKind.AUDIENCE else None
 
 
-def _look_at_everybody(ctx: Context, project_id: UUID) -> None:
+def look_at_everybody(ctx: Context, project_id: UUID) -> None:
+    """Have a worker begin at once, for audiences that were saved."""
     ctx.services.wake(Work(WorkKind.AUDIENCE_CHECKS, project_id))
 
 

@@ -11,6 +11,7 @@ from engine.identity import Role
 from engine.node_ids import NodeKind, parse_node_id
 from engine.workflows.bundle_schema import schema_url
 from engine.workflows.bundles import Imported, export_bundle, import_bundle
+from resolvers.audiences import look_at_everybody
 from resolvers.audit import audit_of
 from resolvers.context import Context
 from resolvers.permissions import require
@@ -46,6 +47,8 @@ async def import_workflows(ctx: Context, *, bundle: Any, is_dry_run: bool) -> Im
         is_dry_run=is_dry_run,
     )
     ctx.forget_reads()
+    if imported.audiences and not is_dry_run:
+        look_at_everybody(ctx, viewer.project_id)
     return imported
 
 

@@ -30,6 +30,7 @@ from engine.workflows.saving import NOT_FOUND, WorkflowChange, missing_nodes, sa
 from engine.workflows.schedules import next_occurrence
 from engine.workflows.stored import decode_definition
 from engine.workflows.validation import read_definition
+from resolvers.audiences import look_at_everybody
 from resolvers.audit import audit_of
 from resolvers.context import Context
 from resolvers.filters import check_text
@@ -165,6 +166,8 @@ async def clone_blueprint(ctx: Context, *, key: str, name: str | None) -> Workfl
         ctx.services.database, project_id=viewer.project_id, key=key, name=name, audit=audit_of(ctx, viewer)
     )
     ctx.forget_reads()
+    if change.workflow is not None:
+        look_at_everybody(ctx, viewer.project_id)
     return change
 
 

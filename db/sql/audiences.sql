@@ -96,6 +96,14 @@ WHERE w.project_id = $1 AND w.is_active AND w.deleted_at IS NULL
 ORDER BY w.name
 LIMIT $3;
 
+-- name: find_insights_of_audience
+-- The names of the insights that ask about the members of an audience, given by its node id, some of them.
+SELECT name
+FROM insights
+WHERE project_id = $1 AND input ->> 'audienceId' = $2
+ORDER BY name
+LIMIT $3;
+
 -- name: share_audiences
 -- The audiences of some that are there, which stay until the transaction ends.
 SELECT audience_id

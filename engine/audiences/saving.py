@@ -1,8 +1,8 @@
 """Keeping audiences: what is given goes over what is stored, and only conditions that can be evaluated are kept.
 
 Guarantees: one name once per project; a save takes effect as a whole or not at all, with everything that is wrong said
-at once, and is noted in the audit log; an audience that a workflow which is on starts for is not deleted. Saves of one
-project wait for one another.
+at once, and is noted in the audit log; an audience that a workflow which is on starts for, or that an insight asks
+about, is not deleted. Saves of one project wait for one another.
 Leaves to others: who may, who belongs to it (`engine.audiences.membership`), and looking at everybody for it
 (`engine.audiences.checking`, which is to be woken).
 """
@@ -20,6 +20,7 @@ from db.audiences import (
     AudienceRecord,
     count_audiences,
     find_audience_names,
+    find_insights_of_audience,
     find_workflows_of_audience,
     hold_audiences,
     insert_audience,
@@ -31,7 +32,7 @@ from engine.audiences.conditions import encode_conditions, read_where
 from engine.audit import Audit
 from engine.conditions import InvalidCondition
 from engine.errors import UserError
-from engine.node_ids import NodeKind
+from engine.node_ids import NodeKind, write_node_id
 from engine.transactions import run_transaction
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ MAX_AUDIENCES = 500
 """Of one project: each is looked at for everybody whom an event may have moved."""
 MAX_NAME_CHARACTERS = 100
 """Fits on one line of a dashboard."""
-NAMED_WORKFLOWS = 5
-"""In the sentence that says why an audience cannot be deleted."""
+MAX_NAMED = 5
+"""Workflows or insights in the sentence that says why an audience cannot be deleted."""
 
 Outcome = tuple[AudienceRecord | None, tuple[UserError, ...]]
 NOT_FOUND = "This project has no such audience."
@@ -131,10 +132,18 @@ async def delete_audience(
             # After a COMMIT whose answer was lost it is gone because of this very call.
             return () if asked_before else (UserError(NOT_FOUND, "NOT_FOUND", ("id",)),)
         workflows = await find_workflows_of_audience(
-            connection, project_id=project_id, audience_id=audience_id, limit=NAMED_WORKFLOWS + 1
+            connection, project_id=project_id, audience_id=audience_id, limit=MAX_NAMED + 1
         )
         if workflows:
-            return (UserError(_in_use(workflows), "STATE", ("id",)),)
+            return (UserError(_starts(workflows), "STATE", ("id",)),)
+        insights = await find_insights_of_audience(
+            connection,
+            project_id=project_id,
+            node_id=write_node_id(NodeKind.AUDIENCE, audience_id),
+            limit=MAX_NAMED + 1,
+        )
+        if insights:
+            return (UserError(_is_asked_about(insights), "STATE", ("id",)),)
         asked_before = True
         await remove_audience(connection, project_id=project_id, audience_id=audience_id, now=audit.now)
         await audit.note_node(
@@ -187,10 +196,19 @@ def _read_conditions(where: Sequence[Mapping[str, Any]], errors: list[UserError]
         return ""
 
 
-def _in_use(workflows: Sequence[str]) -> str:
-    names = ", ".join(workflows[:NAMED_WORKFLOWS])
-    others = " and others" if len(workflows) > NAMED_WORKFLOWS else ""
+def _starts(workflows: Sequence[str]) -> str:
     return (
-        f"Workflows that are on start for the members of this audience: {names}{others}. Switch them off, or give them "
-        "another trigger, first."
+        f"Workflows that are on start for the members of this audience: {_listed(workflows)}. Switch them off, or give "
+        "them another trigger, first."
     )
+
+
+def _is_asked_about(insights: Sequence[str]) -> str:
+    return (
+        f"Insights ask about the members of this audience: {_listed(insights)}. Delete them, or have them ask about "
+        "another, first."
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:MAX_NAMED]) + (" and others" if len(names) > MAX_NAMED else "")

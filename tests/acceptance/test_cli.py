@@ -22,7 +22,7 @@ import pytest
 from db.events import append_events
 from db.records import NewEvent
 from engine.consent import ConsentPurpose, ConsentState, set_consent
-from engine.retention import STEP_EVENTS
+from engine.retention import STEP_ITEMS
 from launch.ports import free_port
 from tests.acceptance.running import ROOT, clean_environment, run_command, wait_until
 
@@ -161,7 +161,7 @@ async def test_trim_removes_what_is_old_in_steps_and_says_how_many(database_url:
         ids.append(UUID(json.loads(made.stdout)["projectId"]))
     one, two = ids
     connection = await asyncpg.connect(database_url)
-    for project_id, old, new in ((one, 2 * STEP_EVENTS + 100, 3), (two, 5, 0)):
+    for project_id, old, new in ((one, 2 * STEP_ITEMS + 100, 3), (two, 5, 0)):
         events = [NewEvent(str(n), "m", "t", None, None, None, "{}", "{}", None) for n in range(old + new)]
         await append_events(connection, project_id=project_id, batch_token=1, events=events)
         await connection.execute(
@@ -182,11 +182,11 @@ async def test_trim_removes_what_is_old_in_steps_and_says_how_many(database_url:
     left = await connection.fetch("SELECT project_id, seq FROM events ORDER BY seq")
     floors = dict(await connection.fetch("SELECT project_id, first_seq FROM heads WHERE lane = 1"))
     await connection.close()
-    assert (of_one.stdout, of_one.stderr) == (f"{2 * STEP_EVENTS + 100} events of 1 projects removed\n", "")
+    assert (of_one.stdout, of_one.stderr) == (f"{2 * STEP_ITEMS + 100} events of 1 projects removed\n", "")
     assert left_of_two == 5
     assert (of_all.stdout, of_all.stderr) == ("5 events of 2 projects removed\n", "")
-    assert [tuple(row) for row in left] == [(one, 2 * STEP_EVENTS + number) for number in (101, 102, 103)]
-    assert (floors[one], floors[two]) == (2 * STEP_EVENTS + 101, 6)
+    assert [tuple(row) for row in left] == [(one, 2 * STEP_ITEMS + number) for number in (101, 102, 103)]
+    assert (floors[one], floors[two]) == (2 * STEP_ITEMS + 101, 6)
     assert (unknown.returncode, unknown.stderr.count("\n")) == (2, 1)
 
 

@@ -15,11 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from db.audience_log import read_audience_change_page
 from db.audience_members import find_building_projects, find_recheck_projects
 from db.database import Database
 from db.events import append_events
 from db.records import EventRecord
-from engine.audiences import checking, following, keeping
+from engine.audiences import checking, counting, following, keeping
 from engine.audiences.saving import AudienceChange, change_audience, create_audience, delete_audience
 from engine.audit import SYSTEM, Audit
 from engine.consent import ConsentPurpose, ConsentState, set_consent
@@ -346,6 +347,60 @@ async def test_what_retention_takes_from_counts_is_noticed(shop: Shop) -> None:
     await shop.did("ada")
     await shop.agree()
     assert await trim_project(shop.database, project_id=shop.project_id, older_than=timedelta(seconds=-60)) > 0
+    await shop.agree()
+    assert await kept(shop.database, shop.project_id) == set()
+
+
+async def test_changes_are_kept_as_long_as_events_and_then_their_cursors_expire(shop: Shop) -> None:
+    await shop.audience("Pros", PRO)
+    await shop.agree()
+    for number in range(5):
+        await shop.did(f"user-{number}", "user.identified", traits={"plan": "pro"})
+    await shop.agree()
+    assert len(await changes(shop.database, shop.project_id)) == 5
+
+    await trim_project(shop.database, project_id=shop.project_id, older_than=4000 * DAY)
+    assert len(await changes(shop.database, shop.project_id)) == 5
+    await trim_project(shop.database, project_id=shop.project_id, older_than=timedelta(seconds=-60))
+    async with shop.database.connection() as connection:
+        page = await read_audience_change_page(connection, project_id=shop.project_id, after=0, limit=10)
+    assert (page.changes, page.head.first_seq, page.head.head) == ((), 6, 5)
+
+    await shop.did("user-0", "user.identified", traits={"plan": "free"})
+    await shop.agree()
+    async with shop.database.connection() as connection:
+        page = await read_audience_change_page(connection, project_id=shop.project_id, after=5, limit=10)
+    assert [(each.seq, each.user_id, each.entered) for each in page.changes] == [(6, "user-0", False)]
+
+
+async def test_whoever_has_too_many_events_to_be_remembered_is_asked_about_in_sql(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counting, "MAX_EVENTS", 3)
+    monkeypatch.setattr(counting, "MAX_PEOPLE", 1)
+    await shop.audience("Even", happened("order.placed", "IN", [2, 4, 6, 8]))
+    await shop.audience("Spenders", happened("order.*", "GT", 5, sum="event.properties.amount", withinSeconds=3600))
+    for _ in range(9):
+        for user_id in ("ada", "bob"):
+            await shop.did(user_id, amount=1.5)
+        await shop.agree()
+    assert {name for name, _ in await kept(shop.database, shop.project_id)} == {"Spenders"}
+    shop.clock.time += timedelta(hours=2)
+    await shop.agree()
+    assert await kept(shop.database, shop.project_id) == set()
+
+
+async def test_of_whoever_was_erased_nothing_is_remembered(shop: Shop) -> None:
+    await shop.audience("Buyers", happened("order.placed", "GTE", 2))
+    await shop.did("ada")
+    await shop.agree()
+    async with shop.database.transaction() as connection:
+        for table in ("events", "audience_members", "profiles"):
+            await connection.execute(
+                f"DELETE FROM {table} WHERE project_id = $1 AND user_id = 'ada'",
+                shop.project_id,
+            )
+    await shop.did("ada")
     await shop.agree()
     assert await kept(shop.database, shop.project_id) == set()
 

@@ -248,6 +248,22 @@ async def test_one_that_starts_a_workflow_stays_for_as_long_as_that_is_on(shop: 
     assert (await shop.data(DELETE, id=made["id"]))["deleteAudience"]["userErrors"] == []
 
 
+async def test_one_that_insights_ask_about_stays_for_as_long_as_they_do(shop: Tenant) -> None:
+    made = await saved(shop, "Pros", PRO)
+    asked = {"event": {"eventType": "order.placed"}, "audienceId": made["id"]}
+    insight = (await shop.data(SAVE_INSIGHT, input={"name": "Orders of pros", "trend": asked}))["saveInsight"][
+        "insight"
+    ]
+
+    [error] = (await shop.data(DELETE, id=made["id"]))["deleteAudience"]["userErrors"]
+    assert (error["code"], error["path"]) == ("STATE", ["id"])
+    assert "Orders of pros" in error["message"]
+
+    await shop.data("mutation ($id: ID!) { deleteInsight(id: $id) { deletedId } }", id=insight["id"])
+    assert (await shop.data(DELETE, id=made["id"]))["deleteAudience"]["userErrors"] == []
+
+
+SAVE_INSIGHT = "mutation ($input: SaveInsightInput!) { saveInsight(input: $input) { insight { id } } }"
 CHANGES = """subscription ($id: ID!, $after: Cursor) {
   audienceChanges(audienceId: $id, after: $after) { cursor node { userId entered at audience { name } } }
 }"""

@@ -9,6 +9,7 @@ import pytest
 from jsonschema import Draft7Validator
 
 from engine.identity import Role
+from engine.work import Work, WorkKind
 from engine.workflows.blueprints import BLUEPRINTS
 from engine.workflows.bundle_schema import bundle_schema
 from tests.integration.graphql_support import Gateway, Tenant
@@ -133,6 +134,19 @@ async def test_a_change_is_an_update_and_a_dry_run_only_says_so(shop: Tenant) ->
     done = await bring(shop, changed, dryRun=None)
     assert {**done, "before": None} == {**tried, "before": None}
     assert await exported(shop) == tried["after"]
+
+
+async def test_who_belongs_to_audiences_that_it_brings_is_looked_for_at_once(gateway: Gateway, shop: Tenant) -> None:
+    work = Work(WorkKind.AUDIENCE_CHECKS, shop.project_id)
+    await bring(shop, {"audiences": [VIPS], "workflows": []}, dryRun=True)
+    assert work not in gateway.woken
+    await bring(shop, {"audiences": [VIPS], "workflows": []})
+    assert work in gateway.woken
+
+    other = await gateway.tenant()
+    key = next(key for key, blueprint in BLUEPRINTS.items() if blueprint.audience is not None)
+    await other.data(CLONE, key=key)
+    assert Work(WorkKind.AUDIENCE_CHECKS, other.project_id) in gateway.woken
 
 
 async def test_what_is_wrong_is_said_where_it_is_and_nothing_is_done(shop: Tenant) -> None:

@@ -224,6 +224,10 @@ OTHER_COLUMNS = {
     "standings.read_held": ["address", "reason"],
     "standings.read_said": ["purpose", "state"],
     "audience_log.append_audience_changes": ["epoch", "previous_head"],
+    "audience_log.delete_audience_changes_before": [],
+    "audience_log.find_first_change_since": ["seq"],
+    "audience_log.lock_audiences_head": ["head", "first_seq"],
+    "audience_log.move_first_change": [],
     "audience_log.read_audience_changes": [
         *("head", "first_seq", "epoch"),
         *("seq", "audience_id", "user_id", "entered", "at"),
@@ -254,6 +258,7 @@ OTHER_COLUMNS = {
     "audiences.count_audiences": ["count"],
     "audiences.delete_audience": [],
     "audiences.find_audience_names": ["name", "audience_id"],
+    "audiences.find_insights_of_audience": ["name"],
     "audiences.find_workflows_of_audience": ["name"],
     "audiences.hold_audiences": ["project_id"],
     "audiences.read_audiences_of_people": ["user_id", *AudienceRecord.__struct_fields__],
