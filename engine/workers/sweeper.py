@@ -19,6 +19,7 @@ from uuid import UUID
 from db.database import Database
 from db.heads import read_clock
 from db.housekeeping import delete_job_history, delete_spent_limits
+from engine.accounts.cleaning import clean_accounts
 from engine.backoff import Backoff
 from engine.clock import Clock
 from engine.work import Work, WorkKind
@@ -73,6 +74,7 @@ class Sweeper:
         async with self._database.connection() as connection:
             await delete_job_history(connection, before=await read_clock(connection) - JOB_HISTORY)
             await delete_spent_limits(connection, before=self._clock.now() - SPENT_LIMITS)
+            await clean_accounts(connection, now=self._clock.now())
 
     async def run(self, stop: asyncio.Event) -> None:
         """Step once per interval until `stop` is set; with backoff while the database is away."""
