@@ -14,6 +14,7 @@ from typing import Any
 
 import aiohttp
 
+from bundles.documents import Document, parts
 from bundles.errors import BundleMistakeError
 from importer.sender import Endpoint
 
@@ -28,6 +29,10 @@ _FIND = """query Find($name: String!) { workflows(search: $name, first: 100) { e
 _EXPORT = """query Export($ids: [ID!]) { exportWorkflows(ids: $ids) }"""
 _IMPORT = """mutation Import($bundle: JSON!, $dryRun: Boolean) {
   importWorkflows(bundle: $bundle, dryRun: $dryRun) { before after userErrors { code message path } }
+}"""
+
+_PUBLISH = """mutation Publish($documents: [TrustedDocumentInput!]!) {
+  saveTrustedDocuments(documents: $documents) { trustedDocuments { id } userErrors { message path } }
 }"""
 
 _TOO_LARGE = f"The bundle is larger than one request may be ({MAX_REQUEST_BYTES // 2**20} MiB): import it in parts."
@@ -52,6 +57,14 @@ class Client:
         if payload["userErrors"]:
             raise BundleMistakeError(_told(payload["userErrors"]))
         return payload["before"], payload["after"]
+
+    async def publish(self, documents: Sequence[Document]) -> None:
+        """Register documents, as many requests as it takes: those before one that is refused are registered."""
+        for part in parts(documents):
+            given = [{"name": document.name, "document": document.text} for document in part]
+            payload = (await self._ask(_PUBLISH, {"documents": given}))["saveTrustedDocuments"]
+            if payload["userErrors"]:
+                raise BundleMistakeError(_refused_documents(part, payload["userErrors"]))
 
     async def _find(self, name: str) -> str:
         edges = (await self._ask(_FIND, {"name": name}))["workflows"]["edges"]
@@ -126,3 +139,12 @@ def _told(errors: Sequence[dict[str, Any]]) -> str:
     return "\n".join(
         ["the gateway does not take this bundle, and nothing was changed:", *(f"  {line}" for line in lines)]
     )
+
+
+def _refused_documents(part: Sequence[Document], errors: Sequence[dict[str, Any]]) -> str:
+    """One line for each, with whose it is."""
+    lines = []
+    for error in errors[:MAX_SHOWN_ERRORS]:
+        index = error["path"][1] if len(error["path"]) > 1 else ""
+        lines.append(f"{part[int(index)].name}: {error['message']}" if index.isdigit() else error["message"])
+    return "\n".join(["the gateway does not take these documents:", *(f"  {line}" for line in lines)])

@@ -1,4 +1,4 @@
-"""The commands `bundle export`, `bundle plan` and `bundle apply`. `cli.py` adds them with `register(app)`.
+"""The commands `bundle export`, `plan` and `apply`, and `documents publish`. `cli.py` adds them with `register(app)`.
 
 Exit codes: 0 done, or nothing to do; 1 a mistake, and nothing was done; 2 of `plan`: there is something to do (as
 `terraform plan -detailed-exitcode` has it); 130 interrupted.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -41,12 +42,19 @@ class _Commands(TyperGroup):
             raise
 
 
+documents = typer.Typer(no_args_is_help=True, help="Trusted documents: what a client's requests name by hash.")
 commands = typer.Typer(cls=_Commands, no_args_is_help=True, help="Workflows and audiences in a file, for git and CI.")
 
 
 def register(app: typer.Typer) -> None:
-    """Add `bundle` to a command line."""
+    """Add `bundle` and `documents` to a command line."""
     app.add_typer(commands, name="bundle")
+    app.add_typer(documents, name="documents")
+
+
+@documents.callback()
+def _documents() -> None:
+    """So that its only command has a name, too."""
 
 
 @commands.command("export")
@@ -86,6 +94,23 @@ def apply_bundle(file: File, url: Url = None, key: Key = None) -> None:
         if change.mark != "=":
             typer.echo(f"{change.mark} {change.title}")
     typer.echo(_summary(comparison, "created", "changed"))
+
+
+@documents.command("publish")
+def publish_documents(
+    path: Annotated[Path, typer.Argument(help="A folder of .graphql files, or a manifest of Apollo's or Relay's.")],
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Register a client's documents, byte for byte. Those that are there already stay."""
+    from bundles.documents import read_documents
+
+    def action(client: Client) -> int:
+        found = read_documents(path)
+        asyncio.run(client.publish(found))
+        return len(found)
+
+    typer.echo(f"{_carry_out(action, url, key)} documents")
 
 
 def _bring(file: str, url: str | None, key: str | None, *, is_dry_run: bool) -> Comparison:
