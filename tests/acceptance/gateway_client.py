@@ -132,7 +132,7 @@ async def heartbeat(gateway: Gateway) -> AsyncIterator[Beats]:
     async def beat() -> None:
         started = time.perf_counter()
         writer.write(request)
-        assert (await read_response(reader)).json == {"data": {"viewer": {"role": "ADMIN"}}}
+        assert (await read_response(reader)).json["data"] == {"viewer": {"role": "ADMIN"}}
         beats.waits.append(time.perf_counter() - started)
 
     async def beat_on() -> None:

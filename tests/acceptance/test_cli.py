@@ -102,7 +102,7 @@ async def test_create_project_prints_keys_that_the_gateway_takes(database_url: s
         code, output = stop(gateway)
 
     assert set(keys) == {"projectId", "secretKey", "publishableKey"}
-    assert answer == {"data": {"viewer": {"project": {"name": "My shop"}}}}
+    assert answer["data"] == {"viewer": {"project": {"name": "My shop"}}}
     assert (code, output) == (0, "")
 
 

@@ -106,7 +106,7 @@ async def test_a_cursor_of_somewhere_else_is_invalid_in_a_socket(gateway: Gatewa
             assert (message["type"], message["id"]) == ("error", why)
             codes[why] = message["payload"][0]["extensions"]["code"]
         await socket.subscribe("last", "{ viewer { role } }")
-        assert (await socket.receive())["payload"] == {"data": {"viewer": {"role": "ADMIN"}}}
+        assert (await socket.receive())["payload"]["data"] == {"viewer": {"role": "ADMIN"}}
 
     assert codes == dict.fromkeys(bad, "CURSOR_INVALID")
 

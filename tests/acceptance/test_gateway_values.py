@@ -181,5 +181,5 @@ async def test_big_integers_are_numbers_of_json(gateway: Gateway) -> None:
     counted = await gateway.ask('{ eventTypes(search: "number.told") { edges { node { count } } } }')
 
     assert answer.body.startswith(b'{"data":{"track":{"event":{"seq":')
-    assert answer.body.removeprefix(b'{"data":{"track":{"event":{"seq":').rstrip(b"}").isdigit()
-    assert counted.body == b'{"data":{"eventTypes":{"edges":[{"node":{"count":1}}]}}}'
+    assert answer.body.removeprefix(b'{"data":{"track":{"event":{"seq":').partition(b"}")[0].isdigit()
+    assert counted.json["data"] == {"eventTypes": {"edges": [{"node": {"count": 1}}]}}

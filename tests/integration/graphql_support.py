@@ -35,6 +35,7 @@ from engine.live.streams import Streams
 from engine.log import EventLog
 from engine.members import NewMember, add_member
 from engine.project_settings import ProjectSettingsCache
+from engine.signatures import Signatures
 from engine.provisioning import create_api_key, create_organization, create_project
 from engine.rate_limits import RateLimits
 from engine.reading import Readers
@@ -137,7 +138,9 @@ class Tenant:
         prepared = await gateway.service.prepare(request, session)
         if isinstance(prepared, list):
             return orjson.loads(gateway.service.encode(prepared))
-        return orjson.loads(gateway.service.encode(await gateway.service.execute(prepared, session)))
+        response = orjson.loads(gateway.service.encode(await gateway.service.execute(prepared, session)))
+        response.pop("extensions", None)  # what it cost, and how much is left, is nothing of the answer
+        return response
 
     async def data(self, document: str, **variables: Any) -> Any:
         """The data; there must be no errors."""
@@ -303,6 +306,7 @@ async def open_gateway(
             wake=woken.append,
             public_url="http://gateway.test",
             spf_mechanism="include:_spf.gateway.test",
+            signatures=Signatures(database, Vault(SECRET), clock),
             rate_limits=RateLimits(redis_url or NOBODY),
             project_settings=project_settings,
             trusted_documents=TrustedDocuments(database, project_settings),
