@@ -42,7 +42,7 @@ DELIVERED = frozenset(
     Query.audiences Mutation.saveAudience Mutation.deleteAudience
     Query.funnel Subscription.funnelUpdates Query.retention Query.trend
     Query.insights Query.boards Mutation.saveInsight Mutation.deleteInsight Mutation.saveBoard Mutation.deleteBoard
-    Query.auditLog
+    Query.auditLog Mutation.eraseProfile
     """.split()  # noqa: SIM905
 )
 """Root fields that are finished, with all types behind them but for what `OWED` names."""
@@ -50,8 +50,8 @@ DELIVERED = frozenset(
 OWED = {
     "identity, consent and limits": """
         Consent ConsentChange
-        ConsentChangeConnection ConsentChangeEdge ConsentLogFilter ConsentPurpose ConsentState EraseProfileInput
-        EraseProfilePayload ErasureReceipt IdentitySecretPayload Mutation.eraseProfile
+        ConsentChangeConnection ConsentChangeEdge ConsentLogFilter ConsentPurpose ConsentState
+        IdentitySecretPayload
         Mutation.rotateIdentitySecret Mutation.setConsent
         Profile.consentHistory Profile.consents
         Query.consentLog SetConsentInput SetConsentPayload

@@ -45,9 +45,10 @@ async def erase_profile(ctx: Context, *, user_id: str, reason: str) -> tuple[Rec
 
 
 async def export_profile(ctx: Context, *, user_id: str, first: int | None, after: str | None) -> Exported:
-    """A page of everything that is kept of a person. Their own session may ask for it, and ADMIN."""
-    own = ctx._viewer is not None and is_own(ctx._viewer, user_id)
-    viewer = require(ctx, Role.VIEWER if own else Role.ADMIN, person=user_id)
+    """A page of everything that is kept of a person."""
+    viewer = require(ctx, Role.INGEST)
+    if not is_own(viewer, user_id):
+        require(ctx, Role.ADMIN)
     check_text(user_id, "userId")
     limit = DEFAULT_PAGE if first is None else first
     if limit < 1:

@@ -18,8 +18,8 @@ from schema.scalars import Cursor
 class ErasureQuery:
     @strawberry.field(
         description=(
-            "Everything that is kept of a person, as JSON lines, page by page. A person's own session gets its own. "
-            "Needs ADMIN."
+            "Everything that is kept of a person, as JSON lines, page by page. "
+            "Needs ADMIN, or the person's own session."
         )
     )
     async def export_profile(

@@ -1,8 +1,8 @@
 """For every root field: another project's data can neither be read nor changed.
 
-Each case has the victim do something first, then the attacker, who is ADMIN of a project of its own (and, where it
-matters, of another project in the same organization), try whatever the field takes that could lead there. A root field
-without a case fails.
+Each case has the victim do something first, then the attacker try whatever the field takes that could lead there. The
+attacker is ADMIN of a project of its own: by a key in the same organization, and as a member of another one. A root
+field without a case fails. Sessions reach less than either: the last test is theirs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from uuid_utils.compat import uuid7
 from db.workflow_run_log import append_run_updates
 from engine.audit import Audit
 from engine.errors import CursorInvalid, Unauthenticated
+from engine.identity import Role
 from engine.node_ids import NodeKind, write_node_id
+from engine.signatures import sign
 from engine.workflows.signing import active_step_secrets
 from schema import build_schema
 from tests.integration.audience_support import AudienceWorker
@@ -74,6 +76,7 @@ async def _everything(tenant: Tenant) -> Any:
 async def _sees_nothing(attacker: Tenant, document: str, **variables: Any) -> Any:
     response = await attacker.run(document, **variables)
     assert SECRET not in repr(response)
+    response.pop("extensions", None)
     return response
 
 
@@ -89,7 +92,10 @@ async def _viewer(victim: Tenant, attacker: Tenant) -> None:
     own = str(attacker.viewer.project_id)
     assert viewer["project"]["uuid"] == own
     assert [project["uuid"] for project in viewer["organization"]["projects"]] == [own]
-    assert [key["id"] for key in viewer["project"]["apiKeys"]] == [viewer["apiKey"]["id"]]
+    keys = await victim.data("{ viewer { project { apiKeys { id } } } }")
+    assert not {key["id"] for key in viewer["project"]["apiKeys"]} & {
+        key["id"] for key in keys["viewer"]["project"]["apiKeys"]
+    }
 
 
 async def _ids(victim: Tenant) -> list[str]:
@@ -339,6 +345,68 @@ async def _revoke_api_key(victim: Tenant, attacker: Tenant) -> None:
     refused = (await attacker.data(document, id=keys[0]["id"]))["revokeApiKey"]
     assert refused == {"apiKey": None, "userErrors": [{"code": "NOT_FOUND"}]}
     assert len(attacker.gateway.announced) == announced
+
+
+async def _member(victim: Tenant) -> tuple[Tenant, dict[str, Any]]:
+    """An ADMIN member of the victim's organization, and what a member sees of one."""
+    member = await victim.as_member(Role.ADMIN)
+    assert member.viewer is not None
+    assert member.viewer.member is not None
+    shown = (await member.data("{ members { id email role tokens { id prefix } } }"))["members"]
+    own = member.viewer.member.email
+    return member, next(each for each in shown if each["email"] == own)
+
+
+@case("Query.members")
+async def _members(victim: Tenant, attacker: Tenant) -> None:
+    _, shown = await _member(victim)
+    # A key of the same organization sees no members at all.
+    response = await attacker.run("{ members { id email tokens { id } } }")
+    assert shown["email"] not in repr(response)
+    assert shown["id"] not in repr(response)
+
+
+@case("Mutation.addMember")
+async def _add_member(victim: Tenant, attacker: Tenant) -> None:
+    document = 'mutation { addMember(email: "mole@example.com", role: ADMIN) { token } }'
+    added = (await attacker.run(document))["data"]["addMember"]
+    assert attacker.viewer is not None
+    if attacker.viewer.member is None:
+        assert added is None
+        return
+    with pytest.raises(Unauthenticated):
+        await victim.gateway.identities.viewer_of_bearer(added["token"], project=str(victim.project_id))
+
+
+async def _members_stay(victim: Tenant, attacker: Tenant, document: str, of_token: bool = False) -> None:
+    member, shown = await _member(victim)
+    node_id = shown["tokens"][0]["id"] if of_token else shown["id"]
+    payload = next(iter((await attacker.run(document, id=node_id))["data"].values()))
+    assert payload is None or [error["code"] for error in payload["userErrors"]] == ["NOT_FOUND"]
+    assert (await _member_again(member, shown))["tokens"] == shown["tokens"]
+
+
+async def _member_again(member: Tenant, shown: dict[str, Any]) -> dict[str, Any]:
+    found = (await member.data("{ members { id tokens { id prefix } } }"))["members"]
+    return next(each for each in found if each["id"] == shown["id"])
+
+
+@case("Mutation.removeMember")
+async def _remove_member(victim: Tenant, attacker: Tenant) -> None:
+    document = "mutation ($id: ID!) { removeMember(id: $id) { userErrors { code } } }"
+    await _members_stay(victim, attacker, document)
+
+
+@case("Mutation.createMemberToken")
+async def _create_member_token(victim: Tenant, attacker: Tenant) -> None:
+    document = "mutation ($id: ID!) { createMemberToken(memberId: $id) { token userErrors { code } } }"
+    await _members_stay(victim, attacker, document)
+
+
+@case("Mutation.revokeMemberToken")
+async def _revoke_member_token(victim: Tenant, attacker: Tenant) -> None:
+    document = "mutation ($id: ID!) { revokeMemberToken(id: $id) { userErrors { code } } }"
+    await _members_stay(victim, attacker, document, of_token=True)
 
 
 SET_UP = """mutation ($settings: JSON, $secrets: JSON) {
@@ -1292,6 +1360,33 @@ async def _unregister_push_token(victim: Tenant, attacker: Tenant) -> None:
     await _phone_is_as_it_was(victim)
 
 
+async def _somebody(victim: Tenant) -> str:
+    found = await victim.data("{ profiles(first: 1) { edges { node { userId } } } }")
+    user_id: str = found["profiles"]["edges"][0]["node"]["userId"]
+    return user_id
+
+
+@case("Mutation.eraseProfile")
+async def _erase_profile(victim: Tenant, attacker: Tenant) -> None:
+    document = """mutation ($userId: String!) { eraseProfile(input: {userId: $userId, reason: "asked for"}) {
+      receipt { removed } userErrors { code }
+    } }"""
+    refused = (await attacker.data(document, userId=await _somebody(victim)))["eraseProfile"]
+    assert refused == {"receipt": None, "userErrors": [{"code": "NOT_FOUND"}]}
+
+
+@case("Query.exportProfile")
+async def _export_profile(victim: Tenant, attacker: Tenant) -> None:
+    document = """query ($userId: String!, $after: Cursor) {
+      exportProfile(userId: $userId, first: 1, after: $after) { lines endCursor }
+    }"""
+    user_id = await _somebody(victim)
+    held = (await victim.data(document, userId=user_id))["exportProfile"]
+    assert f'"user_id": "{user_id}"' in held["lines"]
+    assert (await attacker.data(document, userId=user_id))["exportProfile"] == {"lines": "", "endCursor": None}
+    assert await attacker.codes(document, userId=user_id, after=held["endCursor"]) == ["CURSOR_INVALID"]
+
+
 @case("Mutation.sendPush")
 async def _send_push(victim: Tenant, attacker: Tenant) -> None:
     await _phone(victim)
@@ -1322,6 +1417,49 @@ async def _track_push(victim: Tenant, attacker: Tenant) -> None:
     for status in ("FAILED", "QUEUED"):
         refused = (await attacker.data(document, id=await _delivery(victim, status)))["trackPush"]
         assert refused == {"event": None, "userErrors": [{"code": "NOT_FOUND"}]}
+
+
+SET_CONSENT = """mutation ($state: ConsentState!) {
+  setConsent(input: {userId: "ada", purpose: EMAIL, state: $state, source: "app"}) {
+    change { id from } userErrors { code }
+  }
+}"""
+
+
+@case("Mutation.setConsent")
+async def _set_consent(victim: Tenant, attacker: Tenant) -> None:
+    await victim.data(SET_CONSENT, state="REVOKED")
+    changed = (await attacker.data(SET_CONSENT, state="GRANTED"))["setConsent"]["change"]
+    assert changed["from"] == "UNKNOWN"
+    found = await victim.data('{ profile(userId: "ada") { consents { purpose state } } }')
+    assert {"purpose": "EMAIL", "state": "REVOKED"} in found["profile"]["consents"]
+
+
+@case("Query.consentLog")
+async def _consent_log(victim: Tenant, attacker: Tenant) -> None:
+    await victim.data(SET_CONSENT, state="GRANTED")
+    await victim.data(SET_CONSENT, state="REVOKED")
+    document = """query ($after: Cursor, $userId: String) { consentLog(after: $after, filter: {userId: $userId}) {
+      edges { cursor node { id userId } }
+    } }"""
+    held = (await victim.data(document))["consentLog"]["edges"]
+    assert len(held) == 2
+    assert (await attacker.data(document, userId="ada"))["consentLog"] == {"edges": []}
+    assert await attacker.codes(document, after=held[0]["cursor"]) == ["CURSOR_INVALID"]
+    assert await attacker.data("query ($id: ID!) { node(id: $id) { id } }", id=held[0]["node"]["id"]) == {"node": None}
+
+
+@case("Mutation.rotateIdentitySecret")
+async def _rotate_identity_secret(victim: Tenant, attacker: Tenant) -> None:
+    """The attacker's own secret signs nobody of the victim's, and ends none of its secrets."""
+    rotate = "mutation { rotateIdentitySecret(graceSeconds: 0) { secret } }"
+    own, other = [(await each.data(rotate))["rotateIdentitySecret"]["secret"] for each in (victim, attacker)]
+    document = """mutation ($signature: String) { identify(input: {userId: "ada", traits: {}, signature: $signature}) {
+      userErrors { code }
+    } }"""
+    refused = await victim.data(document, signature=sign("ada", other))
+    assert refused["identify"]["userErrors"] == [{"code": "INVALID_CREDENTIALS"}]
+    assert (await victim.data(document, signature=sign("ada", own)))["identify"]["userErrors"] == []
 
 
 @case("Query.projectSettings")
@@ -1406,7 +1544,10 @@ async def _change_a_run(victim: Tenant) -> None:
 @pytest.mark.parametrize("root_field", sorted(CASES))
 async def test_another_project_is_out_of_reach(gateway: Gateway, root_field: str, same_organization: bool) -> None:
     victim = await gateway.tenant("victim")
-    attacker = await _sibling(victim) if same_organization else await gateway.tenant("attacker")
+    if same_organization:
+        attacker = await _sibling(victim)
+    else:
+        attacker = await (await gateway.tenant("attacker")).as_member(Role.ADMIN)
     await victim.track(id="shared", eventType="victim.only", userId="ada", properties={"card": SECRET})
     await victim.data(IDENTIFY, input={"userId": "ada", "traits": {"card": SECRET, "phone": "+14155550132"}})
     for status in ("FAILED", "QUEUED"):
@@ -1422,4 +1563,27 @@ async def test_another_project_is_out_of_reach(gateway: Gateway, root_field: str
     await _change_a_run(victim)
     before = await _everything(victim)
     await CASES[root_field](victim, attacker)
+    assert await _everything(victim) == before
+
+
+async def test_the_same_user_id_in_another_project_is_somebody_else(gateway: Gateway) -> None:
+    victim, other = await gateway.tenant("victim"), await gateway.tenant("other")
+    await victim.track(id="shared", eventType="victim.only", userId="ada", properties={"card": SECRET})
+    await victim.data(IDENTIFY, input={"userId": "ada", "traits": {"card": SECRET}})
+    await make_delivery(victim, user_id="ada", content=f'{{"subject": "{SECRET}"}}')
+    attacker = await other.as_session("ada")
+    before = await _everything(victim)
+    document = """{ viewer { profile { traits } } profile(userId: "ada") { traits timeline { totalCount } }
+      events(filter: {userId: "ada"}) { totalCount edges { node { properties } } }
+      deliveries(filter: {userId: "ada"}) { totalCount } pushTokens(filter: {userId: "ada"}) { edges { cursor } } }"""
+    seen = await _sees_nothing(attacker, document)
+    assert seen["data"]["events"] == {"totalCount": 0, "edges": []}
+    assert (seen["data"]["profile"], seen["data"]["viewer"]["profile"]) == (None, None)
+    for node_id in await _ids(victim):
+        assert await attacker.codes("query ($id: ID!) { node(id: $id) { id } }", id=node_id) == ["FORBIDDEN"]
+    cursor = (await victim.data("{ events { edges { cursor } } }"))["events"]["edges"][0]["cursor"]
+    stream = 'subscription ($after: Cursor) { eventStream(filter: {userId: "ada"}, after: $after) { cursor } }'
+    with pytest.raises(CursorInvalid):
+        await attacker.follow(stream, after=cursor)
+    await attacker.data(IDENTIFY, input={"userId": "ada", "traits": {"card": "stolen"}})
     assert await _everything(victim) == before
