@@ -75,8 +75,8 @@ class AudiencesMutation:
 
     @strawberry.mutation(
         description=(
-            "Delete an audience; refused while a workflow that is on starts for its members. What was to be sent to it "
-            "later, or was not yet made of a send, is not sent. Needs EDITOR."
+            "Delete an audience; refused while a workflow that is on starts for its members, or an insight asks about "
+            "them. What was to be sent to it later, or was not yet made of a send, is not sent. Needs EDITOR."
         )
     )
     async def delete_audience(
