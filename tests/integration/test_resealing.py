@@ -7,9 +7,12 @@ from typing import Any
 
 import asyncpg
 
+from engine.accounts.access_tokens import AccessTokens
+from engine.accounts.enrolling import enroll_totp as enroll
+from engine.accounts.signing_keys import SigningKeys
 from engine.resealing import Resealed, reseal_everything
 from engine.vault import Vault
-from tests.integration.graphql_support import open_gateway
+from tests.integration.graphql_support import REGION, Tenant, open_gateway
 
 OLD, NEW = b"an old secret, long enough for it", b"a new secret, long enough for it.."
 CONFIGURE = """mutation ($input: ConfigureProviderInput!) {
@@ -26,23 +29,37 @@ SET_UP = """mutation {
   ) { userErrors { message } }
   addSenderDomain(domain: "example.com") { userErrors { message } }
   rotateWorkflowSecret { userErrors { message } }
+  rotateIdentitySecret { userErrors { message } }
 }"""
 
 
 async def test_everything_that_is_sealed_is_sealed_anew(database_url: str) -> None:
     async with open_gateway(database_url) as gateway:
-        gateway.services = replace(gateway.services, vault=Vault(OLD))
+        keys = SigningKeys(gateway.services.database, Vault(OLD), gateway.services.clock)
+        tokens = AccessTokens(keys, gateway.services.clock, region=REGION, issuer="http://gateway.test")
+        accounts = replace(gateway.services.accounts, vault=Vault(OLD), tokens=tokens)
+        gateway.services = replace(gateway.services, vault=Vault(OLD), accounts=accounts)
         tenant = await gateway.tenant()
+        await enroll_totp(tenant)
         payloads: dict[str, Any] = {**await tenant.data(SET_UP), **await tenant.data(CONFIGURE, input=TWILIO)}
-        assert [payload["userErrors"] for payload in payloads.values()] == [[], [], [], [], []]
+        assert [payload["userErrors"] for payload in payloads.values()] == [[]] * 6
         database = gateway.services.database
 
-        assert await reseal_everything(database, Vault(NEW)) == Resealed(0, 0, 5)
-        assert await reseal_everything(database, Vault(NEW, [OLD])) == Resealed(5, 0, 0)
-        assert await reseal_everything(database, Vault(NEW)) == Resealed(0, 5, 0)
-        assert await reseal_everything(database, Vault(OLD)) == Resealed(0, 0, 5)
+        places = await sealed_columns(database_url)
+        assert await reseal_everything(database, Vault(NEW)) == Resealed(0, 0, places)
+        assert await reseal_everything(database, Vault(NEW, [OLD])) == Resealed(places, 0, 0)
+        assert await reseal_everything(database, Vault(NEW)) == Resealed(0, places, 0)
+        assert await reseal_everything(database, Vault(OLD)) == Resealed(0, 0, places)
 
-        assert await sealed_columns(database_url) == 5
+
+async def enroll_totp(tenant: Tenant) -> None:
+    """Makes a signing key, and the secret of somebody's second factor."""
+    document = """mutation { signUp(input: {email: "ada@example.com", password: "correct horse"}) {
+      session { userId } } }"""
+    user_id = (await tenant.data(document))["signUp"]["session"]["userId"]
+    assert tenant.viewer is not None
+    made = await enroll(tenant.gateway.services.accounts, tenant.viewer.project, user_id=user_id)
+    assert made.secret is not None
 
 
 async def sealed_columns(url: str) -> int:
