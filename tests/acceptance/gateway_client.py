@@ -207,12 +207,16 @@ class Socket:
 
 
 @asynccontextmanager
-async def open_socket(gateway: Gateway, key: str = "", **options: Any) -> AsyncIterator[Socket]:
+async def open_socket(
+    gateway: Gateway, key: str = "", *, credentials: dict[str, str] | None = None, **options: Any
+) -> AsyncIterator[Socket]:
+    """With a key, the secret one by default, or with other credentials."""
+    payload = credentials or {"x-api-key": key or gateway.secret_key}
     async with connect(
         gateway.websocket_url, subprotocols=SUBPROTOCOLS, ping_interval=None, max_size=None, **options
     ) as connection:
         socket = Socket(connection)
-        await socket.send({"type": "connection_init", "payload": {"x-api-key": key or gateway.secret_key}})
+        await socket.send({"type": "connection_init", "payload": payload})
         assert await socket.receive() == {"type": "connection_ack"}
         yield socket
 
@@ -255,10 +259,16 @@ class EventSource:
 
 @asynccontextmanager
 async def open_event_source(
-    gateway: Gateway, document: str, *, key: str = "", last_event_id: str | None = None, **variables: Any
+    gateway: Gateway,
+    document: str,
+    *,
+    key: str = "",
+    credentials: dict[str, str] | None = None,
+    last_event_id: str | None = None,
+    **variables: Any,
 ) -> AsyncIterator[EventSource]:
-    """Distinct connections mode."""
-    headers = {"accept": "text/event-stream", "x-api-key": key or gateway.secret_key}
+    """Distinct connections mode. With a key, the secret one by default, or with other credentials."""
+    headers = {"accept": "text/event-stream", **(credentials or {"x-api-key": key or gateway.secret_key})}
     if last_event_id is not None:
         headers["last-event-id"] = last_event_id
     timeout = aiohttp.ClientTimeout(total=60)
