@@ -74,7 +74,8 @@ async def dump(url: str) -> dict[str, bytes]:
     """Every table of every schema of ours as text, as pg_dump writes it."""
     connection = await asyncpg.connect(url)
     tables = await connection.fetch(
-        """SELECT n.nspname AS family, c.relname AS name FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        """SELECT n.nspname AS family, c.relname AS name
+           FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
            WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema')"""
     )
     found = {}
@@ -95,12 +96,15 @@ def traces(tables: dict[str, bytes]) -> set[tuple[str, str]]:
 
 async def live(tenant: Tenant, project: ProjectRecord) -> None:
     """A life: something in every table that may hold somebody, by way of the API where there is one."""
-    database, project_id = tenant.gateway.services.database, tenant.project_id
+    database = tenant.gateway.services.database
     await tenant.track(userId=RETIRED, anonymousId=DEVICE_ALONE, properties={"note": PROPERTY})
     event = await tenant.track(userId=USER, anonymousId=DEVICE, properties={"note": PROPERTY}, context={"ip": IP})
     alone = await tenant.track(anonymousId=DEVICE, properties={"note": PROPERTY}, id=f"key-{PROPERTY}")
     await tenant.data(
-        'mutation ($traits: JSON!) { identify(input: {userId: "%s", traits: $traits}) { userErrors { code } } }' % USER,
+        """mutation ($user: String!, $traits: JSON!) {
+          identify(input: {userId: $user, traits: $traits}) { userErrors { code } }
+        }""",
+        user=USER,
         traits={"email": EMAIL, "phone": PHONE, "note": TRAIT},
     )
     await tenant.data(
@@ -164,8 +168,8 @@ async def _write_rows(database: Database, project: ProjectRecord, *, seq: int, a
         ("INSERT INTO sign_in_failures VALUES ($1, $2, 3, $3, $3)", [account, now]),
         ("INSERT INTO consents VALUES ($1, $2, 'EMAIL', 'GRANTED', $3, $4)", [USER, REASON, now]),
         (
-            """INSERT INTO consent_changes VALUES ($1, 900, $2, $3, $4, $5, sha256('salt'), 'EMAIL', 'UNKNOWN', 'GRANTED',
-                                                   $6, sha256('c'), sha256('h'))""",
+            """INSERT INTO consent_changes VALUES ($1, 900, $2, $3, $4, $5, sha256('salt'), 'EMAIL', 'UNKNOWN',
+                                                   'GRANTED', $6, sha256('c'), sha256('h'))""",
             [uuid4(), USER, REASON, f"user:{USER}", now],
         ),
         (
@@ -194,7 +198,8 @@ async def _write_rows(database: Database, project: ProjectRecord, *, seq: int, a
             ],
         ),
         (
-            "INSERT INTO send_batches (project_id, batch_id, kind, idempotency_key, created_at) VALUES ($1, $2, 'SMS', $3, $4)",
+            """INSERT INTO send_batches (project_id, batch_id, kind, idempotency_key, created_at)
+               VALUES ($1, $2, 'SMS', $3, $4)""",
             [batch_id, f"code-{PHONE}", now],
         ),
         (
@@ -218,28 +223,30 @@ async def _write_rows(database: Database, project: ProjectRecord, *, seq: int, a
         ),
         ("INSERT INTO workflow_versions VALUES ($1, $2, 1, '{}', $3)", [workflow_id, now]),
         (
-            """INSERT INTO workflow_runs (project_id, run_id, workflow_id, version, status, user_id, event_seq, step, vars,
-                                          started_at)
+            """INSERT INTO workflow_runs (project_id, run_id, workflow_id, version, status, user_id, event_seq, step,
+                                          vars, started_at)
                SELECT $1, run.id, $2, 1, 'FAILED', run.person, run.seq, 0, CAST($6 AS text)::jsonb, $7
                FROM unnest(CAST($3 AS uuid[]), CAST($4 AS text[]), CAST($5 AS bigint[])) AS run (id, person, seq)""",
             [workflow_id, runs, [USER, None], [seq, alone], f'{{"x":"{OUTPUT}"}}', now],
         ),
         (
-            """INSERT INTO workflow_run_steps (project_id, run_id, number, workflow_id, step, label, type, input, output,
-                                               started_at)
+            """INSERT INTO workflow_run_steps (project_id, run_id, number, workflow_id, step, label, type, input,
+                                               output, started_at)
                SELECT $1, run_id, 1, $2, 0, 'a', 'AI_ACTION', CAST($3 AS text)::jsonb, CAST($3 AS text)::jsonb, $4
                FROM workflow_runs WHERE project_id = $1""",
             [workflow_id, f'{{"x":"{OUTPUT}"}}', now],
         ),
         (
-            """INSERT INTO workflow_run_updates (project_id, seq, run_id, workflow_id, user_id, status, step, at, started_at)
+            """INSERT INTO workflow_run_updates (project_id, seq, run_id, workflow_id, user_id, status, step, at,
+                                                 started_at)
                SELECT $1, row_number() OVER (), run_id, $2, user_id, 'FAILED', CAST($3 AS text)::jsonb, $4, $4
                FROM workflow_runs WHERE project_id = $1""",
             [workflow_id, f'{{"x":"{OUTPUT}"}}', now],
         ),
         ("UPDATE heads SET head = 2 WHERE project_id = $1 AND lane = 3", []),
         (
-            """INSERT INTO audit_entries VALUES ($1, $2, $3, $4, 'consent.set', $4, NULL, CAST($5 AS text)::jsonb, $6)""",
+            """INSERT INTO audit_entries
+               VALUES ($1, $2, $3, $4, 'consent.set', $4, NULL, CAST($5 AS text)::jsonb, $6)""",
             [uuid4(), now, f"user:{USER}", f'{{"source":"{REASON}"}}', USER],
         ),
     ]
