@@ -106,6 +106,36 @@ async def test_create_project_prints_keys_that_the_gateway_takes(database_url: s
     assert (code, output) == (0, "")
 
 
+async def test_add_member_prints_the_token_of_an_admin_of_the_whole_organization(database_url: str) -> None:
+    made = await asyncio.to_thread(run_command, "create-project", "My shop", DATABASE_URL=database_url)
+    project = json.loads(made.stdout)["projectId"]
+
+    def add(email: str, *options: str) -> subprocess.CompletedProcess[str]:
+        return run_command("add-member", email, "--project", project, *options, DATABASE_URL=database_url)
+
+    first = await asyncio.to_thread(add, "Me@Example.com")
+    refused = [
+        await asyncio.to_thread(add, *arguments)
+        for arguments in (
+            ["me@example.com"],
+            ["nobody"],
+            ["b@example.com", "--role", "INGEST"],
+            ["c@example.com", "--role", "x"],
+        )
+    ]
+    connection = await asyncpg.connect(database_url)
+    try:
+        members = await connection.fetch("SELECT email, role FROM members")
+        [entry] = await connection.fetch("SELECT actor, action FROM audit_entries WHERE action LIKE 'member.%'")
+    finally:
+        await connection.close()
+
+    assert re.fullmatch(r"mt_us_[A-Za-z0-9_-]{43}\n", first.stdout)
+    assert [tuple(member) for member in members] == [("me@example.com", "ADMIN")]
+    assert tuple(entry) == ("operator", "member.added")
+    assert [(each.returncode, each.stdout) for each in refused] == [(2, "")] * 4
+
+
 async def test_serve_takes_an_inherited_socket(database_url: str, redis_url: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
