@@ -673,6 +673,25 @@ async def _revoke_member_token(log: Log) -> None:
     await log.refuse("revokeMemberToken", id=token)
 
 
+@case("rotateIdentitySecret")
+async def _rotate_identity_secret(log: Log) -> None:
+    made, (action, subject, before, after) = await log.one("rotateIdentitySecret", "secret")
+    log.secrets.add(made["secret"])
+    assert (action, subject) == ("identity_secret.rotated", write_node_id(NodeKind.PROJECT, log.shop.project_id))
+    assert (before["count"], after["count"]) == (0, 1)
+    await log.refuse("rotateIdentitySecret", graceSeconds=-1)
+
+
+@case("setConsent")
+async def _set_consent(log: Log) -> None:
+    said = {"userId": "ada", "purpose": "EMAIL", "state": "REVOKED", "source": "settings page"}
+    _, entry = await log.one("setConsent", input=said)
+    before, after = {"purpose": "EMAIL", "state": "UNKNOWN"}, {"purpose": "EMAIL", "state": "REVOKED"}
+    assert entry == ("consent.revoked", "user:ada", before, {**after, "source": "settings page"})
+    await log.nothing("setConsent", input=said)
+    await log.refuse("setConsent", input={**said, "state": "GRANTED", "source": ""})
+
+
 @case("eraseProfile")
 async def _erase_profile(log: Log) -> None:
     await log.shop.track(userId="ada")
