@@ -44,6 +44,7 @@ from engine.live.revocations import Revocations
 from engine.live.streams import Streams
 from engine.log import EventLog
 from engine.project_settings import ProjectSettingsCache
+from engine.signatures import Signatures
 from engine.rate_limits import Account, RateLimits
 from engine.reading import POOL_SIZE, Readers
 from engine.trusted_documents import TrustedDocuments
@@ -277,6 +278,7 @@ class Process:
             wake=self.broadcast.wake,
             public_url=public_url_of(settings),
             spf_mechanism=spf_mechanism_of(settings),
+            signatures=Signatures(self.database, vault_of(settings), self.clock),
             project_settings=project_settings,
             trusted_documents=TrustedDocuments(self.database, project_settings),
             document_complaints=self.documents.complaints,

@@ -40,6 +40,14 @@ async def read_consents(
     return [ConsentRecord(**dict(row.items())) for row in rows]
 
 
+async def read_consents_of_people(
+    connection: asyncpg.Connection, *, project_id: UUID, user_ids: Sequence[str]
+) -> list[ConsentRecord]:
+    """What people said, by user id and purpose, without locks."""
+    rows = await connection.fetch(_SQL["read_consents_of_people"], project_id, user_ids)
+    return [ConsentRecord(**dict(row.items())) for row in rows]
+
+
 async def write_consent(
     connection: asyncpg.Connection,
     *,

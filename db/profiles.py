@@ -1,4 +1,4 @@
-"""Profiles: everyone whom an event named. The append makes and changes them; here they are only read.
+"""Profiles: everyone whom an event named. The append makes and changes them; here they are read, and made.
 
 When a person was last seen is looked up in the log by index, so that an event needs no write to its person's row.
 """
@@ -56,6 +56,11 @@ async def share_profiles(connection: asyncpg.Connection, *, project_id: UUID, us
 async def lock_profiles(connection: asyncpg.Connection, *, project_id: UUID, user_ids: Sequence[str]) -> set[str]:
     """Lock profiles FOR NO KEY UPDATE, in the order of their user ids; gives those that are there."""
     return {row["user_id"] for row in await connection.fetch(_SQL["lock_profiles"], project_id, user_ids)}
+
+
+async def ensure_profile(connection: asyncpg.Connection, *, project_id: UUID, user_id: str, profile_id: UUID) -> None:
+    """Make a person known who is not yet, so that there is a row to lock."""
+    await connection.execute(_SQL["ensure_profile"], project_id, user_id, profile_id)
 
 
 async def list_profiles(

@@ -44,6 +44,7 @@ class CursorKind(IntEnum):
     AUDIENCE_MEMBERS = 14
     INSIGHT_LIST = 15
     AUDIT_LOG = 16
+    CONSENT_LOG = 17
     TRUSTED_DOCUMENTS = 17
     EXPORT = 18
 

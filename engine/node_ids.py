@@ -44,6 +44,7 @@ class NodeKind(StrEnum):
     MEMBER = "mem"
     MEMBER_TOKEN = "mtk"  # noqa: S105
     AUDIT_ENTRY = "adt"
+    CONSENT_CHANGE = "cch"
 
 
 class NodeId(msgspec.Struct, frozen=True):

@@ -19,9 +19,17 @@ from engine.accounts.signing_keys import signing_purpose
 from engine.email.domains import dkim_purpose
 from engine.inbound.endpoints import PURPOSE as INBOUND_PURPOSE
 from engine.providers.credentials import provider_purpose
+from engine.signatures import identity_secret_purpose
 from engine.vault import CannotOpen, Vault
 from engine.webhooks.secrets import endpoint_purpose
 from engine.workflows.signing import PURPOSE as WORKFLOW_PURPOSE
+
+
+def _identity_secret_purpose(value: SealedValue) -> str:
+    if value.id is None:
+        raise ValueError("an identity secret has an id")
+    return identity_secret_purpose(value.id)
+
 
 _PURPOSES: Mapping[str, Callable[[SealedValue], str]] = {
     "provider": lambda value: provider_purpose(value.name),
@@ -29,6 +37,7 @@ _PURPOSES: Mapping[str, Callable[[SealedValue], str]] = {
     "workflow_secret": lambda _value: WORKFLOW_PURPOSE,
     "inbound_endpoint": lambda _value: INBOUND_PURPOSE,
     "sender_domain": lambda value: dkim_purpose(value.name),
+    "identity_secret": _identity_secret_purpose,
     "signing_key": lambda value: signing_purpose(value.name),
     "totp_secret": lambda value: totp_purpose(value.name),
 }

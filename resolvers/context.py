@@ -29,6 +29,7 @@ from engine.identity import Viewer
 from engine.live.streams import Streams
 from engine.log import EventLog
 from engine.project_settings import ProjectSettingsCache
+from engine.signatures import Signatures
 from engine.rate_limits import RateLimits
 from engine.reading import Readers
 from engine.trusted_documents import Complaints, TrustedDocuments
@@ -70,6 +71,7 @@ class Services:
     spf_mechanism: str
     accounts: Accounts
     project_settings: ProjectSettingsCache
+    signatures: Signatures
     rate_limits: RateLimits
     trusted_documents: TrustedDocuments
     document_complaints: Complaints

@@ -22,6 +22,8 @@ from db.api_keys import read_api_keys
 from db.audiences import AudienceRecord, read_audiences, read_audiences_ever, read_audiences_of_people
 from db.audit_entries import AuditEntryRecord, read_audit_entries
 from db.boards import BoardRecord, read_boards
+from db.consent_changes import ConsentChangeRecord, read_consent_changes
+from db.consents import ConsentRecord, read_consents_of_people
 from db.database import Database
 from db.deliveries import read_attempts, read_deliveries
 from db.delivery_records import AttemptRecord, DeliveryRecord
@@ -292,6 +294,20 @@ class Lookups:
             ),
             lambda record: record.audit_entry_id,
         )
+        self.consent_changes: Lookup[UUID, ConsentChangeRecord | None] = _rows(
+            database,
+            lambda connection, project_id, keys: read_consent_changes(
+                connection, project_id=project_id, consent_change_ids=keys
+            ),
+            lambda record: record.consent_change_id,
+        )
+        self.consents_by_user: Lookup[str, tuple[ConsentRecord, ...]] = _groups(
+            database,
+            lambda connection, project_id, keys: read_consents_of_people(
+                connection, project_id=project_id, user_ids=keys
+            ),
+            lambda record: record.user_id,
+        )
         self.boards: Lookup[UUID, BoardRecord | None] = _rows(
             database,
             lambda connection, project_id, keys: read_boards(connection, project_id=project_id, board_ids=keys),
@@ -381,6 +397,8 @@ class Loaders:
         self.audiences_of_people = Loader(lookups.audiences_of_people)
         self.insights = Loader(lookups.insights)
         self.audit_entries = Loader(lookups.audit_entries)
+        self.consent_changes = Loader(lookups.consent_changes)
+        self.consents_by_user = Loader(lookups.consents_by_user)
         self.boards = Loader(lookups.boards)
         self.workflows = Loader(lookups.workflows)
         self.definitions = Loader(lookups.definitions)

@@ -12,6 +12,7 @@ import msgspec
 from db.audiences import AudienceRecord
 from db.audit_entries import AuditEntryRecord
 from db.boards import BoardRecord
+from db.consent_changes import ConsentChangeRecord
 from db.delivery_records import DeliveryRecord
 from db.insights import InsightRecord
 from db.push_tokens import PushTokenRecord
@@ -55,6 +56,7 @@ Found: TypeAlias = (
     | FoundOrganization
     | ApiKeyRecord
     | DeliveryRecord
+    | ConsentChangeRecord
     | ShownProvider
     | ShownEndpoint
     | WebhookEndpointRecord
@@ -108,7 +110,7 @@ def _person_of(found: Found | None) -> str | None:
     match found:
         case FoundEvent(record=record):
             return record.user_id
-        case ProfileRecord() | DeliveryRecord() | PushTokenRecord():
+        case ProfileRecord() | DeliveryRecord() | PushTokenRecord() | ConsentChangeRecord():
             return found.user_id
     return None
 
@@ -129,6 +131,8 @@ async def _find(ctx: Context, viewer: Viewer, node_id: NodeId) -> Found | None:
             return await ctx.loaders.api_keys.load((viewer.project_id, node_id.uuid))
         case NodeKind.AUDIT_ENTRY if viewer.role >= Role.ADMIN:
             return await ctx.loaders.audit_entries.load((viewer.project_id, node_id.uuid))
+        case NodeKind.CONSENT_CHANGE:
+            return await ctx.loaders.consent_changes.load((viewer.project_id, node_id.uuid))
         case NodeKind.DELIVERY:
             return await ctx.loaders.deliveries.load((viewer.project_id, node_id.uuid))
         case NodeKind.WEBHOOK_ENDPOINT:

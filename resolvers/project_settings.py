@@ -8,6 +8,7 @@ from typing import Any
 from engine.errors import UserError
 from engine.identity import Role
 from engine.project_settings import ProjectSettings, read_settings, update_settings
+from engine.signatures import rotate_identity_secret
 from resolvers.audit import audit_of
 from resolvers.context import Context
 from resolvers.permissions import require
@@ -29,3 +30,16 @@ async def update_project_settings(
         ctx.services.database, project_id=viewer.project_id, given=given, audit=audit_of(ctx, viewer)
     )
     return (changed, ()) if isinstance(changed, ProjectSettings) else (None, changed)
+
+
+async def rotate_secret(ctx: Context, *, grace_seconds: int) -> tuple[str | None, tuple[UserError, ...]]:
+    """The new secret, this once."""
+    viewer = require(ctx, Role.ADMIN)
+    made = await rotate_identity_secret(
+        ctx.services.database,
+        ctx.services.vault,
+        project_id=viewer.project_id,
+        grace_seconds=grace_seconds,
+        audit=audit_of(ctx, viewer),
+    )
+    return (made, ()) if isinstance(made, str) else (None, (made,))

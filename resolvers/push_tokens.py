@@ -28,8 +28,9 @@ from engine.push.registration import (
 from engine.transactions import run_transaction
 from resolvers.context import Context
 from resolvers.filters import check_text
+from resolvers.naming import check_person, own_user_id
 from resolvers.paging import Page, PageArguments, read_window
-from resolvers.permissions import check_named, is_out_of_reach, is_own, require
+from resolvers.permissions import is_out_of_reach, is_own, require
 
 if TYPE_CHECKING:
     import asyncpg
@@ -50,9 +51,10 @@ async def register_push_token(ctx: Context, *, registration: Registration) -> Re
     """Register a device, or bring it back. A key in an app is shown nothing of it but what it said itself, and cannot
     make sends to a person larger without bound: one device too many replaces the one that registered first."""
     viewer = require(ctx, Role.INGEST)
+    registration = msgspec.structs.replace(registration, user_id=own_user_id(viewer, registration.user_id))
     errors = (
         *check_registration(registration, ctx.services.egress),
-        *check_named(viewer, registration.user_id, ("input", "userId")),
+        *await check_person(ctx, viewer, registration.user_id, registration.signature, ("input",)),
     )
     if errors:
         return RegisteredToken(None, errors)

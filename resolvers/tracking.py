@@ -15,18 +15,23 @@ from engine.identity import ApiKeyKind, Role, Viewer
 from engine.log import Dropped, Erased, Outcome, Rejected, Stored
 from resolvers.context import Context
 from resolvers.events import event_cursor
-from resolvers.permissions import check_named, is_own, require
+from resolvers.naming import check_person, is_from_app, own_user_id
+from resolvers.permissions import is_own, require
 
 MAX_BATCH = 1000
 """Events in one `trackBatch`: as many as one append takes in a few tens of milliseconds."""
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """What an event says of where it belongs. `index` is its place in the batch; both are uuids as text."""
+    """What an event says of where it belongs (uuids as text), and that it may name its person.
+
+    `index` is its place in the batch.
+    """
 
     index: int
     org_id: str | None
     project_id: str | None
+    signature: str | None = None
 
 
 class EventBatch(msgspec.Struct, frozen=True):
@@ -43,6 +48,7 @@ class IdentifyArguments(msgspec.Struct, frozen=True):
     traits: bytes
     timestamp: datetime | None = None
     anonymous_id: str | None = None
+    signature: str | None = None
 
 
 class Tracked(msgspec.Struct, frozen=True):
@@ -81,11 +87,11 @@ async def track(ctx: Context, *, batch: EventBatch) -> Tracked:
     """Store one event: the only one of `batch`."""
     viewer = require(ctx, Role.INGEST)
     path = ("input", "event")
-    errors = [_under(path, error) for claim in batch.claims for error in _check_claim(viewer, claim)]
-    errors += check_named(viewer, batch.drafts[0].user_id, (*path, "userId"))
     organization_id = viewer.project.organization_id
-    if errors:
-        return Tracked(organization_id, None, duplicate=False, errors=tuple(errors))
+    refused = await _check_claims(ctx, viewer, batch)
+    if refused:
+        errors = tuple(_under(path, error) for error in refused[0])
+        return Tracked(organization_id, None, duplicate=False, errors=errors)
     [outcome] = await _append(ctx, viewer, batch.drafts)
     if not isinstance(outcome, Stored):
         return _not_stored(organization_id, outcome, path)
@@ -100,10 +106,7 @@ async def track_batch(ctx: Context, *, batch: EventBatch) -> BatchTracked:
     path = ("input", "events")
     if not 1 <= len(batch.drafts) <= MAX_BATCH:
         return _refuse_batch(viewer, len(batch.drafts), path)
-    refused = {claim.index: errors for claim in batch.claims if (errors := _check_claim(viewer, claim))}
-    if viewer.session is not None:
-        named = {index: check_named(viewer, draft.user_id, ("userId",)) for index, draft in enumerate(batch.drafts)}
-        refused |= {index: (*refused.get(index, ()), *errors) for index, errors in named.items() if errors}
+    refused = await _check_claims(ctx, viewer, batch)
     kept = [index for index in range(len(batch.drafts)) if index not in refused] if refused else None
     drafts = batch.drafts if kept is None else tuple(batch.drafts[index] for index in kept)
     outcomes = await _append(ctx, viewer, drafts) if drafts else ()
@@ -124,10 +127,10 @@ async def track_batch(ctx: Context, *, batch: EventBatch) -> BatchTracked:
 
 
 async def identify(ctx: Context, *, arguments: IdentifyArguments) -> Identified:
-    """Merge traits into a person. A key in an app learns nothing of the person it names."""
+    """Merge traits into a person. A key in an app learns nothing of the person it names, unless it proves who it is."""
     viewer = require(ctx, Role.INGEST)
     organization_id = viewer.project.organization_id
-    refused = check_named(viewer, arguments.user_id, ("input", "userId"))
+    refused = await check_person(ctx, viewer, arguments.user_id, arguments.signature, ("input",))
     if refused:
         return Identified(organization_id, None, None, refused)
     draft = EventDraft(
@@ -144,7 +147,7 @@ async def identify(ctx: Context, *, arguments: IdentifyArguments) -> Identified:
         return Identified(organization_id, None, None, errors)
     own = is_own(viewer, arguments.user_id)
     in_an_app = viewer.api_key is not None and viewer.api_key.kind == ApiKeyKind.PUBLISHABLE
-    if viewer.role < Role.VIEWER and in_an_app and not own:
+    if viewer.role < Role.VIEWER and in_an_app and not own and arguments.signature is None:
         return Identified(organization_id, outcome.event, None, ())
     profile = await ctx.loaders.profiles_by_user.load((viewer.project_id, arguments.user_id))
     return Identified(organization_id, outcome.event, profile, (), withheld=viewer.role < Role.VIEWER and not own)
@@ -172,6 +175,8 @@ def _not_stored(organization_id: UUID, outcome: Rejected | Dropped | Erased, pat
 
 
 async def _append(ctx: Context, viewer: Viewer, drafts: tuple[EventDraft, ...]) -> Sequence[Outcome]:
+    if viewer.session is not None:
+        drafts = tuple(msgspec.structs.replace(each, user_id=own_user_id(viewer, each.user_id)) for each in drafts)
     outcomes = await ctx.services.log.append(viewer.project_id, drafts)
     ctx.forget_reads()
     return outcomes
@@ -184,6 +189,25 @@ def _refuse_batch(viewer: Viewer, count: int, path: tuple[str, ...]) -> BatchTra
         else UserError(f"A batch holds at most {MAX_BATCH} events, and this one has {count}.", "LIMIT_EXCEEDED", path)
     )
     return BatchTracked(viewer.project_id, 0, 0, count, None, (error,))
+
+
+async def _check_claims(ctx: Context, viewer: Viewer, batch: EventBatch) -> dict[int, tuple[UserError, ...]]:
+    """Why events of a batch are refused before anything else is looked at, by their places."""
+    refused = {claim.index: errors for claim in batch.claims if (errors := _check_claim(viewer, claim))}
+    signatures = {claim.index: claim.signature for claim in batch.claims if claim.signature is not None}
+    if not signatures and viewer.session is None and not await _must_sign(ctx, viewer):
+        return refused
+    for index, draft in enumerate(batch.drafts):
+        errors = await check_person(ctx, viewer, draft.user_id, signatures.get(index))
+        if errors:
+            refused[index] = (*refused.get(index, ()), *errors)
+    return refused
+
+
+async def _must_sign(ctx: Context, viewer: Viewer) -> bool:
+    if not is_from_app(viewer):
+        return False
+    return (await ctx.services.project_settings.read(viewer.project_id)).require_signed_identity
 
 
 def _check_claim(viewer: Viewer, claim: Claim) -> tuple[UserError, ...]:

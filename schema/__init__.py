@@ -11,6 +11,7 @@ from strawberry.schema.config import StrawberryConfig
 from schema.audience import Audience
 from schema.audit_entry import AuditEntry
 from schema.board import Board
+from schema.consent import ConsentChange
 from schema.delivery import Delivery
 from schema.event import Event
 from schema.inbound_endpoint import InboundEndpoint
@@ -47,6 +48,7 @@ def build_schema() -> strawberry.Schema:
             ApiKey,
             Audience,
             AuditEntry,
+            ConsentChange,
             Board,
             Delivery,
             InboundEndpoint,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from db.audiences import AudienceRecord
 from db.audit_entries import AuditEntryRecord
 from db.boards import BoardRecord
+from db.consent_changes import ConsentChangeRecord
 from db.delivery_records import DeliveryRecord
 from db.insights import InsightRecord
 from db.push_tokens import PushTokenRecord
@@ -19,6 +20,7 @@ from resolvers.nodes import Found, FoundEvent, FoundOrganization
 from schema.audience import Audience
 from schema.audit_entry import AuditEntry
 from schema.board import Board
+from schema.consent import ConsentChange
 from schema.delivery import Delivery
 from schema.event import Event
 from schema.inbound_endpoint import InboundEndpoint
@@ -58,6 +60,8 @@ def as_node(found: Found | None) -> Node | None:
             return PushToken.of(found)
         case TemplateRecord():
             return Template.of(found)
+        case ConsentChangeRecord():
+            return ConsentChange.of(found)
         case AuditEntryRecord():
             return AuditEntry.of(found)
         case AudienceRecord():

@@ -78,9 +78,9 @@ def _batch(events: list[_Event]) -> EventBatch:
         ),
         tuple(
             [
-                Claim(index, event.org_id, event.project_id)
+                Claim(index, event.org_id, event.project_id, event.signature)
                 for index, event in enumerate(events)
-                if event.org_id is not None or event.project_id is not None
+                if event.org_id is not None or event.project_id is not None or event.signature is not None
             ]
         ),
     )

@@ -13,6 +13,7 @@ from schema.info import Info
 from schema.project import ApiKeyPayload, ProjectPayload
 from schema.roots.audiences import AudiencesMutation
 from schema.roots.bundles import BundlesMutation
+from schema.roots.consent import ConsentMutation
 from schema.roots.deliveries import DeliveriesMutation
 from schema.roots.email import EmailMutation
 from schema.roots.erasure import ErasureMutation
@@ -46,6 +47,7 @@ class Mutation(
     DeliveriesMutation,
     PushMutation,
     ProjectSettingsMutation,
+    ConsentMutation,
     EmailMutation,
     ErasureMutation,
     SmsMutation,

@@ -10,11 +10,13 @@ import strawberry
 from db.records import ProfileRecord
 from engine.node_ids import NodeKind, write_node_id
 from resolvers import audiences as resolve_audiences
+from resolvers import consent as resolve_consent
 from resolvers import deliveries as resolve_deliveries
 from resolvers import events as resolve
 from resolvers import workflow_runs as resolve_runs
 from resolvers.paging import Listed, PageArguments
 from resolvers.push_tokens import tokens_of
+from schema.consent import Consent, ConsentChangeConnection
 from schema.delivery_filter import DeliveryFilterArgument
 from schema.event_filter import FilterArgument
 from schema.info import Info
@@ -95,6 +97,23 @@ class Profile(Node):
             info.context, profile=self.record, arguments=PageArguments(first=first, after=after)
         )
         return run_lists.WorkflowRunConnection.of(listed)
+
+    @strawberry.field(
+        description="What the person allows, of every purpose. Needs VIEWER, or the person's own session."
+    )
+    async def consents(self, info: Info) -> list[Consent]:
+        return [Consent.of(held) for held in await resolve_consent.consents_of(info.context, profile=self.record)]
+
+    @strawberry.field(
+        description=(
+            "Everything that the person said about consent. Newest first; needs VIEWER, or the person's own session."
+        )
+    )
+    async def consent_history(self, info: Info, first: First = 20, after: After = None) -> ConsentChangeConnection:
+        page = await resolve_consent.consent_history(
+            info.context, profile=self.record, arguments=PageArguments(first=first, after=after)
+        )
+        return ConsentChangeConnection.of(page)
 
     @strawberry.field(description=NEWEST_TOKENS)
     async def push_tokens(self, info: Info) -> list[PushToken]:

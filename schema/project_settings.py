@@ -79,3 +79,12 @@ class ProjectSettingsPayload(MutationPayload):
         return ProjectSettingsPayload(
             project_settings=None if record is None else ProjectSettings.of(record), user_errors=user_errors(errors)
         )
+
+
+@strawberry.type(description="A new identity secret, or why there is none. Needs ADMIN.")
+class IdentitySecretPayload(MutationPayload):
+    secret: str | None = strawberry.field(description="Shown once. Its text as it is, prefix included, is the key.")
+
+    @staticmethod
+    def of(secret: str | None, errors: tuple[EngineUserError, ...]) -> IdentitySecretPayload:
+        return IdentitySecretPayload(secret=secret, user_errors=user_errors(errors))

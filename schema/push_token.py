@@ -177,6 +177,7 @@ def _registration(value: dict[str, Any]) -> Registration:
         web_push_keys=None if keys is None else WebPushKeys(p256dh=keys["p256dh"], auth=keys["auth"]),
         environment=value.get("environment") or PushEnvironment.PRODUCTION,
         user_id=value.get("userId"),
+        signature=value.get("signature"),
         timezone=value.get("timezone"),
         locale=value.get("locale"),
         app_version=value.get("appVersion"),

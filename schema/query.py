@@ -23,6 +23,7 @@ from schema.project import Viewer
 from schema.roots.audiences import AudiencesQuery
 from schema.roots.audit import AuditQuery
 from schema.roots.bundles import BundlesQuery
+from schema.roots.consent import ConsentQuery
 from schema.roots.deliveries import DeliveriesQuery
 from schema.roots.email import EmailQuery
 from schema.roots.erasure import ErasureQuery
@@ -54,6 +55,7 @@ class Query(
     DeliveriesQuery,
     PushQuery,
     ProjectSettingsQuery,
+    ConsentQuery,
     EmailQuery,
     ErasureQuery,
     ProvidersQuery,

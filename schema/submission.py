@@ -67,9 +67,9 @@ def batch_of(events: list[dict[str, Any]]) -> EventBatch:
     return EventBatch(
         tuple(_draft(event) for event in events),
         tuple(
-            Claim(index, event.get("orgId"), event.get("projectId"))
+            Claim(index, event.get("orgId"), event.get("projectId"), event.get("signature"))
             for index, event in enumerate(events)
-            if event.get("orgId") is not None or event.get("projectId") is not None
+            if any(event.get(name) is not None for name in ("orgId", "projectId", "signature"))
         ),
     )
 

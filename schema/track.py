@@ -108,6 +108,7 @@ def _identify_arguments(value: dict[str, Any]) -> IdentifyArguments:
         traits=json_text(value["traits"]),
         timestamp=value.get("timestamp"),
         anonymous_id=value.get("anonymousId"),
+        signature=value.get("signature"),
     )
 
 

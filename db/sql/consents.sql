@@ -6,6 +6,13 @@ WHERE project_id = $1 AND user_id = ANY($2) AND purpose = ANY($3)
 ORDER BY user_id, purpose
 FOR SHARE;
 
+-- name: read_consents_of_people
+-- What some people have said about all purposes.
+SELECT project_id, user_id, purpose, state, source, updated_at
+FROM consents
+WHERE project_id = $1 AND user_id = ANY($2)
+ORDER BY user_id, purpose;
+
 -- name: write_consent
 -- Sets what a person says about a purpose.
 INSERT INTO consents (project_id, user_id, purpose, state, source, updated_at)

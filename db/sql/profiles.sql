@@ -22,6 +22,12 @@ LEFT JOIN LATERAL (
 ) AS seen ON true
 WHERE p.project_id = $1 AND p.profile_id = ANY($2);
 
+-- name: ensure_profile
+-- Makes a user's profile, unless there is one.
+INSERT INTO profiles (project_id, profile_id, user_id, created_at)
+VALUES ($1, $3, $2, clock_timestamp())
+ON CONFLICT DO NOTHING;
+
 -- name: share_profiles
 -- The users who have a profile, which stays as it is until the transaction ends.
 SELECT user_id

@@ -16,6 +16,9 @@ UNION ALL
 SELECT 'sender_domain', project_id, sender_domain_id, domain, sealed_dkim_private_key
 FROM sender_domains
 UNION ALL
+SELECT 'identity_secret', project_id, identity_secret_id, '', sealed_secret
+FROM identity_secrets
+UNION ALL
 SELECT 'signing_key', CAST('00000000-0000-0000-0000-000000000000' AS uuid), NULL, key_id, sealed_private_key
 FROM signing_keys
 UNION ALL
@@ -48,6 +51,11 @@ WHERE project_id = $1 AND endpoint_id = $2 AND sealed_secret = $3;
 -- Replaces what a domain's private key is sealed to, unless it has changed.
 UPDATE sender_domains SET sealed_dkim_private_key = $4
 WHERE project_id = $1 AND sender_domain_id = $2 AND sealed_dkim_private_key = $3;
+
+-- name: reseal_identity_secret
+-- Replaces what an identity secret is sealed to, unless it has changed.
+UPDATE identity_secrets SET sealed_secret = $4
+WHERE project_id = $1 AND identity_secret_id = $2 AND sealed_secret = $3;
 
 -- name: reseal_signing_key
 -- Replaces what a signing key's private half is sealed to, unless it has changed; the keys are the deployment's.

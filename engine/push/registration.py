@@ -59,6 +59,7 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True):
     web_push_keys: WebPushKeys | None = None
     environment: PushEnvironment = PushEnvironment.PRODUCTION
     user_id: str | None = None
+    signature: str | None = None
     timezone: str | None = None
     locale: str | None = None
     app_version: str | None = None
