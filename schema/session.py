@@ -22,7 +22,7 @@ from schema.scalars import JSON
 from schema.submission import json_text
 
 
-@strawberry.type(description="A signed-in end user of the host app, with their tokens. Whoever signed in sees it.")
+@strawberry.type(description="A signed-in end user of the host app, with their tokens. Needs INGEST.")
 class AuthSession:
     user_id: str = strawberry.field(description="The person's id: in events, profiles and pushes.")
     anonymous: bool = strawberry.field(description="Whether the person has not signed up yet.")
@@ -127,9 +127,7 @@ SignInArgument = Annotated[
 ]
 
 
-@strawberry.type(
-    description="A session, or why there is none. Whoever signed in sees it; the person's graph needs VIEWER."
-)
+@strawberry.type(description="A session, or why there is none. Needs INGEST, which sees of the person ids.")
 class AuthPayload(MutationPayload):
     session: AuthSession | None = strawberry.field(description="Null when there is none, or none any more.")
     profile: Profile | None = strawberry.field(description="The person. INGEST sees ids.")
@@ -151,7 +149,7 @@ class AuthPayload(MutationPayload):
         )
 
 
-@strawberry.type(description="A second factor to be confirmed. Whoever enrolled sees it.")
+@strawberry.type(description="A second factor to be confirmed. Needs INGEST.")
 class EnrollTotpPayload(MutationPayload):
     secret: str | None = strawberry.field(description="Shown once, for typing in: base32.")
     otpauth_uri: str | None = strawberry.field(description="The same as otpauth://totp/…, for a QR code.")
@@ -163,7 +161,7 @@ class EnrollTotpPayload(MutationPayload):
         )
 
 
-@strawberry.type(description="A second factor in use. Whoever confirmed it sees it.")
+@strawberry.type(description="A second factor in use. Needs INGEST.")
 class ConfirmTotpPayload(MutationPayload):
     recovery_codes: list[str] = strawberry.field(
         description=f"Shown once: {RECOVERY_CODES} codes that stand in for a lost device, each good once."
@@ -176,7 +174,7 @@ class ConfirmTotpPayload(MutationPayload):
         )
 
 
-@strawberry.type(description="Whether a second factor was taken away. Whoever had it sees it.")
+@strawberry.type(description="Whether a second factor was taken away. Needs INGEST.")
 class DisableTotpPayload(MutationPayload):
     @staticmethod
     def of(errors: tuple[EngineUserError, ...]) -> DisableTotpPayload:

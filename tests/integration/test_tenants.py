@@ -15,7 +15,11 @@ import msgspec
 import pytest
 from uuid_utils.compat import uuid7
 
+from db.sessions import insert_session
+from db.users import insert_user
 from db.workflow_run_log import append_run_updates
+from engine.accounts.refresh_tokens import make_refresh_token
+from engine.accounts.sessions import SESSION_LIFETIME
 from engine.audit import Audit
 from engine.errors import CursorInvalid, Unauthenticated
 from engine.identity import Role
@@ -229,10 +233,33 @@ async def _identify(victim: Tenant, attacker: Tenant) -> None:
     assert response["data"]["identify"]["profile"] == {"traits": {"a": 1}}
 
 
-async def _account(tenant: Tenant) -> Any:
-    document = """mutation { signUp(input: {email: "ada@example.com", password: "correct horse"}) {
-      session { userId accessToken refreshToken } userErrors { code } } }"""
-    return (await tenant.data(document))["signUp"]["session"]
+PASSWORD = "correct horse"
+
+
+async def _account(victim: Tenant, email: str | None = "ada@example.com") -> dict[str, str]:
+    """Somebody who is signed in, of whom no event tells; anonymous without an address."""
+    accounts, project_id, user_id, session_id = victim.gateway.services.accounts, victim.project_id, "user", uuid7()
+    token, now = make_refresh_token(accounts.region), accounts.clock.now()
+    password_hash = None if email is None else await accounts.passwords.hash(PASSWORD)
+    async with accounts.database.transaction() as connection:
+        await insert_user(
+            connection, project_id=project_id, user_id=user_id, email=email, password_hash=password_hash, now=now
+        )
+        await insert_session(
+            connection,
+            project_id=project_id,
+            session_id=session_id,
+            user_id=user_id,
+            anonymous=email is None,
+            device_id=None,
+            now=now,
+            expires_at=now + SESSION_LIFETIME,
+            token_hash=token.token_hash,
+        )
+    access = await accounts.tokens.issue(
+        project_id=project_id, session_id=session_id, user_id=user_id, anonymous=email is None
+    )
+    return {"userId": user_id, "accessToken": access.token, "refreshToken": token.token}
 
 
 async def _still_signed_in(victim: Tenant, session: Any) -> None:
@@ -258,15 +285,13 @@ async def _sign_in_anonymously(victim: Tenant, attacker: Tenant) -> None:
 
 @case("Mutation.signUp")
 async def _sign_up(victim: Tenant, attacker: Tenant) -> None:
-    theirs = await _account(victim)
-    assert (await _account(attacker))["userId"] != theirs["userId"]
-    document = """mutation ($token: String!) {
-      signUp(input: {email: "bob@example.com", password: "correct horse", anonymousRefreshToken: $token}) {
+    session = await _account(victim, email=None)
+    document = """mutation ($token: String) {
+      signUp(input: {email: "ada@example.com", password: "correct horse", anonymousRefreshToken: $token}) {
         session { userId } userErrors { code } } }"""
-    anonymous = "mutation { signInAnonymously(input: {}) { session { userId refreshToken } } }"
-    session = (await victim.data(anonymous))["signInAnonymously"]["session"]
     response = await _sees_nothing(attacker, document, token=session["refreshToken"])
     assert response["data"]["signUp"] == {"session": None, "userErrors": [{"code": "INVALID_CREDENTIALS"}]}
+    assert (await attacker.data(document))["signUp"]["session"]["userId"] != session["userId"]
     await _still_signed_in(victim, session)
 
 
