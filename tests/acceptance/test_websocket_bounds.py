@@ -183,7 +183,8 @@ async def test_the_hundred_and_first_operation_is_refused_and_the_others_go_on(s
         await send(socket, *(subscribe(str(number), LIVE) for number in range(101)))
         refusal = await receive(socket)
         assert (refusal["id"], refusal["type"]) == ("100", "error")
-        assert refusal["payload"][0]["extensions"] == {"code": "RATE_LIMITED", "retryAfterMs": 1000}
+        extensions = refusal["payload"][0]["extensions"]
+        assert (extensions["code"], extensions["retryAfterMs"]) == ("RATE_LIMITED", 1000)
         await eventually(lambda: len(server.application.log.members) == 100)
         await send(socket, complete_of("0"), subscribe("100", LIVE))
         while '{"100":' not in (await socket.recv()):
