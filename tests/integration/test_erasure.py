@@ -18,7 +18,9 @@ from db.events import append_events
 from db.followers import ensure_follower
 from db.records import EventRecord, Lane
 from db.suppressions import NewSuppression, insert_suppressions, read_suppressions
+from engine.channels.base import Accepted, Outcome
 from engine.dispatch.reports import Reported
+from engine.dispatch.values import Channel
 from engine.email.callbacks import EmailCallback, EmailReport, apply_email_callback
 from engine.erasure.erasing import ErasureRequest, Receipt, _erase, erase_person, hash_person
 from engine.errors import UserError
@@ -26,8 +28,10 @@ from engine.lanes import EVENTS
 from engine.node_ids import NodeKind, write_node_id
 from engine.workers.followers import NOTHING, Follower, Reacted
 from tests.integration.delivery_support import make_delivery
+from tests.integration.dispatch_support import open_desk
 from tests.integration.graphql_support import Tenant, open_gateway
 from tests.integration.log_support import make_project, new_event, open_database, wait_until_blocked
+from tests.peers.memory_channel import MemoryMessage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -220,6 +224,36 @@ async def test_a_delivery_that_is_settled_holds_back_its_erasure(shop: Tenant) -
     async with database.connection() as connection:
         held = await hold_deliveries(connection, project_id=shop.project_id, delivery_ids=[delivery_id])
     assert held == set()
+
+
+async def test_an_attempt_on_the_wire_ends_without_an_error_and_writes_nothing(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_desk(database_url, max_size=6) as desk:
+        project_id = await desk.project()
+        async with desk.database.connection() as connection:
+            await append_events(
+                connection, project_id=project_id, batch_token=1, events=[new_event("a", user_id="ada")]
+            )
+        await desk.enqueue(project_id, channel=Channel.PUSH, user_id="ada")
+
+        async def erased_meanwhile(_message: MemoryMessage) -> Outcome:
+            await erase_from(desk.database, project_id)
+            return Accepted(provider_message_id="apns-1")
+
+        desk.push.script = erased_meanwhile
+        desk.push.events_of = lambda _settled: [new_event("b", event_type="push.token_invalidated", user_id="ada")]
+        dispatcher = desk.dispatcher()
+        await desk.drain(dispatcher, project_id)
+
+        assert dispatcher.stats().late == 1
+        assert desk.push.settled == []
+        assert await desk.events(project_id) == {"consent.erasure_completed": 1}
+        assert await desk.statuses(project_id) == {}
+        async with desk.database.connection() as connection:
+            left = "SELECT (SELECT count(*) FROM delivery_attempts) + (SELECT count(*) FROM profiles)"
+            assert await connection.fetchval(left) == 0
+    assert not [each for each in caplog.records if each.levelname in ("ERROR", "WARNING")]
 
 
 async def test_an_append_that_waited_for_an_erasure_is_made_again_with_a_profile(database_url: str) -> None:
