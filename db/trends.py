@@ -86,16 +86,14 @@ class TrendCell(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Shape(msgspec.Struct, frozen=True):
-    """How a measure is taken in two steps: `columns` of a cell, by what cells differ besides, and what joins cells."""
+    """How a measure is taken in two steps: `columns` of a cell, and what joins cells."""
 
     columns: str
     joined: str
-    keys: str = "bucket, name"
 
 
 _SHAPES = {
     Measure.COUNT: _Shape("count(*) AS events", "sum(events)"),
-    Measure.UNIQUE_USERS: _Shape("person", "count(DISTINCT person)", "bucket, name, person"),
     Measure.SUM: _Shape("sum(number) AS added", "sum(added)"),
     Measure.AVG: _Shape("sum(number) AS added, count(*) AS events", "sum(added) / sum(events)"),
     Measure.MIN: _Shape("min(number) AS least", "min(least)"),
@@ -119,6 +117,10 @@ def trend_sql(question: TrendQuestion, parameters: list[Any], *, now: datetime) 
     nothing = f"{bind(_NOTHING, parameters)}::text"
     # Groups are chosen by the period itself. Without groups there is one, also where only the period before had events.
     ranking = "true" if question.group is None else f"bucket > {compared}"
+    if question.measure is Measure.UNIQUE_USERS:
+        happened = _happened_sql(question, nothing, parameters, now=now)
+        placing = _placed_as_one(limit) if question.group is None else _placed_by_group(compared, limit)
+        return _people_sql(happened, placing, compared=compared, nothing=nothing)
     cells, joined = _cells_sql(question, nothing, parameters, now=now)
     return f"""
         WITH cells AS MATERIALIZED ({cells}), ranked AS (
@@ -135,6 +137,53 @@ def trend_sql(question: TrendQuestion, parameters: list[Any], *, now: datetime) 
         GROUP BY GROUPING SETS ((rank, is_current, bucket), (rank, is_current))"""
 
 
+def _people_sql(happened: str, placing: str, *, compared: str, nothing: str) -> str:
+    """How many people each place of each bucket has, and each place of each period: made distinct by hashing, since to
+    sort them took most of the time. `placing` makes `ranked` (rank, name) and `placed` (rank, bucket, person)."""
+    return f"""
+        WITH happened AS ({happened}), {placing}
+        SELECT counted.rank, is_current, bucket, NULLIF(ranked.name, {nothing}) AS name, value
+        FROM (
+            SELECT rank, bucket > {compared} AS is_current, bucket, count(*) AS value
+            FROM placed
+            GROUP BY rank, bucket
+            UNION ALL
+            SELECT rank, is_current, NULL, count(*)
+            FROM (SELECT rank, bucket > {compared} AS is_current FROM placed GROUP BY 1, 2, person) AS once
+            GROUP BY rank, is_current
+        ) AS counted
+        LEFT JOIN ranked ON ranked.rank = counted.rank"""
+
+
+def _placed_as_one(limit: str) -> str:
+    """Without groups all are one."""
+    return f"""ranked AS (
+            SELECT 1 AS rank, '' AS name LIMIT {limit}
+        ), placed AS MATERIALIZED (
+            SELECT 1 AS rank, bucket, person FROM happened GROUP BY bucket, person
+        )"""
+
+
+def _placed_by_group(compared: str, limit: str) -> str:
+    """The people of a group are distinct before it has a place; those of all the others together are not."""
+    return f"""cells AS MATERIALIZED (
+            SELECT bucket, name, person FROM happened GROUP BY bucket, name, person
+        ), ranked AS MATERIALIZED (
+            SELECT name, row_number() OVER (ORDER BY count(*) DESC, name) AS rank
+            FROM (SELECT name FROM cells WHERE bucket > {compared} GROUP BY name, person) AS once
+            GROUP BY name
+            ORDER BY rank
+            LIMIT {limit}
+        ), placed AS MATERIALIZED (
+            SELECT ranked.rank, cells.bucket, cells.person FROM cells JOIN ranked ON ranked.name = cells.name
+            UNION ALL
+            SELECT NULL, bucket, person
+            FROM cells
+            WHERE NOT EXISTS (SELECT FROM ranked WHERE ranked.name = cells.name)
+            GROUP BY bucket, person
+        )"""
+
+
 def _cells_sql(question: TrendQuestion, nothing: str, parameters: list[Any], *, now: datetime) -> tuple[str, str]:
     """Numbers by bucket and name of the group, and how several of them make one."""
     happened = _happened_sql(question, nothing, parameters, now=now)
@@ -142,7 +191,7 @@ def _cells_sql(question: TrendQuestion, nothing: str, parameters: list[Any], *, 
         share = f"percentile_cont({_SHARES[question.measure]}) WITHIN GROUP (ORDER BY number)"
         return f"SELECT bucket, name, number::float8 AS number FROM ({happened}) AS happened", share
     shape = _SHAPES[question.measure]
-    cells = f"SELECT bucket, name, {shape.columns} FROM ({happened}) AS happened GROUP BY {shape.keys}"
+    cells = f"SELECT bucket, name, {shape.columns} FROM ({happened}) AS happened GROUP BY bucket, name"
     return cells, shape.joined
 
 

@@ -211,6 +211,11 @@ class Histories:
             self._keep((project_id, user_id), history)
         return found
 
+    def forget(self, project_id: UUID) -> None:
+        """Whatever is kept of a project's people: one of them was erased, and nobody says any more who that was."""
+        for key in [key for key in self._kept if key[0] == project_id]:
+            self._entries -= self._kept.pop(key).size
+
     def _take(self, profile: ProfileRecord, shapes: Shapes, log_start: LogStart) -> History:
         """What is kept, if it is still true; it is taken out."""
         kept = self._kept.pop((profile.project_id, profile.user_id), None)

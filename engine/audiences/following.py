@@ -27,6 +27,7 @@ from engine.workers.followers import NOTHING, Reacted, TakeLess
 if TYPE_CHECKING:
     import asyncpg
 
+ERASED = "consent.erasure_completed"
 MAX_PAIRS = 20_000
 """Of audiences and people that one transaction looks at, unless one event alone has more."""
 
@@ -42,6 +43,8 @@ class Following:
     ) -> Reacted:
         """Keep what follows from a page of events. `now` is business time."""
         audiences = await self._cache.read(connection, project_id=project_id)
+        if any(event.event_type == ERASED for event in items):
+            audiences.histories.forget(project_id)
         dependencies = audiences.project.dependencies
         events = [event for event in items if event.user_id is not None]
         if not audiences.project.names or not events:

@@ -405,6 +405,29 @@ async def test_of_whoever_was_erased_nothing_is_remembered(shop: Shop) -> None:
     assert await kept(shop.database, shop.project_id) == set()
 
 
+async def test_after_an_erasure_people_are_read_anew(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, int]] = []
+    read_counted = counting.read_counted
+
+    async def read(connection: asyncpg.Connection, **given: Any) -> Any:
+        asked.extend(given["after"])
+        return await read_counted(connection, **given)
+
+    monkeypatch.setattr(counting, "read_counted", read)
+    await shop.audience("Buyers", happened("order.placed", "GTE", 9))
+    await shop.agree()
+    for _ in range(2):
+        await shop.did("ada")
+        await shop.agree()
+    assert [after > 0 for _, after in asked] == [False, True]
+
+    await shop.did("bob", following.ERASED)
+    await shop.agree()
+    await shop.did("ada")
+    await shop.agree()
+    assert asked[-1] == ("ada", 0)
+
+
 USERS = st.sampled_from(["ada", "bob", "cy"])
 WINDOWS = st.sampled_from([60, 3600, 86_400])
 COUNTS = st.builds(
