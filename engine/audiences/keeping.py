@@ -132,9 +132,6 @@ async def _look(
         with_consent=project.reads_consent,
     )
     found = await _ask(connection, asked, read, audiences, now)
-    over = [user_id for user_id in sorted(due) if user_id not in found.rechecks]
-    if over:
-        await delete_rechecks(connection, project_id=project_id, user_ids=over)
     return await _keep(
         connection,
         found,
@@ -240,14 +237,15 @@ async def _keep(
         for user_id, at in found.rechecks.items()
         if user_id in kept and (user_id in due or _is_sooner(at, kept[user_id].recheck_at))
     }
+    over = sorted(due - found.rechecks.keys())
     touched = {user_id for _, user_id in moved} | sooner.keys()
-    if not touched:
-        return ()
-    present = await hold_people(connection, project_id=project_id, user_ids=sorted(touched))
+    present = await hold_people(connection, project_id=project_id, user_ids=sorted(touched)) if touched else set()
     moved = [pair for pair in moved if pair[1] in present]
     sooner = {user_id: at for user_id, at in sooner.items() if user_id in present}
     if sooner:
         await write_rechecks(connection, project_id=project_id, times=sooner)
+    if over:
+        await delete_rechecks(connection, project_id=project_id, user_ids=over)
     entered = [pair for pair in moved if found.answers[pair]]
     exited = [pair for pair in moved if not found.answers[pair]]
     if entered:
