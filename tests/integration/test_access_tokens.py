@@ -15,6 +15,7 @@ import jwt
 import pytest
 from starlette.applications import Starlette
 
+from cli import _rotate_signing_keys
 from db.database import Database
 from db.signing_keys import read_signing_keys
 from engine.accounts.access_tokens import AccessClaims, AccessTokens
@@ -30,6 +31,7 @@ from engine.accounts.signing_keys import (
 from engine.errors import Unauthenticated
 from engine.vault import Vault
 from inbound.jwks import accounts_routes
+from settings import read_settings
 from tests.integration.inbound_support import serve_app
 from tests.integration.log_support import open_database
 
@@ -255,3 +257,10 @@ async def test_anybody_can_verify_with_what_is_published(database_url: str) -> N
         assert said["sid"] == str(WHO["session_id"])
         assert said["project"] == str(WHO["project_id"])
         assert (said["anon"], said["region"], said["exp"] - said["iat"]) == (False, "us", 900)
+
+
+async def test_the_command_makes_the_next_key(database_url: str) -> None:
+    async with opened(database_url) as (database, time):
+        settings = read_settings(database_url=database_url, secret_key=SECRET.decode())
+        made = await _rotate_signing_keys(settings, at_once=True)
+        assert await key_ids(database, time.at) == [made]
