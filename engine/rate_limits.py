@@ -120,8 +120,8 @@ class Account:
     @property
     def standing(self) -> Standing:
         """What is left by this gateway's view. A debt shows as nothing."""
-        limits = self._limits
-        return Standing(limits.limit, max(0, int(self._restored())), limits.restore_rate)
+        limits, left = self._limits, self._restored()
+        return Standing(limits.limit, int(left) if left > 0 else 0, limits.restore_rate)
 
     @property
     def is_settled(self) -> bool:
@@ -130,14 +130,16 @@ class Account:
 
     def take(self, points: int) -> Refusal | asyncio.Future[Refusal | None] | None:
         """Take so many points, or be refused. A future where Redis has to be asked first."""
-        left = self._restored()
-        if left < points:
+        if self._restored() < points:
             return self.refusal(points)
-        limits = self._limits
-        if self._spent + self._flying + points <= self._seen / SHARE or limits.is_alone:
-            self.charge(points)
+        spent = self._spent + points
+        if spent + self._flying <= self._seen / SHARE or self._limits.is_alone:
+            if not self._spent:
+                self._limits.settle_soon(self)  # else it has been said
+            self._points -= points
+            self._spent = spent
             return None
-        return limits.ask(self, points)
+        return self._limits.ask(self, points)
 
     def charge(self, points: float) -> None:
         """Take so many points in any case, below zero too. Fewer than none are given back."""
@@ -183,11 +185,13 @@ class Account:
         return Refusal(max(1, ceil(1000 * (points - self._restored()) / self._limits.restore_rate)))
 
     def _restored(self) -> float:
+        """Once more than anything else in here: without `min`, which costs as much as all the rest."""
         limits = self._limits
         now = limits.now()
-        self._points = min(limits.limit, self._points + (now - self._updated) * limits.restore_rate)
+        left = self._points + (now - self._updated) * limits.restore_rate
+        self._points = left = left if left < limits.limit else float(limits.limit)
         self._updated = now
-        return self._points
+        return left
 
 
 class _Question(msgspec.Struct, frozen=True):
@@ -330,9 +334,8 @@ class RateLimits:
         for question, spent in zip(questions, told, strict=True):
             account = question.account
             account.untold(spent)
-            if question.answer is None or question.answer.done():
-                self.settle_soon(account)
-            else:
+            self.settle_soon(account)
+            if question.answer is not None and not question.answer.done():
                 question.answer.set_result(account.decide(question.wanted))
 
 
