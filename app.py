@@ -44,9 +44,9 @@ from engine.live.revocations import Revocations
 from engine.live.streams import Streams
 from engine.log import EventLog
 from engine.project_settings import ProjectSettingsCache
-from engine.signatures import Signatures
 from engine.rate_limits import Account, RateLimits
 from engine.reading import POOL_SIZE, Readers
+from engine.signatures import Signatures
 from engine.trusted_documents import TrustedDocuments
 from engine.workflows.bundle_schema import SCHEMA_PATH, bundle_schema
 from inbound import routes as inbound_routes

@@ -29,9 +29,9 @@ from engine.identity import Viewer
 from engine.live.streams import Streams
 from engine.log import EventLog
 from engine.project_settings import ProjectSettingsCache
-from engine.signatures import Signatures
 from engine.rate_limits import RateLimits
 from engine.reading import Readers
+from engine.signatures import Signatures
 from engine.trusted_documents import Complaints, TrustedDocuments
 from engine.vault import Vault
 from engine.work import Work

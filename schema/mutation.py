@@ -20,8 +20,8 @@ from schema.roots.erasure import ErasureMutation
 from schema.roots.inbound import InboundMutation
 from schema.roots.insights import InsightsMutation
 from schema.roots.members import MembersMutation
-from schema.roots.providers import ProvidersMutation
 from schema.roots.project_settings import ProjectSettingsMutation
+from schema.roots.providers import ProvidersMutation
 from schema.roots.push import PushMutation
 from schema.roots.sessions import SessionsMutation
 from schema.roots.sms import SmsMutation

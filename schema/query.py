@@ -33,7 +33,6 @@ from schema.roots.insights import InsightsQuery
 from schema.roots.members import MembersQuery
 from schema.roots.project_settings import ProjectSettingsQuery
 from schema.roots.providers import ProvidersQuery
-from schema.roots.project_settings import ProjectSettingsQuery
 from schema.roots.push import PushQuery
 from schema.roots.trends import TrendsQuery
 from schema.roots.trusted_documents import TrustedDocumentsQuery

@@ -35,10 +35,10 @@ from engine.live.streams import Streams
 from engine.log import EventLog
 from engine.members import NewMember, add_member
 from engine.project_settings import ProjectSettingsCache
-from engine.signatures import Signatures
 from engine.provisioning import create_api_key, create_organization, create_project
 from engine.rate_limits import RateLimits
 from engine.reading import Readers
+from engine.signatures import Signatures
 from engine.trusted_documents import TrustedDocuments
 from engine.vault import Vault
 from engine.work import Work
