@@ -271,7 +271,6 @@ class Process:
             streams=self.streams,
             cursors=self.cursors,
             announce=self.broadcast.announce,
-            region=settings.region,
             clock=self.clock,
             vault=vault_of(settings),
             egress=egress_of(settings),

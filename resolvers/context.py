@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What every operation of this process shares. `announce` and `wake` never block; `region` is `us` or `eu`;
-    `public_url` is where this deployment is reached from outside, without a slash at its end.
+    """What every operation of this process shares. `announce` and `wake` never block; `public_url` is where this
+    deployment is reached from outside, without a slash at its end.
 
     `schema_for_all` says whether clients may ask for the schema, None that it depends on who asks;
     `document_complaints` says what keeps a document from being run.
@@ -62,7 +62,6 @@ class Services:
     streams: Streams
     cursors: CursorCodec
     announce: Callable[[Announcement], None]
-    region: str
     clock: Clock
     vault: Vault
     egress: Egress

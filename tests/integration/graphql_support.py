@@ -299,7 +299,6 @@ async def open_gateway(
             streams=streams,
             cursors=cursors,
             announce=tell,
-            region=REGION,
             clock=clock,
             vault=Vault(SECRET),
             egress=egress or Egress(),
