@@ -119,9 +119,7 @@ class Round:
         locked = await lock(connection, project_id=project_id, run_ids=[each.run_id for each in due])
         found = {each.run_id: each.user_id for each in due}
         # One that a device takeover gave to somebody else meanwhile is left to a round that holds them.
-        mine = [
-            each for each in locked if self._is_mine(each, answered) and each.run.user_id == found[each.run.run_id]
-        ]
+        mine = [each for each in locked if self._is_mine(each, answered) and each.run.user_id == found[each.run.run_id]]
         if project is None or not mine:
             return None
         reading = Reading(self._tools.vault, project, self._tools.refuse_url, now=self._now)
