@@ -194,7 +194,7 @@ def test_an_ordinary_batch_takes_the_fast_path() -> None:
             ),
             EventDraft(event_type="page.viewed"),
         ),
-        (Claim(0, "o", "p"),),
+        (Claim(0, "o", "p", "s"),),
     )
     assert decode_track_batch(raw) == expected == ordinary(raw)
 
