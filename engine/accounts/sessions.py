@@ -20,12 +20,12 @@ import msgspec
 from db.database import Database
 from db.sessions import FoundSession, end_sessions, find_session, insert_session, lock_session, rotate_refresh_token
 from engine.accounts.access_tokens import AccessTokens, Signer
-from engine.accounts.endings import tell_ended
 from engine.accounts.passwords import Passwords
 from engine.accounts.refresh_tokens import RefreshToken, make_refresh_token, read_refresh_token
 from engine.announcements import Announcement
 from engine.clock import Clock
 from engine.errors import UserError
+from engine.revoking import Revocation, append_revocations
 from engine.transactions import run_transaction
 from engine.vault import Vault
 
@@ -158,7 +158,7 @@ async def sign_out(accounts: Accounts, *, project_id: UUID, refresh_token: str) 
         ended = await end_sessions(
             connection, project_id=project_id, session_ids=[found.session_id], reason=SIGNED_OUT, now=now
         )
-        return await tell_ended(connection, ended)
+        return await append_revocations(connection, Revocation.SESSION_ENDED, ended)
 
     outcome = await run_transaction(accounts.database, end)
     if isinstance(outcome, Ended):
@@ -202,7 +202,7 @@ async def refuse_session(
         "INVALID_CREDENTIALS",
         path,
     )
-    return Ended(error, await tell_ended(connection, ended))
+    return Ended(error, await append_revocations(connection, Revocation.SESSION_ENDED, ended))
 
 
 def _unknown(path: tuple[str, ...]) -> Ended:

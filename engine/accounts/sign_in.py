@@ -37,7 +37,6 @@ from db.users import (
     upgrade_user,
 )
 from engine.accounts import second_factor, takeover
-from engine.accounts.endings import tell_ended
 from engine.accounts.passwords import problem_of
 from engine.accounts.refresh_tokens import RefreshToken, make_refresh_token, read_refresh_token
 from engine.accounts.sessions import UPGRADED, Accounts, Authenticated, Ended, NewSession, refuse_session
@@ -48,6 +47,7 @@ from engine.contacts import Malformed, parse_email
 from engine.dispatch.ledger import record
 from engine.errors import UserError
 from engine.events import EventDraft, normalise
+from engine.revoking import Revocation, append_revocations
 from engine.transactions import run_transaction
 
 MODULE = "auth"
@@ -300,7 +300,9 @@ async def _say(
     )
     for seq in _takeover_seqs(said):
         await take_over_user(connection, project_id=project_id, alias=taken.retired.user_id, user_id=user_id, seq=seq)
-    return _Done(user_id, (*said, *await tell_ended(connection, taken.ended)), taken.retired)
+    return _Done(
+        user_id, (*said, *await append_revocations(connection, Revocation.SESSION_ENDED, taken.ended)), taken.retired
+    )
 
 
 def _takeover_seqs(said: Sequence[Announcement]) -> list[int]:
@@ -350,7 +352,7 @@ async def _upgrade(
     await new.insert(connection, project_id=project_id, user_id=user_id, anonymous=False, device_id=found.device_id)
     events = [msgspec.structs.replace(event, user_id=user_id)]
     said = await record(connection, project_id=project_id, transitions=(), events=events, now=new.now)
-    return _Done(user_id, (*said, *await tell_ended(connection, ended)))
+    return _Done(user_id, (*said, *await append_revocations(connection, Revocation.SESSION_ENDED, ended)))
 
 
 async def _recognise(
