@@ -59,6 +59,7 @@ class Bench:
         self.store = store
         self.tried = 0
         self.seen: Counter[str] = Counter()
+        self._known: dict[str, str] = {}
 
     async def open(self) -> None:
         store = self.store
@@ -266,6 +267,27 @@ async def test_one_that_goes_round_has_the_same_trace(bench: Bench) -> None:
         "SEND_PUSH suppressed": 2,
         "WAIT waited": 4,
         "BRANCH branched": 4,
+    }
+
+
+async def test_one_of_a_project_that_can_send_nothing_has_the_same_trace(database_url: str, redis_url: str) -> None:
+    steps = [
+        {"label": "s0", "type": "SEND_SMS", "config": {"body": "Hi"}},
+        {"label": "s1", "type": "SEND_EMAIL", "config": {"to": "{{ user.email }}", "subject": "Hi", "bodyText": "b"}},
+        {"label": "s2", "type": "UPDATE_PROFILE", "config": {"traits": {"done": True}}},
+    ]
+    traits = {"email": "ada@example.org", "phone": "+14155550132"}
+    person = {"traits": traits, "devices": [], "refuses": set(), "is_known": True}
+    probe = {"steps": steps, "trigger": {}, "person": person, "properties": {}, "context": {}}
+    async with open_store(database_url, redis_url) as store:
+        bench = Bench(store)
+
+        await bench.compare({}, [probe])
+
+    assert bench.seen == {
+        "SEND_SMS skipped-missing-config": 1,
+        "SEND_EMAIL skipped-missing-config": 1,
+        "UPDATE_PROFILE ok": 1,
     }
 
 
