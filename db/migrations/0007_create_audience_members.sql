@@ -1,6 +1,6 @@
 -- What:  who belongs to audiences, kept up to date; the audiences lane of the log.
 -- Why:   that somebody came or left is told within a second, and time that passes is noticed without looking at
---        everybody: each person of whom time alone may change an answer has a row that says when.
+--        everybody: each person and audience whose answer time alone may change has a row that says when.
 -- Locks: `audiences` for a moment (columns with constant defaults); the rest is new.
 -- When:  before the release that needs it. What was saved before is gone through by a worker (is_building).
 
@@ -31,14 +31,14 @@ CREATE TABLE audience_members (
 
 CREATE INDEX audience_members_by_user ON audience_members (project_id, user_id);
 
--- When a person has to be looked at again although nothing happens: never later than the passing of time alone changes
--- the answer of any audience. Business time. No row where it cannot. One for all audiences, so that an event of somebody
--- who is to be looked at anyway writes none.
+-- When a person, member or not, has to be looked at again although nothing happens: never later than the passing of
+-- time alone changes the answer. Business time. No row where it cannot.
 CREATE TABLE audience_rechecks (
     project_id uuid NOT NULL,
+    audience_id uuid NOT NULL,
     user_id text COLLATE "C" NOT NULL,
     recheck_at timestamptz NOT NULL,
-    PRIMARY KEY (project_id, user_id)
+    PRIMARY KEY (project_id, audience_id, user_id)
 ) WITH (fillfactor = 80);
 
 CREATE INDEX audience_rechecks_due ON audience_rechecks (recheck_at, project_id);
