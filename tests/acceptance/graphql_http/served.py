@@ -70,7 +70,9 @@ class DescribedError(Exception):
 class TestSession:
     holder = None
     account = None
-    may_inspect = True
+
+    def __init__(self, *, may_inspect: bool) -> None:
+        self.may_inspect = may_inspect
 
     async def trusted_document(self, digest: str) -> str | None:
         return None
@@ -86,7 +88,10 @@ class TestSession:
 
 
 class TestApplication:
-    """Keys decide how opening a session ends: `unauthenticated`, `limited`, `down`, `crash`, or well."""
+    """Keys decide how opening a session ends: `unauthenticated`, `limited`, `down`, `crash`, or well.
+
+    All but a `stranger` may ask for the schema.
+    """
 
     decoders: Mapping[str, Any] = {}
     weights = Weights()
@@ -97,7 +102,8 @@ class TestApplication:
     async def open_session(
         self, headers: Mapping[str, str], payload: Mapping[str, Any] | None, *, client: str | None
     ) -> TestSession:
-        match headers.get("x-api-key"):
+        key = headers.get("x-api-key")
+        match key:
             case "unauthenticated":
                 raise DescribedError("UNAUTHENTICATED")
             case "limited":
@@ -106,7 +112,7 @@ class TestApplication:
                 raise DescribedError("UNAVAILABLE", retryAfterMs=200)
             case "crash":
                 raise RuntimeError("a secret of the server")
-        return TestSession()
+        return TestSession(may_inspect=key != "stranger")
 
     def describe_error(self, error: BaseException) -> PublicError | None:
         return PublicError(str(error), error.extensions) if isinstance(error, DescribedError) else None
