@@ -10,7 +10,6 @@ a session may do. Never stops: it holds no task and no connection.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import re
 from collections import OrderedDict
@@ -175,7 +174,8 @@ class AccessTokens:
         try:
             region = msgspec.json.decode(_decoded(shape[2]), type=_RegionClaim).region
             key_id = msgspec.json.decode(_decoded(shape[1]), type=_Header).kid
-        except (msgspec.DecodeError, binascii.Error):
+        except (msgspec.DecodeError, ValueError):
+            # neither base64 nor UTF-8 are anything else
             raise Unauthenticated(_REFUSED) from None
         if region != self._region:
             raise Unauthenticated(

@@ -134,12 +134,19 @@ async def test_what_others_sign_or_say_of_themselves_is_refused_without_repeatin
             "rt_us_" + "x" * 43,
             "ü" * 100,
             "a.b.c",
+            f"{not_text(b'kid')}.{payload}.{signature}",
+            f"{header}.{not_text(b'region')}.{signature}",
             good + "a",
         ]
         for case in cases:
             with pytest.raises(Unauthenticated) as caught:
                 await process.tokens.read(case)
             assert not case or case not in str(caught.value)
+
+
+def not_text(name: bytes) -> str:
+    """A segment that is JSON but for its encoding."""
+    return base64.urlsafe_b64encode(b'{"' + name + b'":"\xff\xfe\xfd"}').rstrip(b"=").decode()
 
 
 class Stranger:
