@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 import msgspec
+from uuid_utils.compat import uuid7
 
 from db.audience_members import delete_rechecks, hold_follower
 from db.audience_records import NewAudienceChange
@@ -207,7 +208,8 @@ def _event(retired: Retired, heir: str, moved: int, now: datetime) -> NewEvent:
         "movedPushTokens": moved,
     }
     return NewEvent(
-        key=f"{TAKEOVER}:{retired.user_id}",
+        # nobody foresees it: an event that a client wrote before under this key would stand in its place
+        key=f"{TAKEOVER}:{uuid7()}",
         module="auth",
         event_type=TAKEOVER,
         timestamp=now,

@@ -124,6 +124,18 @@ async def test_whoever_asks_again_is_told_the_same_and_nobody_else_is(database_u
         ]
 
 
+async def test_nobody_can_write_the_takeover_before_it_happens(database_url: str) -> None:
+    """Under a key that can be foreseen, an app's event would stand where it is said whose the history is."""
+    async with open_app(database_url) as app:
+        device = await made(app)
+        for key in (f"auth.device_takeover:{device.anonymous}", f"auth.device_takeover:{device.person}"):
+            await app.key.track(id=key, eventType="order.placed")
+        assert (await device.sign_in())["retiredAnonUserId"] == device.anonymous
+        assert [who for _, who, _ in await app.events("auth.device_takeover")] == [device.person]
+        [link] = await app.rows("SELECT alias, user_id FROM identity_links")
+        assert link == {"alias": device.anonymous, "user_id": device.person}
+
+
 async def test_a_wrong_password_or_token_takes_nothing_over(database_url: str) -> None:
     async with open_app(database_url) as app:
         device = await made(app)
