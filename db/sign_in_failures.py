@@ -18,10 +18,12 @@ _SQL = statements("sign_in_failures")
 
 
 class CountedFailures(msgspec.Struct, frozen=True):
-    """How many there were without a long pause, and when a storm of them was last told of."""
+    """How many there were without a long pause, until when no sign-in was to be looked at before this one, and when a
+    storm of them was last told of."""
 
     failures: int
     storm_at: datetime | None
+    blocked_until: datetime | None
 
 
 async def read_blocked_until(
@@ -37,7 +39,7 @@ async def note_failure(
 ) -> CountedFailures:
     """Count a failure; the count begins anew where the last one was before `since`. Locks the subject."""
     row = await connection.fetchrow(_SQL["note_failure"], project_id, subject, now, since)
-    return CountedFailures(row["failures"], row["storm_at"])
+    return CountedFailures(row["failures"], row["storm_at"], row["blocked_until"])
 
 
 async def block_subject(

@@ -12,7 +12,7 @@ ON CONFLICT (project_id, subject) DO UPDATE
 SET failures = CASE WHEN f.last_at < $4 THEN 1 ELSE f.failures + 1 END,
     first_at = CASE WHEN f.last_at < $4 THEN $3 ELSE f.first_at END,
     last_at = greatest(f.last_at, $3)
-RETURNING failures, storm_at;
+RETURNING failures, storm_at, blocked_until;
 
 -- name: block_subject
 -- Says until when sign-ins of a subject are not looked at, and when a storm was told of.

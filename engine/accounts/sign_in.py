@@ -201,9 +201,13 @@ async def sign_in(accounts: Accounts, project: ProjectRecord, asked: SignIn) -> 
         await check_storm(connection, project_id=project_id, subjects=subjects, now=now)
         user = await find_user_by_email(connection, project_id=project_id, email=email)
     person = await _recognise(accounts, project_id, user, asked, now)
+    if isinstance(person, UserError) and person is not _CODE_MISSING:
+        await _count_failure(accounts, project_id, subjects, None if user is None else user.user_id, now)
+        return Authenticated(errors=(person,))
+    async with accounts.database.connection() as connection:
+        # others may have failed while this one waited for its turn
+        await check_storm(connection, project_id=project_id, subjects=subjects, now=now)
     if isinstance(person, UserError):
-        if person is not _CODE_MISSING:
-            await _count_failure(accounts, project_id, subjects, None if user is None else user.user_id, now)
         return Authenticated(errors=(person,))
     new = await _new_session(accounts)
     account = next(subject for subject in subjects if subject.kind is SubjectKind.ACCOUNT)

@@ -85,6 +85,10 @@ async def check_storm(
     blocked_until = await read_blocked_until(
         connection, project_id=project_id, subjects=[subject.key for subject in subjects]
     )
+    _refuse_until(blocked_until, now)
+
+
+def _refuse_until(blocked_until: datetime | None, now: datetime) -> None:
     if blocked_until is not None and blocked_until > now:
         wait = blocked_until - now
         raise RateLimited(
@@ -103,13 +107,16 @@ async def count_failure(
 ) -> tuple[Announcement, ...]:
     """Count a failure for each subject, in the caller's transaction; returns what to announce after the commit.
 
-    `user_id` is whose account it was, where there is one. Locks subjects in the order of their keys, then the head.
+    `user_id` is whose account it was, where there is one. `now` is when it was begun. Locks subjects in the order of
+    their keys, then the head. Raises `RateLimited` where others failed meanwhile, so that no more is told to whoever
+    guesses many times at once than to whoever guesses as often one after the other; then nothing is counted.
     """
     events = []
     for subject in sorted(subjects, key=lambda each: each.key):
         counted = await note_failure(
             connection, project_id=project_id, subject=subject.key, now=now, since=now - WINDOW
         )
+        _refuse_until(counted.blocked_until, now)
         is_storm = counted.failures >= STORM_AT[subject.kind]
         is_told = counted.storm_at is not None and counted.storm_at > now - WINDOW
         block = block_of(subject.kind, counted.failures)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -54,6 +55,19 @@ async def test_an_account_under_attack_is_not_looked_at_for_a_while_and_its_owne
         for number in range(FREE[SubjectKind.ACCOUNT] - 1):
             await app.sign_in_from("ann@example.com", "a wrong password", f"192.0.2.{number}")
         assert (await app.sign_in_from("ann@example.com", PASSWORD, "198.51.100.1")).session is not None
+
+
+async def test_whoever_guesses_many_times_at_once_is_told_no_more_than_one_after_the_other(database_url: str) -> None:
+    async with open_app(database_url, clock=StandingClock(NOW)) as app:
+        await app.sign_up("ann@example.com")
+        guesses = [*(f"a wrong password {number}" for number in range(20)), PASSWORD]
+        found = await asyncio.gather(
+            *(app.sign_in_from("ann@example.com", guess, f"192.0.2.{number}") for number, guess in enumerate(guesses)),
+            return_exceptions=True,
+        )
+        told = [each for each in found if not isinstance(each, RateLimited)]
+        assert len(told) == FREE[SubjectKind.ACCOUNT]
+        assert isinstance(found[-1], RateLimited)
 
 
 async def test_an_account_that_does_not_exist_is_slowed_down_alike(database_url: str) -> None:
