@@ -10,7 +10,7 @@ import msgspec
 
 from db.records import EventRecord, Lane, ProfileRecord
 from engine.errors import UserError
-from engine.events import IDENTIFIED, IDENTITY_MODULE, EventDraft
+from engine.events import IDENTIFIED, IDENTITY_MODULE, EventDraft, normalise
 from engine.identity import ApiKeyKind, Role, Viewer
 from engine.log import Dropped, Erased, Outcome, Rejected, Stored
 from resolvers.context import Context
@@ -96,7 +96,7 @@ async def track(ctx: Context, *, batch: EventBatch) -> Tracked:
     if not isinstance(outcome, Stored):
         return _not_stored(organization_id, outcome, path)
     known = viewer.role >= Role.VIEWER or is_own(viewer, outcome.event.user_id)
-    withheld = outcome.duplicate and not known and not _wrote(batch.drafts[0], outcome.event)
+    withheld = outcome.duplicate and not known and not _wrote(viewer, batch.drafts[0], outcome.event)
     return Tracked(organization_id, outcome.event, outcome.duplicate, (), withheld=withheld)
 
 
@@ -222,11 +222,18 @@ def _check_claim(viewer: Viewer, claim: Claim) -> tuple[UserError, ...]:
     )
 
 
-def _wrote(draft: EventDraft, event: EventRecord) -> bool:
-    """Whether a stored event says what the draft says, so that showing it tells nothing new."""
-    said = (draft.module, draft.event_type, draft.user_id, draft.anonymous_id)
-    stored = (event.module, event.event_type, event.user_id, event.anonymous_id)
-    return said == stored and msgspec.json.decode(draft.properties) == msgspec.json.decode(event.properties)
+def _wrote(viewer: Viewer, draft: EventDraft, event: EventRecord) -> bool:
+    """Whether a stored event says what the draft says and no more, so that showing it tells nothing new."""
+    [said] = normalise([draft], salt=viewer.project.salt)
+    if isinstance(said, UserError):
+        return False
+    names = ("module", "event_type", "user_id", "anonymous_id")
+    return (
+        all(getattr(said, name) == getattr(event, name) for name in names)
+        and event.timestamp in (said.timestamp, event.received_at)
+        and msgspec.json.decode(said.properties) == msgspec.json.decode(event.properties)
+        and msgspec.json.decode(said.context) == msgspec.json.decode(event.context)
+    )
 
 
 def _under(path: Iterable[str], error: UserError) -> UserError:

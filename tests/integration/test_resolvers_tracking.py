@@ -275,3 +275,27 @@ async def test_ingest_cannot_read_an_event_of_somebody_else_by_guessing_its_id(s
         assert "4242" not in repr(response)
         assert "ada" not in repr(response)
         assert await app.codes(document, input=guess) == ["FORBIDDEN"], name
+
+
+@pytest.mark.parametrize(
+    ("said", "is_shown"),
+    [
+        ({}, False),
+        ({"context": {"page": "/a", "ip": "192.0.2.1"}}, True),
+        ({"context": {"page": "/a", "ip": "198.51.100.1"}}, False),
+        ({"context": {"page": "/a", "ip": "192.0.2.1"}, "timestamp": "2026-01-02T00:00:00Z"}, False),
+    ],
+)
+async def test_ingest_is_shown_a_stored_event_only_where_it_said_all_of_it(
+    shop: Tenant, said: dict[str, Any], is_shown: bool
+) -> None:
+    """Somebody else's surroundings are theirs, also where the rest is the same."""
+    same = {"id": "same", "eventType": "order.placed", "userId": "ada", "properties": {"n": 1}}
+    stored = {"context": {"page": "/a", "ip": "192.0.2.1"}, "timestamp": "2026-01-01T00:00:00Z"}
+    given = {"timestamp": stored["timestamp"], **said}
+    await shop.track(**same, **stored)
+    app = await shop.as_role(Role.INGEST, ApiKeyKind.PUBLISHABLE)
+    document = "mutation ($input: TrackInput!) { track(input: $input) { event { context timestamp } } }"
+    response = await app.run(document, input={"event": {**same, **given}})
+    assert (response["data"]["track"]["event"] is not None) is is_shown
+    assert is_shown or {error["extensions"]["code"] for error in response["errors"]} == {"FORBIDDEN"}
