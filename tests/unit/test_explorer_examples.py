@@ -21,7 +21,7 @@ def schema() -> GraphQLSchema:
 def test_every_example_is_offered() -> None:
     imported = re.findall(r"from '\./([\w-]+\.graphql)'", (SOURCES / "examples" / "index.ts").read_text())
     assert sorted(imported) == [path.name for path in EXAMPLES]
-    assert len(EXAMPLES) == 9
+    assert len(EXAMPLES) == 16
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

@@ -98,6 +98,46 @@ test('a key typed into the Headers editor never reaches localStorage', () =>
     assert.ok(!local.includes(key));
   }));
 
+test('a password and a token typed into the Variables editor never reach localStorage', () =>
+  inBrowser(async (page) => {
+    const secrets = ['seven violet anchors', 'rt_us_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG'];
+    await openExplorer(page);
+    await chooseTab(page, 'SignUp');
+    await page.locator('.graphiql-editor-tool .monaco-editor').first().click();
+    await page.keyboard.press('Control+A');
+    await page.keyboard.press('Delete');
+    await page.keyboard.insertText(
+      `{"input": {"email": "ada@example.com", "password": "${secrets[0]}", "anonymousRefreshToken": "${secrets[1]}"}}`,
+    );
+    await play(page);
+    const { data } = await response(page, (value) => value.data?.signUp);
+    assert.equal(data.signUp.userErrors[0].code, 'INVALID_CREDENTIALS');
+    await page.waitForTimeout(900);
+    const local = await page.evaluate(() => JSON.stringify(localStorage));
+    assert.ok(local.includes('ada@example.com'));
+    for (const secret of secrets) assert.ok(!local.includes(secret));
+  }));
+
+test('a session speaks through the Headers editor, and sees its own person', () =>
+  inBrowser(async (page) => {
+    await openExplorer(page);
+    await chooseTab(page, 'SignInAnonymously');
+    await play(page);
+    const { data } = await response(page, (value) => value.data?.signInAnonymously?.session);
+    const { accessToken, userId } = data.signInAnonymously.session;
+    const project = (await send('{ viewer { project { uuid } } }')).viewer.project.uuid;
+    await chooseTab(page, 'Me');
+    await page.getByRole('button', { name: 'Headers' }).click();
+    await page.locator('.graphiql-editor-tool .monaco-editor').last().click();
+    await page.keyboard.insertText(`{"authorization": "Bearer ${accessToken}", "x-sendora-project": "${project}"}`);
+    await play(page);
+    const { data: seen } = await response(page, (value) => value.data?.viewer?.profile);
+    assert.deepEqual([seen.viewer.role, seen.viewer.profile.userId], ['INGEST', userId]);
+    await screenshot(page, 'session-light');
+    await page.waitForTimeout(900);
+    assert.ok(!(await page.evaluate(() => JSON.stringify(localStorage))).includes(accessToken));
+  }));
+
 test('a query runs', () =>
   inBrowser(async (page) => {
     await openExplorer(page);

@@ -1,10 +1,17 @@
 /** The tabs a first visit opens with, in the order in which a newcomer needs them. Titles are the operations' names. */
+import auditLog from './audit-log.graphql';
 import deliveryUpdates from './delivery-updates.graphql';
+import eraseProfile from './erase-profile.graphql';
 import eventStream from './event-stream.graphql';
 import eventTypes from './event-types.graphql';
 import identify from './identify.graphql';
 import latestEvents from './latest-events.graphql';
+import me from './me.graphql';
+import rateLimit from './rate-limit.graphql';
 import sendPush from './send-push.graphql';
+import setConsent from './set-consent.graphql';
+import signInAnonymously from './sign-in-anonymously.graphql';
+import signUp from './sign-up.graphql';
 import trackEvent from './track-event.graphql';
 import viewer from './viewer.graphql';
 import workflowRunUpdates from './workflow-run-updates.graphql';
@@ -31,6 +38,30 @@ const SEND_PUSH_VARIABLES = `{
   }
 }`;
 
+const SIGN_UP_VARIABLES = `{
+  "input": {
+    "email": "ada@example.com",
+    "password": "seven violet anchors",
+    "anonymousRefreshToken": null
+  }
+}`;
+
+const SET_CONSENT_VARIABLES = `{
+  "input": {
+    "userId": "ada",
+    "purpose": "EMAIL",
+    "state": "REVOKED",
+    "source": "settings page"
+  }
+}`;
+
+const ERASE_VARIABLES = `{
+  "input": {
+    "userId": "ada",
+    "reason": "Asked for by letter"
+  }
+}`;
+
 function example(query: string, variables = '') {
   return { query, variables };
 }
@@ -45,4 +76,11 @@ export const EXAMPLES = [
   example(latestEvents, '{ "first": 10, "filter": { "eventTypes": ["*"] } }'),
   example(eventTypes, '{ "search": null }'),
   example(viewer),
+  example(rateLimit),
+  example(signInAnonymously, '{ "input": { "deviceId": "phone" } }'),
+  example(signUp, SIGN_UP_VARIABLES),
+  example(me),
+  example(setConsent, SET_CONSENT_VARIABLES),
+  example(auditLog, '{ "first": 10, "subject": null }'),
+  example(eraseProfile, ERASE_VARIABLES),
 ];
