@@ -1,4 +1,4 @@
-# One image for every process: `serve` (the default), `worker`, `migrate`, `create-project`.
+# One image for every process: `serve` (the default), `worker`, and commands such as `migrate` and `create-project`.
 # PostgreSQL and Redis are other containers: see docker-compose.yml.
 
 FROM node:22.21.1-bookworm-slim AS explorer

@@ -110,7 +110,7 @@ def publish_documents(
         asyncio.run(client.publish(found))
         return len(found)
 
-    typer.echo(f"{_carry_out(action, url, key)} documents")
+    typer.echo(f"documents: {_carry_out(action, url, key)}")
 
 
 def _bring(file: str, url: str | None, key: str | None, *, is_dry_run: bool) -> Comparison:

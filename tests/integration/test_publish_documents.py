@@ -58,7 +58,7 @@ async def test_a_folder_is_published_byte_for_byte_and_again_changes_nothing(she
     (folder / "notes.txt").write_text("no document")
 
     for _ in range(2):
-        assert await publish(shell, folder) == "2 documents\n"
+        assert await publish(shell, folder) == "documents: 2\n"
         assert await published(shell) == {"again.graphql": id_of(HEAD), "deep/who.graphql": id_of(windows)}
 
 
@@ -77,7 +77,7 @@ async def test_a_manifest_is_published(shell: Shell, manifest: object) -> None:
     path = shell.folder / "manifest.json"
     path.write_text(json.dumps(manifest))
 
-    assert await publish(shell, path) == "1 documents\n"
+    assert await publish(shell, path) == "documents: 1\n"
     assert await published(shell) == {"Who": id_of(WHO)}
 
 

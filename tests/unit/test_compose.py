@@ -51,6 +51,15 @@ def test_two_gateways_behind_a_proxy_and_two_workers(compose: dict[str, Any]) ->
     assert [name for name, service in services.items() if "ports" in service] == ["proxy"]
 
 
+def test_what_all_processes_must_agree_on_can_be_said_in_one_place(compose: dict[str, Any]) -> None:
+    shared = "SECRET_KEY PUBLIC_URL REGION ENVIRONMENT INTROSPECTION COST_LIMIT COST_RESTORE MAX_OPERATION_COST"
+
+    for name in ("migrate", "gateway-1", "gateway-2", "worker"):
+        assert compose["services"][name]["environment"] == compose["x-gateway-image"]["environment"]
+    assert {f"SENDORA_{each}" for each in shared.split()} <= set(compose["x-gateway-image"]["environment"])
+    assert compose["x-gateway-image"]["environment"]["SENDORA_ENVIRONMENT"] == "${SENDORA_ENVIRONMENT:-production}"
+
+
 def test_processes_start_after_the_migration_and_only_when_it_succeeded(compose: dict[str, Any]) -> None:
     for name in ("gateway-1", "gateway-2", "worker"):
         wanted = {"migrate": "service_completed_successfully", "redis": "service_healthy"}
