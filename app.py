@@ -117,6 +117,8 @@ _logger = logging.getLogger(__name__)
 class GatewaySession:
     """One connection's viewer, or nobody's."""
 
+    __slots__ = ("_client", "_revocations", "_services", "_viewer")
+
     def __init__(
         self, services: Services, revocations: Revocations, viewer: Viewer | None, *, client: str | None = None
     ) -> None:
@@ -131,8 +133,8 @@ class GatewaySession:
 
     @property
     def account(self) -> Account | None:
-        holder = self.holder
-        return None if holder is None else self._services.rate_limits.account(holder)
+        viewer = self._viewer
+        return None if viewer is None else self._services.rate_limits.account(viewer.holder)
 
     @property
     def may_inspect(self) -> bool:
@@ -203,7 +205,10 @@ class GatewayApplication:
             project = _credential(PROJECT, headers, payload)
             viewer = await self._identities.viewer_of_bearer(bearer, project=project, api_key=api_key)
         elif api_key is not None:
-            viewer = await self._identities.viewer_of(api_key, from_browser="origin" in headers)
+            in_browser = "origin" in headers
+            viewer = self._identities.known_viewer(api_key, from_browser=in_browser)
+            if viewer is None:
+                viewer = await self._identities.viewer_of(api_key, from_browser=in_browser)
         return GatewaySession(self._services, self._revocations, viewer, client=client)
 
     def describe_error(self, error: BaseException) -> PublicError | None:
@@ -438,7 +443,9 @@ def _other_routes(process: Process, metrics: Metrics, inbound: Sequence[Route]) 
 
 def _credential(name: str, headers: Mapping[str, str], payload: Mapping[str, Any] | None) -> str | None:
     """The header wins where both are given: a proxy may set it."""
-    given = headers.get(name) or (payload or {}).get(name)
+    given = headers.get(name)
+    if not given and payload:
+        given = payload.get(name)
     return given if isinstance(given, str) and given else None
 
 

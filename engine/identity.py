@@ -2,7 +2,9 @@
 
 Guarantees: credentials of another region are refused without a look-up; what was revoked or has ended is refused as
 soon as the log of revocations has told of it, and keys and members' tokens at most `KEY_MAX_AGE` later without that
-log; nothing but its hash is kept of a token. A session is INGEST whatever comes with it, and opens one project.
+log; a token that is good is kept in memory as long as its look-up is believed, and nothing but its hash anywhere
+else; how long a wrong one takes says nothing of how near it is to a good one, because what is kept is found by a keyed
+hash of all of it. A session is INGEST whatever comes with it, and opens one project.
 Leaves to others: what a viewer may do (resolvers.permissions), ending what one has open (engine.live.revocations),
 what access tokens are (engine.accounts.access_tokens). Never stops: it holds no task and no connection.
 """
@@ -173,11 +175,13 @@ class RevocationLog(Protocol):
 
 
 class _Known(msgspec.Struct, frozen=True):
-    """A key, as the viewer whom it makes, and as the one it makes in a browser."""
+    """A key, as the viewer whom it makes, and as the one it makes in a browser. Whoever is told of a revocation later
+    forgets it."""
 
     api_key: ApiKeyRecord
     viewer: Viewer
     in_browser: Viewer
+    is_revoked: bool
 
 
 class Identities:
@@ -211,12 +215,16 @@ class Identities:
 
         Raises `Unauthenticated`, in words that never repeat the token.
         """
-        self._check_shape(token)
-        token_hash = hash_token(token)
-        known = self._keys.known(token_hash) or await self._keys.find(token_hash)
-        if known.api_key.revoked_at is not None or self._is_revoked(known.api_key.api_key_id):
-            raise Unauthenticated("This API key has been revoked.")
-        return known.in_browser if from_browser else known.viewer
+        known = self._keys.known(token)
+        if known is None:
+            self._check_shape(token)
+            known = await self._keys.find(token)
+        return _admitted(known, from_browser=from_browser)
+
+    def known_viewer(self, token: str, *, from_browser: bool) -> Viewer | None:
+        """The same without waiting, for a key that was looked up a moment ago; None for any other."""
+        known = self._keys.known(token)
+        return None if known is None else _admitted(known, from_browser=from_browser)
 
     async def viewer_of_bearer(self, token: str, *, project: str | None, api_key: str | None = None) -> Viewer:
         """The viewer whom a bearer token names: an end user's session, or a member.
@@ -252,9 +260,10 @@ class Identities:
         return Viewer(project, key, Role.INGEST, session=session)
 
     async def _viewer_of_member(self, token: str, project_id: UUID | None) -> Viewer:
-        self._check_member_shape(token)
-        token_hash = hash_token(token)
-        member = self._members.known(token_hash) or await self._members.find(token_hash)
+        member = self._members.known(token)
+        if member is None:
+            self._check_member_shape(token)
+            member = await self._members.find(token)
         if self._is_revoked(member.member_id):
             raise Unauthenticated(MEMBER_REMOVED)
         if self._is_revoked(member.member_token_id):
@@ -303,9 +312,9 @@ class Identities:
             projects = await list_projects(connection, organization_id=organization_id)
         return projects[0] if projects else None
 
-    async def _look_up_key(self, token_hash: bytes) -> _Known:
+    async def _look_up_key(self, token: str) -> _Known:
         async with self._look_ups, self._database.connection() as connection:
-            api_key = await find_api_key(connection, token_hash=token_hash)
+            api_key = await find_api_key(connection, token_hash=hash_token(token))
             if api_key is None:
                 raise Unauthenticated("This API key is not known.")
             project = await read_project(connection, project_id=api_key.project_id)
@@ -315,11 +324,12 @@ class Identities:
         outside, inside = (
             Viewer(project, api_key, effective_role(api_key, from_browser=in_browser)) for in_browser in (False, True)
         )
-        return _Known(api_key, outside, inside)
+        is_revoked = api_key.revoked_at is not None or self._is_revoked(api_key.api_key_id)
+        return _Known(api_key, outside, inside, is_revoked)
 
-    async def _look_up_member(self, token_hash: bytes) -> KnownMember:
+    async def _look_up_member(self, token: str) -> KnownMember:
         async with self._look_ups, self._database.connection() as connection:
-            member = await find_member(connection, token_hash=token_hash)
+            member = await find_member(connection, token_hash=hash_token(token))
             if member is None:
                 raise Unauthenticated("This member token is not known, or good no more.")
             await touch_member_token(connection, member_token_id=member.member_token_id)
@@ -331,6 +341,12 @@ class Identities:
         if project is None or project_id == SYSTEM_PROJECT:
             raise LookupError("no such project")
         return project
+
+
+def _admitted(known: _Known, *, from_browser: bool) -> Viewer:
+    if known.is_revoked:
+        raise Unauthenticated("This API key has been revoked.")
+    return known.in_browser if from_browser else known.viewer
 
 
 def _utc_now() -> datetime:

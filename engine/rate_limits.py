@@ -102,10 +102,12 @@ class Refusal(msgspec.Struct, frozen=True):
 class Account:
     """One holder's bucket, as this gateway sees it."""
 
-    __slots__ = ("_flying", "_limits", "_points", "_seen", "_spent", "_updated", "key")
+    __slots__ = ("_flying", "_limits", "_points", "_seen", "_spent", "_updated", "key", "limit", "restore_rate")
 
     def __init__(self, limits: RateLimits, key: str) -> None:
         self.key = key
+        self.limit = limits.limit
+        self.restore_rate = limits.restore_rate
         self._limits = limits
         self._points = float(limits.limit)
         """What is left, by this view; below zero it is a debt."""
@@ -118,10 +120,10 @@ class Account:
         """What Redis is being told now."""
 
     @property
-    def standing(self) -> Standing:
-        """What is left by this gateway's view. A debt shows as nothing."""
-        limits, left = self._limits, self._restored()
-        return Standing(limits.limit, int(left) if left > 0 else 0, limits.restore_rate)
+    def remaining(self) -> int:
+        """Points left by this gateway's view. A debt shows as nothing."""
+        left = self._restored()
+        return int(left) if left > 0 else 0
 
     @property
     def is_settled(self) -> bool:
@@ -130,13 +132,14 @@ class Account:
 
     def take(self, points: int) -> Refusal | asyncio.Future[Refusal | None] | None:
         """Take so many points, or be refused. A future where Redis has to be asked first."""
-        if self._restored() < points:
+        left = self._restored()
+        if left < points:
             return self.refusal(points)
         spent = self._spent + points
         if spent + self._flying <= self._seen / SHARE or self._limits.is_alone:
             if not self._spent:
                 self._limits.settle_soon(self)  # else it has been said
-            self._points -= points
+            self._points = left - points
             self._spent = spent
             return None
         return self._limits.ask(self, points)
@@ -148,10 +151,10 @@ class Account:
         self._limits.settle_soon(self)
 
     async def settle(self) -> Standing:
-        """What is left as Redis knows it; by this gateway's view while Redis is away."""
+        """What the holder has left as Redis knows it; by this gateway's view while Redis is away."""
         if not self._limits.is_alone:
             await self._limits.ask(self, 0)
-        return self.standing
+        return Standing(self.limit, self.remaining, self.restore_rate)
 
     # What `RateLimits` calls
 
@@ -182,14 +185,13 @@ class Account:
 
     def refusal(self, points: int) -> Refusal:
         """How long it takes until so many are there."""
-        return Refusal(max(1, ceil(1000 * (points - self._restored()) / self._limits.restore_rate)))
+        return Refusal(max(1, ceil(1000 * (points - self._restored()) / self.restore_rate)))
 
     def _restored(self) -> float:
         """Once more than anything else in here: without `min`, which costs as much as all the rest."""
-        limits = self._limits
-        now = limits.now()
-        left = self._points + (now - self._updated) * limits.restore_rate
-        self._points = left = left if left < limits.limit else float(limits.limit)
+        now = self._limits.now()
+        left = self._points + (now - self._updated) * self.restore_rate
+        self._points = left = left if left < self.limit else float(self.limit)
         self._updated = now
         return left
 

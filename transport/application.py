@@ -25,7 +25,6 @@ __all__ = [
     "Rendering",
     "Session",
     "Sink",
-    "Standing",
     "Weights",
 ]
 
@@ -47,22 +46,6 @@ class PublicError(NamedTuple):
     extensions: Mapping[str, Any]
 
 
-class Standing(Protocol):
-    """What a holder of credentials has left, in points."""
-
-    @property
-    def limit(self) -> int:
-        """Of a full bucket."""
-
-    @property
-    def remaining(self) -> int:
-        """Now; 0 where there is a debt."""
-
-    @property
-    def restore_rate(self) -> int:
-        """That come back in a second."""
-
-
 class Refusal(Protocol):
     """There are not enough points left."""
 
@@ -75,8 +58,16 @@ class Account(Protocol):
     """What the operations of one holder are charged to. Nothing here fails."""
 
     @property
-    def standing(self) -> Standing:
-        """What is left."""
+    def limit(self) -> int:
+        """Points of a full bucket."""
+
+    @property
+    def remaining(self) -> int:
+        """Points left now; 0 where there is a debt."""
+
+    @property
+    def restore_rate(self) -> int:
+        """Points that come back in a second."""
 
     def take(self, points: int, /) -> Refusal | Awaitable[Refusal | None] | None:
         """Take so many points, or say that there are too few. Nearly always at once."""

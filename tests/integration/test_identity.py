@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -151,6 +152,41 @@ async def test_a_revocation_ends_a_cached_key_at_once(gateway: Gateway, shop: Te
         tell(key.api_key_id)
     with pytest.raises(Unauthenticated, match="revoked"):
         await identities.viewer_of(shop.token)
+
+
+async def test_a_key_that_is_revoked_while_it_is_looked_up_is_never_admitted(gateway: Gateway, shop: Tenant) -> None:
+    known = Known()
+    identities = Identities(gateway.services.database, region="us", revocations=known)
+    api_key_id = (await gateway.identities.viewer_of(shop.token)).api_key.api_key_id
+    read = gateway.services.database.connection
+
+    @asynccontextmanager
+    async def revoking() -> AsyncIterator[asyncpg.Connection]:
+        async with read() as connection:
+            yield connection
+            known.keys.add(api_key_id)
+            for tell in known.callbacks:
+                tell(api_key_id)
+
+    gateway.services.database.connection = revoking  # type: ignore[method-assign]
+    for _ in range(2):
+        with pytest.raises(Unauthenticated, match="revoked"):
+            await identities.viewer_of(shop.token)
+
+
+async def test_a_key_of_a_moment_ago_is_known_without_waiting(gateway: Gateway, shop: Tenant) -> None:
+    clock, known = Clock(), Known()
+    identities = Identities(gateway.services.database, region="us", revocations=known, clock=clock)
+    assert identities.known_viewer(shop.token, from_browser=False) is None
+    viewer = await identities.viewer_of(shop.token)
+    assert identities.known_viewer(shop.token, from_browser=False) is viewer
+    assert identities.known_viewer(shop.token[:-1], from_browser=False) is None
+    clock.now += KEY_MAX_AGE.total_seconds() + 1
+    assert identities.known_viewer(shop.token, from_browser=False) is None
+    await identities.viewer_of(shop.token)
+    for tell in known.callbacks:
+        tell(viewer.api_key.api_key_id)
+    assert identities.known_viewer(shop.token, from_browser=False) is None
 
 
 async def test_without_the_log_of_revocations_a_cached_key_ends_within_a_minute(gateway: Gateway, shop: Tenant) -> None:

@@ -72,7 +72,7 @@ def test_a_bucket_alone_is_a_token_bucket(steps: list[tuple[str, int]]) -> None:
                 model -= amount
             else:
                 assert answer == Refusal(100 * (amount - int(model)))
-        assert account.standing.remaining == max(0, int(model))
+        assert account.remaining == max(0, int(model))
 
 
 def test_after_the_time_that_a_refusal_names_there_is_enough() -> None:
@@ -95,7 +95,7 @@ def test_a_debt_is_no_less_than_nothing_and_has_to_be_restored_first() -> None:
 
     account.charge(250)
 
-    assert account.standing.remaining == 0
+    assert account.remaining == 0
     assert account.take(10) == Refusal(16_000)
     now[0] += 16
     assert account.take(10) is None
@@ -108,7 +108,7 @@ def test_holders_have_a_bucket_each_and_few_are_kept() -> None:
     assert ada.take(100) is None
 
     for holder in holders:
-        assert limits.account(holder).standing.remaining == (0 if holder == holders[0] else 100)
+        assert limits.account(holder).remaining == (0 if holder == holders[0] else 100)
 
     assert len(limits._accounts) == MAX_BUCKETS + 1  # ada's stays: Redis does not know of it
     assert len({limits.account(holder).key for holder in holders[:50]}) == 50

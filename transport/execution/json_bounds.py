@@ -53,12 +53,15 @@ _NUMBER = re.compile(rb"-?[0-9][-+.0-9eE]*")
 
 def check_json(text: bytes) -> None:
     """Raise `RequestError` if the text is not UTF-8 or passes one of the bounds."""
-    _check_encoding(text)
+    if not text.isascii():
+        _check_encoding(text)
     if b"\\" in text:
         _check_escapes(text)
-    if len(text) > _SHORT or text.count(b"{") + text.count(b"[") > MAX_DEPTH:
+    if len(text) > MAX_DEPTH and (len(text) > _SHORT or text.count(b"{") + text.count(b"[") > MAX_DEPTH):
         _check_depth(text)
-    _check_numbers(text)
+    zeros = text.translate(_DIGITS)
+    if _LONG_DIGITS in zeros or (b"0e" in zeros and _LARGE_EXPONENT.search(zeros + b",")):
+        _check_numbers(text)
 
 
 def _check_encoding(text: bytes) -> None:
@@ -102,9 +105,7 @@ def _height(structure: bytes) -> int:
 
 
 def _check_numbers(text: bytes) -> None:
-    zeros = text.translate(_DIGITS) + b","
-    if _LONG_DIGITS not in zeros and not (b"0e" in zeros and _LARGE_EXPONENT.search(zeros)):
-        return
+    """For a text that holds what may be a large number, be it in a string."""
     outside_strings = b'"'.join(_without_escapes(text).split(b'"')[::2])
     zeros = outside_strings.translate(_DIGITS) + b","
     if _LONG_DIGITS not in zeros and not _LARGE_EXPONENT.search(zeros):

@@ -32,6 +32,7 @@ from transport.errors import (
     coded,
     formatted,
 )
+from transport.execution.cost import Cost
 from transport.execution.documents import Documents, InvalidDocumentError, PersistedQueries, named_document
 from transport.execution.limits import Limits
 from transport.execution.open_streams import OpenStream, OpenStreams
@@ -64,11 +65,12 @@ _ERRORS_FIRST = b'{"errors"'
 class Prepared:
     """An operation that may run: parsed, limited, validated, chosen, its variables coerced, its cost taken.
 
-    `cost` is in points; they were taken from `account`, if there is one.
+    `cost` is the `price` for these variables, in points; they were taken from `account`, if there is one.
     """
 
     plan: OperationPlan
     variable_values: VariableValues
+    price: Cost
     cost: int
     account: Account | None
 
@@ -124,7 +126,8 @@ class GraphQLService:
         if isinstance(values, list):
             return [coded(error, BAD_USER_INPUT) for error in values]
         try:
-            cost = plan.cost(self._weights).check(values.coerced, self.limits.cost)
+            price = plan.cost(self._weights)
+            cost = price.check(values.coerced, self.limits.cost)
         except RequestError as error:
             return [error.as_graphql_error()]
         account = session.account
@@ -132,11 +135,11 @@ class GraphQLService:
             refused = await answer if isinstance(answer, Awaitable) else answer
             if refused is not None:
                 return [_rate_limited(cost, account, refused)]
-        return Prepared(plan, values, cost, account)
+        return Prepared(plan, values, price, cost, account)
 
     def enter_stream(self, stream: OpenStream, prepared: Prepared, session: Session) -> list[GraphQLError] | None:
         """Take a place among the open streams, which pay for their items. The error where there is none left."""
-        inside = prepared.plan.cost(self._weights).inside(prepared.variable_values.coerced)
+        inside = prepared.price.inside(prepared.variable_values.coerced)
         entered = self.streams.enter(stream, holder=session.holder, account=prepared.account, cost_of_item=1 + inside)
         return None if entered else [_too_many_streams(self.streams.max_per_holder)]
 
@@ -161,19 +164,11 @@ class GraphQLService:
         `extensions.cost` says what it cost.
         """
         result = await self._execute(prepared, session)
-        if prepared.account is not None:
-            result.extensions = {"cost": self._settled(prepared, prepared.account, result)}
+        account = prepared.account
+        if account is not None:
+            actual = _settled(prepared, account, result) if prepared.price.has_lists else prepared.cost
+            result.extensions = {"cost": _shown_cost(prepared.cost, actual, account)}
         return result
-
-    def _settled(self, prepared: Prepared, account: Account, result: ExecutionResult) -> dict[str, int]:
-        """What the operation asked for and what it came to; the difference is given back. Errors give nothing back."""
-        requested = actual = prepared.cost
-        cost = prepared.plan.cost(self._weights)
-        if cost.has_lists and result.data is not None and not result.errors:
-            actual = cost.actual(result.data, prepared.variable_values.coerced)
-            if actual < requested:
-                account.charge(actual - requested)
-        return _shown_cost(requested, actual, account)
 
     async def _execute(self, prepared: Prepared, session: Session) -> ExecutionResult:
         limit = self.limits.execution_time.total_seconds()
@@ -221,12 +216,9 @@ class GraphQLService:
         """The JSON of the GraphQL response, errors first. Without `data` for errors of the request."""
         if not isinstance(result, ExecutionResult):
             return _dumps({"errors": formatted(result)})
-        if result.errors is None and not result.extensions:
-            return _dumps({"data": result.data})
-        response: dict[str, Any] = {}
+        response: dict[str, Any] = {"data": result.data}
         if result.errors:
-            response["errors"] = formatted(result.errors)
-        response["data"] = result.data
+            response = {"errors": formatted(result.errors), **response}
         if result.extensions:
             response["extensions"] = result.extensions
         return _dumps(response)
@@ -338,10 +330,9 @@ def _is_passing(result: ExecutionResult) -> bool:
 
 
 def _rate_limited(cost: int, account: Account, refusal: Refusal) -> GraphQLError:
-    standing = account.standing
     return GraphQLError(
-        f"This operation costs {cost:,} points, and there are {standing.remaining:,} left of {standing.limit:,}; "
-        f"{standing.restore_rate:,} come back in a second.",
+        f"This operation costs {cost:,} points, and there are {account.remaining:,} left of {account.limit:,}; "
+        f"{account.restore_rate:,} come back in a second.",
         extensions={
             "code": RATE_LIMITED,
             RETRY_AFTER: refusal.retry_after_ms,
@@ -357,14 +348,23 @@ def _too_many_streams(maximum: int) -> GraphQLError:
     )
 
 
+def _settled(prepared: Prepared, account: Account, result: ExecutionResult) -> int:
+    """What the operation came to. What it asked for beyond that is given back; errors give nothing back."""
+    if result.data is None or result.errors:
+        return prepared.cost
+    actual = prepared.price.actual(result.data, prepared.variable_values.coerced)
+    if actual < prepared.cost:
+        account.charge(actual - prepared.cost)
+    return actual
+
+
 def _shown_cost(requested: int, actual: int, account: Account) -> dict[str, int]:
-    standing = account.standing
     return {
         "requested": requested,
         "actual": actual,
-        "remaining": standing.remaining,
-        "limit": standing.limit,
-        "restoreRate": standing.restore_rate,
+        "remaining": account.remaining,
+        "limit": account.limit,
+        "restoreRate": account.restore_rate,
     }
 
 
