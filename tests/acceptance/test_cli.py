@@ -24,7 +24,7 @@ from db.records import NewEvent
 from engine.consent import ConsentPurpose, ConsentState, set_consent
 from engine.retention import STEP_ITEMS
 from launch.ports import free_port
-from tests.acceptance.running import ROOT, clean_environment, run_command, wait_until
+from tests.acceptance.running import PATIENCE, ROOT, clean_environment, run_command, wait_until
 
 SECRET = "0123456789abcdef" * 4
 
@@ -58,7 +58,7 @@ def start(*arguments: str, inherited: Sequence[int] = (), **settings: str) -> su
 def stop(process: subprocess.Popen[bytes]) -> tuple[int, str]:
     """Exit code and output after SIGTERM."""
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=10)
+    output, _ = process.communicate(timeout=PATIENCE)
     return process.returncode, output.decode()
 
 
@@ -91,7 +91,7 @@ async def test_create_project_prints_keys_that_the_gateway_takes(database_url: s
     port = free_port()
     gateway = start("serve", PORT=str(port), **deployment(database_url, redis_url))
     try:
-        await asyncio.to_thread(wait_until, lambda: is_ready(port), seconds=20, what="gateway")
+        await asyncio.to_thread(wait_until, lambda: is_ready(port), seconds=PATIENCE, what="gateway")
         request = urllib.request.Request(
             f"http://127.0.0.1:{port}/graphql",
             data=b'{"query": "{ viewer { project { name } } }"}',
@@ -142,7 +142,7 @@ async def test_serve_takes_an_inherited_socket(database_url: str, redis_url: str
         number = listener.fileno()
         gateway = start("serve", "--fd", str(number), inherited=(number,), **deployment(database_url, redis_url))
         try:
-            await asyncio.to_thread(wait_until, lambda: is_ready(port), seconds=20, what="gateway")
+            await asyncio.to_thread(wait_until, lambda: is_ready(port), seconds=PATIENCE, what="gateway")
         finally:
             code, output = stop(gateway)
 
