@@ -22,3 +22,9 @@ async def take_over_user(
 ) -> None:
     """Let everything that `alias` did be `user_id`'s, as the event `seq` says. Who was taken over stays so."""
     await connection.execute(_SQL["take_over_user"], project_id, alias, user_id, seq)
+
+
+async def is_retired(connection: asyncpg.Connection, *, project_id: UUID, user_id: str) -> bool:
+    """Whether a user was taken over. With the user's profile locked before, that stays so until the caller commits."""
+    retired: bool = await connection.fetchval(_SQL["is_retired"], project_id, user_id)
+    return retired

@@ -11,7 +11,8 @@ from uuid_utils.compat import uuid7
 
 from db.consent_changes import ConsentChangeFilter, ConsentChangeRecord, list_consent_changes
 from db.consents import ConsentRecord
-from db.profiles import ensure_profile
+from db.identity_links import is_retired
+from db.profiles import ensure_profile, lock_profiles
 from db.records import ProfileRecord
 from engine.announcements import Announcement
 from engine.consent import ConsentPurpose, ConsentState, set_consent
@@ -23,7 +24,7 @@ from engine.identity import Role
 from engine.transactions import run_transaction
 from resolvers.context import Context
 from resolvers.filters import check_text
-from resolvers.naming import check_person, is_from_app
+from resolvers.naming import RETIRED, check_person, is_from_app
 from resolvers.paging import Page, PageArguments, read_window
 from resolvers.permissions import is_own, require
 
@@ -71,7 +72,10 @@ async def set_person_consent(ctx: Context, *, arguments: ConsentArguments) -> Co
 
     async def change(
         connection: asyncpg.Connection,
-    ) -> tuple[ConsentChangeRecord | None, tuple[Announcement, ...]]:
+    ) -> tuple[ConsentChangeRecord | UserError | None, tuple[Announcement, ...]]:
+        await lock_profiles(connection, project_id=project_id, user_ids=[arguments.user_id])
+        if await is_retired(connection, project_id=project_id, user_id=arguments.user_id):
+            return RETIRED, ()
         await ensure_profile(connection, project_id=project_id, user_id=arguments.user_id, profile_id=uuid7())
         changed = await set_consent(
             connection,
@@ -91,6 +95,8 @@ async def set_person_consent(ctx: Context, *, arguments: ConsentArguments) -> Co
         return changed.change, announcements
 
     made, announcements = await run_transaction(ctx.services.database, change)
+    if isinstance(made, UserError):
+        return ConsentSet(None, None, (made,))
     for announcement in announcements:
         ctx.services.announce(announcement)
     ctx.forget_reads()

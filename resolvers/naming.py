@@ -7,10 +7,17 @@ right one: every publishable key, every key in a browser, and secret keys below 
 
 from __future__ import annotations
 
+from typing import Final
+
 from engine.errors import UserError
 from engine.identity import ApiKeyKind, Role, Viewer
 from resolvers.context import Context
 from resolvers.permissions import check_named
+
+RETIRED: Final = UserError(
+    "This user was taken over by whoever signed in on their device: name that person.", "STATE", ("input", "userId")
+)
+"""Of a word or a device that would be nobody's: nothing is sent to a retired user, nor asked of what they allow."""
 
 
 def is_from_app(viewer: Viewer) -> bool:

@@ -10,9 +10,12 @@ import msgspec
 from uuid_utils.compat import uuid7
 
 from db.delivery_records import DeliveryRecord
+from db.identity_links import is_retired
+from db.profiles import share_profiles
 from db.push_tokens import PushTokenFilter, PushTokenRecord, share_token_of_device
 from db.push_tokens import list_push_tokens as read_push_token_list
 from db.push_tokens import unregister_push_token as end_push_token
+from engine.announcements import Announcement
 from engine.cursors import Cursor, CursorKind
 from engine.errors import UserError
 from engine.identity import Role, Viewer
@@ -28,7 +31,7 @@ from engine.push.registration import (
 from engine.transactions import run_transaction
 from resolvers.context import Context
 from resolvers.filters import check_text
-from resolvers.naming import check_person, own_user_id
+from resolvers.naming import RETIRED, check_person, own_user_id
 from resolvers.paging import Page, PageArguments, read_window
 from resolvers.permissions import is_out_of_reach, is_own, require
 
@@ -59,10 +62,19 @@ async def register_push_token(ctx: Context, *, registration: Registration) -> Re
     if errors:
         return RegisteredToken(None, errors)
     new, now = new_push_token(registration, uuid7()), ctx.services.clock.now()
-    record, announcements = await run_transaction(
-        ctx.services.database,
-        lambda connection: register_device(connection, project_id=viewer.project_id, new=new, now=now),
-    )
+
+    async def register(
+        connection: asyncpg.Connection,
+    ) -> tuple[PushTokenRecord | UserError, tuple[Announcement, ...]]:
+        if new.user_id is not None:
+            await share_profiles(connection, project_id=viewer.project_id, user_ids=[new.user_id])
+            if await is_retired(connection, project_id=viewer.project_id, user_id=new.user_id):
+                return RETIRED, ()
+        return await register_device(connection, project_id=viewer.project_id, new=new, now=now)
+
+    record, announcements = await run_transaction(ctx.services.database, register)
+    if isinstance(record, UserError):
+        return RegisteredToken(None, (record,))
     for announcement in announcements:
         ctx.services.announce(announcement)
     ctx.forget_reads()

@@ -16,3 +16,9 @@ SELECT $1, 'USER_ID', $2, target.user_id, $4
 FROM target
 WHERE target.user_id <> $2
 ON CONFLICT (project_id, kind, alias) DO NOTHING;
+
+-- name: is_retired
+-- Whether a user was taken over: what they did is another one's.
+SELECT EXISTS (
+    SELECT FROM identity_links WHERE project_id = $1 AND kind = 'USER_ID' AND alias = $2
+) AS is_retired;

@@ -136,6 +136,36 @@ async def test_nobody_can_write_the_takeover_before_it_happens(database_url: str
         assert link == {"alias": device.anonymous, "user_id": device.person}
 
 
+async def test_nothing_new_is_said_of_somebody_who_was_taken_over(database_url: str) -> None:
+    """A device of nobody would be reached no more, and a word of nobody would be heeded by nothing."""
+    consent = """mutation ($userId: String!) {
+      setConsent(input: {userId: $userId, purpose: PUSH, state: REVOKED, source: "app"}) {
+        userErrors { code path } } }"""
+    register = REGISTER.replace("path message", "code path")
+    refused = [{"code": "STATE", "path": ["input", "userId"]}]
+    async with open_app(database_url) as app:
+        device = await made(app)
+        await device.sign_in()
+        answer = await app.key.data(register, token=DEVICE, userId=device.anonymous)
+        assert answer["registerPushToken"]["userErrors"] == refused
+        answer = await app.key.data(consent, userId=device.anonymous)
+        assert answer["setConsent"]["userErrors"] == refused
+        await device.is_gone()
+        [token] = await app.rows("SELECT user_id, owner_generation FROM push_tokens")
+        assert token == {"user_id": device.person, "owner_generation": 2}
+
+
+async def test_a_device_that_registers_while_it_is_taken_over_is_the_persons(database_url: str) -> None:
+    async with open_app(database_url) as app:
+        device = await made(app)
+        registering = [
+            app.key.data(REGISTER, token=f"{DEVICE}{number}", userId=device.anonymous) for number in range(12)
+        ]
+        signed_in, *_ = await asyncio.gather(device.sign_in(), *registering)
+        assert signed_in["retiredAnonUserId"] == device.anonymous
+        await device.is_gone()
+
+
 async def test_a_wrong_password_or_token_takes_nothing_over(database_url: str) -> None:
     async with open_app(database_url) as app:
         device = await made(app)

@@ -446,6 +446,7 @@ OTHER_COLUMNS = {
     "projects.insert_organization": [],
     "delivery_reports.find_by_provider_message": ["delivery_id"],
     "identity_links.take_over_user": [],
+    "identity_links.is_retired": ["is_retired"],
     "inbound_endpoints.delete_inbound_endpoint": ["endpoint_id"],
     "providers.insert_provider": ["provider_id"],
     "providers.set_provider_error": [],
