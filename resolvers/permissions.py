@@ -41,7 +41,7 @@ def check_named(viewer: Viewer, user_id: str | None, path: tuple[str, ...]) -> t
     """A session names nobody but its own person in what it writes; who comes with a key names whom it likes."""
     if viewer.session is None or user_id is None or user_id == viewer.session.user_id:
         return ()
-    message = "A session writes of its own person only: leave userId out, or send that person's."
+    message = "A session writes of its own person only: send that person's userId, or none where it may be left out."
     return (UserError(message, "INVALID_CREDENTIALS", path),)
 
 
