@@ -41,6 +41,7 @@ from db.erasure import (
     is_known,
     lock_heads,
     lock_people,
+    read_aliases,
     read_heir,
 )
 from db.events import append_events
@@ -164,7 +165,8 @@ async def _erase(
     sweep = Sweep(connection, person)
     await sweep.remove()
     await lock_heads(connection, project_id=project_id)
-    await sweep.remove(since=stood)
+    # Whoever links a device to somebody holds the head alone: one may have become theirs since.
+    await sweep.remove_late(await _devices_of(connection, person), since=stood)
     await sweep.remove_profiles()
 
     removed = msgspec.Raw(msgspec.json.encode(_shown(sweep.counts)))
@@ -182,10 +184,11 @@ async def _erase(
 
 async def _lock_person(connection: asyncpg.Connection, project_id: UUID, user_id: str) -> PersonRecord | None:
     """The profile, locked; None for somebody of whom nothing is known. Who has other rows only is given a profile."""
+    found = await lock_people(connection, project_id=project_id, user_ids=[user_id])
+    # Not before: whoever takes somebody over holds their profile, and may just have been waited for.
     if await read_heir(connection, project_id=project_id, user_id=user_id) is not None:
         message = "This user was taken over by another one: erase that one, and all that was this one's goes with it."
         raise _Refused(UserError(message, "STATE", _WHO))
-    found = await lock_people(connection, project_id=project_id, user_ids=[user_id])
     if not found and await is_known(connection, project_id=project_id, user_id=user_id):
         await insert_stand_in(connection, project_id=project_id, profile_id=uuid7(), user_id=user_id)
         found = await lock_people(connection, project_id=project_id, user_ids=[user_id])
@@ -199,6 +202,16 @@ async def _know(connection: asyncpg.Connection, project: ProjectRecord, user_id:
         return [each.traits for each in people]
 
     return await know_person(connection, project, user_id, lock)
+
+
+async def _devices_of(connection: asyncpg.Connection, person: PersonIds) -> list[str]:
+    """What is linked to any of their ids now."""
+    return [
+        each.alias
+        for user_id in person.user_ids
+        for each in await read_aliases(connection, project_id=person.project_id, user_id=user_id)
+        if each.kind == "ANONYMOUS_ID"
+    ]
 
 
 def _names(reason: str, person: PersonIds) -> bool:

@@ -1,8 +1,8 @@
 """Removing everything that is theirs: one sweep over every table that holds a person, see `engine.erasure.registry`.
 
 Guarantees: a sweep removes what was committed before it came to a table, in the order of locks, and leaves a tombstone
-for whatever it takes from a lane. One that is made again under the heads of all lanes (`since`) finds what came in
-between and nothing else: it costs some milliseconds, however much there was. Bounded: no statement takes more than
+for whatever it takes from a lane. One that is made again under the heads of all lanes (`remove_late`) finds what came
+in between and nothing else: it costs some milliseconds, however much there was. Bounded: no statement takes more than
 `CHUNK` rows of what a person may have any number of, so none comes near a time-out.
 Leaves to others: locking the person's profile before, removing it after, and committing.
 """
@@ -10,10 +10,12 @@ Leaves to others: locking the person's profile before, removing it after, and co
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
+
+import msgspec
 
 from db.audit_entries import erase_person_of_audit_entries
 from db.erasure import (
@@ -58,9 +60,20 @@ class Sweep:
         self._person = person
         self._project_id = person.project_id
         self._user_ids = person.user_ids
+        self._late_devices: list[str] = []
 
-    async def remove(self, *, since: Mapping[Lane, int] | None = None) -> None:
-        """Remove what there is. `since`: again, under the heads, of what the lanes got after these positions."""
+    async def remove(self) -> None:
+        """Remove what there is."""
+        await self._remove(None)
+
+    async def remove_late(self, devices: Iterable[str], *, since: Mapping[Lane, int]) -> None:
+        """Again, under the heads: what the lanes got after these positions, and all of `devices` that became theirs."""
+        known = self._person.anonymous_ids
+        self._late_devices = sorted(frozenset(devices).difference(known))
+        self._person = msgspec.structs.replace(self._person, anonymous_ids=(*known, *self._late_devices))
+        await self._remove(since)
+
+    async def _remove(self, since: Mapping[Lane, int] | None) -> None:
         await self._remove_identity()
         await self._remove_progress()
         seqs = await self._remove_events(since)
@@ -112,28 +125,36 @@ class Sweep:
         """Where they stood."""
         connection, project_id = self._connection, self._project_id
         removed: list[int] = []
-        if since is not None:
-            removed = await find_late_events(
-                connection,
-                project_id=project_id,
-                user_ids=self._user_ids,
-                anonymous_ids=self._person.anonymous_ids,
-                since=since[Lane.EVENTS],
-            )
-            self.counts["events"] += await remove_events(connection, project_id=project_id, seqs=removed)
+        if since is None:
+            for user_id in self._user_ids:
+                removed += await self._remove_events_of("find_events_of_user", user_id)
+            for device in self._person.anonymous_ids:
+                removed += await self._remove_events_of("find_events_of_device", device)
             return removed
-        for statement, ids in (
-            ("find_events_of_user", self._user_ids),
-            ("find_events_of_device", self._person.anonymous_ids),
+        for device in self._late_devices:
+            removed += await self._remove_events_of("find_events_of_device", device)
+        late = await find_late_events(
+            connection,
+            project_id=project_id,
+            user_ids=self._user_ids,
+            anonymous_ids=self._person.anonymous_ids,
+            since=since[Lane.EVENTS],
+        )
+        self.counts["events"] += await remove_events(connection, project_id=project_id, seqs=late)
+        return removed + late
+
+    async def _remove_events_of(self, statement: str, value: str) -> list[int]:
+        removed: list[int] = []
+        while seqs := await find_events(
+            self._connection,
+            statement,
+            project_id=self._project_id,
+            value=value,
+            after=removed[-1] if removed else 0,
+            limit=CHUNK,
         ):
-            for value in ids:
-                after = 0
-                while seqs := await find_events(
-                    connection, statement, project_id=project_id, value=value, after=after, limit=CHUNK
-                ):
-                    self.counts["events"] += await remove_events(connection, project_id=project_id, seqs=seqs)
-                    removed += seqs
-                    after = seqs[-1]
+            self.counts["events"] += await remove_events(self._connection, project_id=self._project_id, seqs=seqs)
+            removed += seqs
         return removed
 
     async def _remove_runs(self, seqs: Sequence[int], since: Mapping[Lane, int] | None) -> list[UUID]:
