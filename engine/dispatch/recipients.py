@@ -114,8 +114,7 @@ async def find_recipients(
 ) -> list[Recipient]:
     """People first, each address once: whoever is named twice gets one message."""
     people = list(dict.fromkeys(user_ids))
-    profiles = await read_profiles_by_user(connection, project_id=project_id, user_ids=people)
-    stored = {each.user_id: _address_in(addresses, msgspec.json.decode(each.traits)) for each in profiles}
+    stored = await _hold_addresses(connection, addresses, project_id, people)
     found = [Recipient(user_id, stored.get(user_id)) for user_id in people]
     found += [Recipient(None, address) for address in map(addresses.parse, to) if isinstance(address, str)]
     first: dict[str, Recipient] = {}
@@ -134,8 +133,7 @@ async def find_people(
     taken: frozenset[str],
 ) -> list[Recipient]:
     """People, each for themselves: two with one address are two. Whose address is in `taken` (lower case) is absent."""
-    profiles = await read_profiles_by_user(connection, project_id=project_id, user_ids=user_ids)
-    stored = {each.user_id: _address_in(addresses, msgspec.json.decode(each.traits)) for each in profiles}
+    stored = await _hold_addresses(connection, addresses, project_id, user_ids)
     found = [Recipient(user_id, stored.get(user_id)) for user_id in user_ids]
     return [each for each in found if each.address is None or each.address.lower() not in taken]
 
@@ -164,6 +162,17 @@ async def lock_standings(
         {each.user_id: ConsentState(each.state) for each in said},
         {each.address: each.reason for each in held},
     )
+
+
+async def _hold_addresses(
+    connection: asyncpg.Connection, addresses: Addresses, project_id: UUID, user_ids: Sequence[str]
+) -> dict[str, str | None]:
+    """By person. They are held first: of somebody whose erasure was waited for there is no address to write down."""
+    if not user_ids:
+        return {}
+    await share_profiles(connection, project_id=project_id, user_ids=sorted(user_ids))
+    profiles = await read_profiles_by_user(connection, project_id=project_id, user_ids=user_ids)
+    return {each.user_id: _address_in(addresses, msgspec.json.decode(each.traits)) for each in profiles}
 
 
 def _address_in(addresses: Addresses, traits: Mapping[str, Any]) -> str | None:

@@ -26,6 +26,7 @@ from db.deliveries import lock_deliveries, read_deliveries
 from db.delivery_changes import find_unchanged, lock_finished, requeue_deliveries
 from db.delivery_filters import DeliveryFilter
 from db.delivery_records import DeliveryRecord, NewTransition
+from db.profiles import share_profiles
 from db.push_reservations import release_unsent
 from db.replays import (
     ReplayProgress,
@@ -35,6 +36,7 @@ from db.replays import (
     insert_replay,
     lock_replay,
     move_replay,
+    read_replay_set,
 )
 from db.send_batches import read_batch_deliveries
 from engine.announcements import Announcement
@@ -144,7 +146,9 @@ class Replays:
         batch_id, now = uuid7(), audit.now
         progress = ReplayProgress(delivery_filter, found.head, found.last)
 
-        async def action(connection: asyncpg.Connection) -> _Chunk:
+        async def action(connection: asyncpg.Connection) -> _Chunk | None:
+            if await _is_of_nobody(connection, project_id, delivery_filter):
+                return None
             made = await insert_replay(
                 connection,
                 project_id=project_id,
@@ -164,6 +168,8 @@ class Replays:
             done = await run_transaction(self._database, action)
         except _TooMany:
             return TooManyReplays()
+        if done is None:
+            return None
         self._tell(project_id, done.announcements)
         if found.deliveries > self._chunk:
             self._wake(Work(WorkKind.REPLAYS, project_id))
@@ -224,6 +230,15 @@ async def _replay_one(
     )
     announcements = await record(connection, project_id=project_id, transitions=transitions, events=[], now=now)
     return Replayed(queued[0]), announcements
+
+
+async def _is_of_nobody(connection: asyncpg.Connection, project_id: UUID, delivery_filter: DeliveryFilter) -> bool:
+    """Whether the person whose deliveries are asked for was erased since they were found; else erasing them waits."""
+    user_id = delivery_filter.user_id
+    if user_id is None or await share_profiles(connection, project_id=project_id, user_ids=[user_id]):
+        return False
+    again = await read_replay_set(connection, project_id=project_id, delivery_filter=delivery_filter)
+    return again.last is None
 
 
 async def _note_bulk(
