@@ -13,10 +13,19 @@ ORDER BY s.address
 FOR SHARE OF s;
 
 -- name: insert_suppressions
--- Suppresses addresses; whoever bounced and unsubscribes besides stays with the first reason.
+-- Suppresses addresses; whoever bounced and unsubscribes besides stays with the first reason, and of whoever was erased
+-- the hash is enough.
 INSERT INTO suppressions (project_id, channel, address, reason, delivery_id, created_at)
 SELECT $1, $2, given.address, given.reason, given.delivery_id, $6
 FROM unnest(CAST($3 AS text[]), CAST($4 AS text[]), CAST($5 AS uuid[])) AS given (address, reason, delivery_id)
+WHERE NOT EXISTS (
+    SELECT FROM suppressions AS s
+    WHERE s.project_id = $1 AND s.channel = $2 AND s.address = (
+        SELECT 'sha256:' || encode(sha256(p.salt || convert_to(given.address, 'UTF8')), 'hex')
+        FROM projects AS p
+        WHERE p.project_id = $1
+    )
+)
 ORDER BY given.address
 ON CONFLICT (project_id, channel, address) DO NOTHING
 RETURNING address;

@@ -188,6 +188,15 @@ async def test_an_address_stays_suppressed_and_is_not_kept(shop: Tenant) -> None
             connection, project_id=shop.project_id, channel="EMAIL", addresses=[address, "bob@shop.example"]
         )
     assert kept.startswith("sha256:")
+    # A link to unsubscribe that they still have, or a number that is reported again, does not bring it back.
+    async with services.database.transaction() as connection:
+        await insert_suppressions(
+            connection,
+            project_id=shop.project_id,
+            channel="EMAIL",
+            suppressions=[NewSuppression(address, "BOUNCED")],
+            now=NOW,
+        )
     assert [(each.address, each.reason) for each in found] == [(address, "UNSUBSCRIBED")]
 
 
