@@ -1,7 +1,8 @@
 """What hangs on a user who is another one from now on: devices, runs, consents, audiences.
 
-Guarantees: every function is one statement in the caller's transaction, which holds the follower `audiences` and both
-profiles; rows are locked in the order of their ids. What is over stays with whom it happened to.
+Guarantees: every function is one statement in the caller's transaction; what changes something needs the follower
+`audiences` and both profiles locked; rows are locked in the order of their ids. What is over stays with whom it
+happened to.
 """
 
 from __future__ import annotations
@@ -47,3 +48,16 @@ async def leave_audiences(connection: asyncpg.Connection, *, project_id: UUID, u
     """Take a user out of all audiences; gives those, sorted."""
     rows = await connection.fetch(_SQL["leave_audiences"], project_id, user_id)
     return sorted(row["audience_id"] for row in rows)
+
+
+async def find_sent_before(
+    connection: asyncpg.Connection,
+    *,
+    project_id: UUID,
+    user_ids: Sequence[str],
+    batch_ids: Sequence[UUID],
+    push_token_ids: Sequence[UUID],
+) -> set[tuple[UUID, UUID]]:
+    """Which devices got which send while they were those of somebody whom one of `user_ids` took over."""
+    rows = await connection.fetch(_SQL["find_sent_before"], project_id, user_ids, batch_ids, push_token_ids)
+    return {(row["batch_id"], row["push_token_id"]) for row in rows}

@@ -40,3 +40,11 @@ RETURNING purpose, state;
 DELETE FROM audience_members
 WHERE project_id = $1 AND user_id = $2
 RETURNING audience_id;
+
+-- name: find_sent_before
+-- Devices that got a send, or may have, while they were those of users whom some others took over.
+SELECT DISTINCT d.batch_id, d.push_token_id
+FROM identity_links AS l
+JOIN deliveries AS d ON d.project_id = l.project_id AND d.user_id = l.alias
+WHERE l.project_id = $1 AND l.kind = 'USER_ID' AND l.user_id = ANY($2) AND d.batch_id = ANY($3)
+    AND d.push_token_id = ANY($4) AND d.status IN ('SENDING', 'SENT', 'DELIVERED', 'UNCERTAIN');

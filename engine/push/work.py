@@ -22,6 +22,7 @@ from db.live_activities import ActivityKey, LiveActivityRecord, share_live_activ
 from db.push_reservations import reserve_sends
 from db.push_tokens import PushTokenRecord, share_push_tokens
 from db.records import NewEvent
+from db.takeovers import find_sent_before
 from engine.channels.base import Message, Outcome, Postpone, Prepared, Ready, Refuse, Settled, Suppress
 from engine.channels.push_message import ApnsMessage, FcmMessage, WebPushMessage, expo_rejection, is_expo_token
 from engine.dispatch.values import Channel, DeliveryError, PushContent, SuppressedReason
@@ -46,6 +47,12 @@ _CHANGED_HANDS = DeliveryError(
     "Since this was made the device was registered by somebody else, signed off, or given up by its push service.",
     permanent=True,
     hint="Nothing has to be done: what was meant for one person is not shown to another.",
+)
+_HAS_IT = DeliveryError(
+    "DeviceHasIt",
+    "This device got the same send before: to the anonymous user who is this person since they signed in there.",
+    permanent=True,
+    hint="Nothing has to be done: nobody gets a message twice.",
 )
 _NO_ACTIVITY = DeliveryError(
     "NoLiveActivity",
@@ -73,11 +80,13 @@ class ClosingSender(Sender[M], Protocol[M]):
 
 
 class _Due(msgspec.Struct, frozen=True):
-    """A delivery with what is known of it. `token` is None where it is not the recipient's any more."""
+    """A delivery with what is known of it. `token` is None where it is not the recipient's any more, or where the
+    device got this very send when it was not yet: `has_it`."""
 
     delivery: DeliveryRecord
     content: PushContent
     token: PushTokenRecord | None
+    has_it: bool = False
 
 
 class _Known(msgspec.Struct, frozen=True):
@@ -121,8 +130,14 @@ class PushWork:
             now=now,
         )
         tokens = await _own_tokens(connection, project_id, deliveries)
+        having = await _having_it(connection, project_id, deliveries, tokens)
         due = [
-            _Due(each, contents[each.delivery_id], tokens.get(each.delivery_id))
+            _Due(
+                each,
+                contents[each.delivery_id],
+                None if each.delivery_id in having else tokens.get(each.delivery_id),
+                each.delivery_id in having,
+            )
             for each in sorted(deliveries, key=lambda each: each.delivery_id)
         ]
         known = await self._read_known(connection, project_id, due, now)
@@ -177,7 +192,7 @@ class PushWork:
             return {each.delivery.delivery_id: Suppress(reason=SuppressedReason.ERASED) for each in group}
         reachable = [(each, each.token) for each in group if each.token is not None]
         prepared: dict[UUID, Prepared] = {
-            each.delivery.delivery_id: Suppress(reason=SuppressedReason.NO_TOKENS, error=_gone(each.delivery))
+            each.delivery.delivery_id: Suppress(reason=SuppressedReason.NO_TOKENS, error=_gone(each))
             for each in group
             if each.token is None
         }
@@ -269,6 +284,38 @@ def _by_send(due: Iterable[_Due]) -> Iterable[Sequence[_Due]]:
     return groups.values()
 
 
-def _gone(delivery: DeliveryRecord) -> DeliveryError | None:
+async def _having_it(
+    connection: asyncpg.Connection,
+    project_id: UUID,
+    deliveries: Iterable[DeliveryRecord],
+    tokens: Mapping[UUID, PushTokenRecord],
+) -> set[UUID]:
+    """The deliveries of sends that reached their device before it was taken over: pages of an audience are planned one
+    after the other, and both users may be in it. Asked only of devices that had an owner before."""
+    known = {
+        each.delivery_id: (each.user_id, each.batch_id, tokens[each.delivery_id].push_token_id)
+        for each in deliveries
+        if each.delivery_id in tokens
+        and tokens[each.delivery_id].owner_generation > 1
+        and each.user_id is not None
+        and each.batch_id is not None
+    }
+    if not known:
+        return set()
+    found = await find_sent_before(
+        connection,
+        project_id=project_id,
+        user_ids=sorted({user_id for user_id, _, _ in known.values()}),
+        batch_ids=sorted({batch_id for _, batch_id, _ in known.values()}),
+        push_token_ids=sorted({push_token_id for _, _, push_token_id in known.values()}),
+    )
+    return {
+        delivery_id for delivery_id, (_, batch_id, push_token_id) in known.items() if (batch_id, push_token_id) in found
+    }
+
+
+def _gone(due: _Due) -> DeliveryError | None:
     """What to say of a device that was there when the delivery was made."""
-    return None if delivery.push_token_id is None else _CHANGED_HANDS
+    if due.has_it:
+        return _HAS_IT
+    return None if due.delivery.push_token_id is None else _CHANGED_HANDS

@@ -324,6 +324,31 @@ async def test_what_was_queued_for_the_anonymous_user_is_not_shown_to_the_person
         ]
 
 
+async def test_a_send_that_reached_the_device_before_does_not_come_again_for_the_person(database_url: str) -> None:
+    """Both may be in an audience, whose pages are planned one after the other."""
+    async with open_world(database_url) as (app, dispatcher, firebase):
+        device = await made(app)
+        await app.backend.data(SEND, userIds=[device.anonymous], title="for the audience")
+        await dispatcher.drain(app.key.project_id)
+        await dispatcher.settled()
+        await device.sign_in()
+        for title in ("for the audience", "for the person"):
+            await app.backend.data(SEND, userIds=[device.person], title=title)
+        await app.rows(
+            """UPDATE deliveries SET batch_id = (SELECT batch_id FROM deliveries ORDER BY delivery_id LIMIT 1)
+            WHERE CAST(content AS text) LIKE '%for the audience%'"""
+        )
+        await dispatcher.drain(app.key.project_id)
+        await dispatcher.settled()
+        assert [each["notification"]["title"] for each in firebase.accepted] == ["for the audience", "for the person"]
+        found = await app.rows("SELECT status, suppressed_reason, error_code FROM deliveries ORDER BY delivery_id")
+        assert found == [
+            {"status": "SENT", "suppressed_reason": None, "error_code": None},
+            {"status": "SUPPRESSED", "suppressed_reason": "NO_TOKENS", "error_code": "DeviceHasIt"},
+            {"status": "SENT", "suppressed_reason": None, "error_code": None},
+        ]
+
+
 async def test_a_push_that_is_under_way_is_waited_for_and_not_repeated(database_url: str) -> None:
     """The push service has it and asks for another try: by then the device is somebody else's."""
     async with open_world(database_url) as (app, dispatcher, firebase):

@@ -414,6 +414,7 @@ OTHER_COLUMNS = {
     "signing_keys.end_signing_keys": [],
     "signing_keys.insert_signing_key": [],
     "signing_keys.lock_signing_keys": [],
+    "takeovers.find_sent_before": ["batch_id", "push_token_id"],
     "takeovers.is_push_in_flight": ["is_in_flight"],
     "takeovers.leave_audiences": ["audience_id"],
     "takeovers.move_push_tokens": ["push_token_id"],
