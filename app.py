@@ -68,6 +68,7 @@ from settings import (
 )
 from telemetry import Metrics, Readings
 from transport.application import InputDecoder, PerItem, PublicError, Weights
+from transport.clients import network_of
 from transport.endpoint import GraphQLEndpoint
 from transport.execution.documents import Documents
 from transport.execution.limits import Limits
@@ -117,7 +118,7 @@ _logger = logging.getLogger(__name__)
 class GatewaySession:
     """One connection's viewer, or nobody's."""
 
-    __slots__ = ("_client", "_revocations", "_services", "_viewer")
+    __slots__ = ("_bucket", "_client", "_revocations", "_services", "_viewer")
 
     def __init__(
         self, services: Services, revocations: Revocations, viewer: Viewer | None, *, client: str | None = None
@@ -126,6 +127,7 @@ class GatewaySession:
         self._revocations = revocations
         self._viewer = viewer
         self._client = client
+        self._bucket = None if viewer is None else viewer.bucket(network_of(client))
 
     @property
     def holder(self) -> UUID | None:
@@ -133,8 +135,7 @@ class GatewaySession:
 
     @property
     def account(self) -> Account | None:
-        viewer = self._viewer
-        return None if viewer is None else self._services.rate_limits.account(viewer.holder)
+        return None if self._bucket is None else self._services.rate_limits.account(self._bucket)
 
     @property
     def may_inspect(self) -> bool:
@@ -159,7 +160,7 @@ class GatewaySession:
         return await self._services.trusted_documents.admits(viewer.project_id, document)
 
     def context(self, cost: int = 0) -> Context:
-        return Context(self._services, self._viewer, cost=cost, client=self._client)
+        return Context(self._services, self._viewer, cost=cost, client=self._client, bucket=self._bucket)
 
     def on_revoked(self, callback: Callable[[str], None]) -> Callable[[], None]:
         ending = Ending(callback)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum, StrEnum
 from time import monotonic
@@ -112,6 +112,20 @@ class Viewer(msgspec.Struct, frozen=True):
         if self.member is not None:
             return self.member.member_id
         return self.project_id if self.api_key is None else self.api_key.api_key_id
+
+    def bucket(self, network: str | None) -> Hashable:
+        """Whose points its operations take, where `network` is what it comes from.
+
+        An account has one bucket however often it signs in. What anybody can have for nothing, anonymous sessions and
+        the keys that lie open in apps, is told apart by where it comes from: making more of it gives no more, and
+        whoever uses it up does so at one place.
+        """
+        session = self.session
+        if session is not None:
+            return (self.project_id, network) if session.anonymous else (self.project_id, "user", session.user_id)
+        if self.api_key is not None and self.api_key.kind == ApiKeyKind.PUBLISHABLE:
+            return (self.api_key.api_key_id, network)
+        return self.holder
 
     @property
     def credentials(self) -> tuple[tuple[UUID, str], ...]:

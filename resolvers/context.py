@@ -8,7 +8,7 @@ having asked for a permission a resolver has no project to look in.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -81,12 +81,32 @@ class Services:
 class Context:
     """One operation's, or one streamed item's. Cheap to make: everything in it is made when it is first used."""
 
-    __slots__ = ("_heads", "_loaders", "_question", "_turn", "_viewer", "client", "cost", "selects_head", "services")
+    __slots__ = (
+        "_heads",
+        "_loaders",
+        "_question",
+        "_turn",
+        "_viewer",
+        "bucket",
+        "client",
+        "cost",
+        "selects_head",
+        "services",
+    )
 
-    def __init__(self, services: Services, viewer: Viewer | None, *, cost: int = 0, client: str | None = None) -> None:
-        """`cost` is what the operation was charged, in points; `client` the peer's address."""
+    def __init__(
+        self,
+        services: Services,
+        viewer: Viewer | None,
+        *,
+        cost: int = 0,
+        client: str | None = None,
+        bucket: Hashable = None,
+    ) -> None:
+        """`cost` is what the operation was charged, in points, from `bucket`; `client` the peer's address."""
         self.services = services
         self.client = client
+        self.bucket = bucket
         self.cost = cost
         self._viewer = viewer
         self.selects_head: bool | None = None

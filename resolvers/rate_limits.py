@@ -10,5 +10,5 @@ from resolvers.permissions import require
 
 async def read_rate_limit(ctx: Context) -> tuple[Standing, int]:
     """What is left after this operation, as of now and on all gateways together, and what the operation costs."""
-    viewer = require(ctx, Role.INGEST)
-    return await ctx.services.rate_limits.account(viewer.holder).settle(), ctx.cost
+    require(ctx, Role.INGEST)
+    return await ctx.services.rate_limits.account(ctx.bucket).settle(), ctx.cost

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
 NETWORK_BITS = 64
 """Of an IPv6 address, those that a provider gives. The rest each device picks anew as often as it likes (RFC 8981)."""
 
+REMEMBERED = 4_096
+"""Addresses, about 200 bytes each: taking one apart costs more than most of what is done for a request."""
 
+
+@lru_cache(REMEMBERED)
 def network_of(client: str | None) -> str | None:
     """An IPv4 address itself, the network of an IPv6 address. None for a client without one, such as a Unix socket.
 

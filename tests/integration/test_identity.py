@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
+import msgspec
 import pytest
 
+from app import GatewaySession
 from db.events import read_event_page
 from db.records import SYSTEM_PROJECT, Lane
 from engine.errors import Unauthenticated
-from engine.identity import KEY_MAX_AGE, ApiKeyKind, Identities, KeyEnvironment, Role
+from engine.identity import KEY_MAX_AGE, ApiKeyKind, Identities, KeyEnvironment, Role, UserSession
 from engine.provisioning import create_api_key, revoke_api_key
+from engine.rate_limits import Account
+from resolvers.rate_limits import read_rate_limit
 from tests.integration.graphql_support import Gateway, Tenant, open_gateway
 
 CREATE = """mutation ($name: String!, $kind: ApiKeyKind!, $role: Role!, $environment: KeyEnvironment) {
@@ -375,3 +379,47 @@ async def test_a_new_project_is_in_the_same_organization_with_a_first_key(gatewa
 
 def test_keys_are_believed_for_a_minute() -> None:
     assert timedelta(minutes=1) == KEY_MAX_AGE
+
+
+# Whose points are taken
+
+
+async def test_more_tokens_give_no_more_points(gateway: Gateway, shop: Tenant) -> None:
+    """Whoever uses up what is open to anybody does so at one place, and making more of it gives no more."""
+    secret = await shop.as_role(Role.VIEWER)
+    publishable = await shop.as_role(Role.INGEST, ApiKeyKind.PUBLISHABLE)
+    member, ann, again = await shop.as_member(Role.EDITOR), await shop.as_session("ann"), await shop.as_session("ann")
+    other = await gateway.tenant("other")
+
+    for whoever in (secret, member, ann):
+        assert _account(whoever, "192.0.2.1") is _account(whoever, "192.0.2.2")
+    assert _account(ann, "192.0.2.1") is _account(again, "192.0.2.1")
+    for at_its_place in (publishable, _anonymous(shop, "a")):
+        assert _account(at_its_place, "192.0.2.1") is not _account(at_its_place, "192.0.2.2")
+        assert _account(at_its_place, "2001:db8::1") is _account(at_its_place, "2001:db8::2")
+    assert _account(_anonymous(shop, "a"), "192.0.2.1") is _account(_anonymous(shop, "b"), "192.0.2.1")
+    everybody = (secret, publishable, member, ann, _anonymous(shop, "a"), _anonymous(other, "a"), other)
+    assert len({id(_account(each, "192.0.2.1")) for each in everybody}) == len(everybody)
+    assert GatewaySession(gateway.services, gateway.revocations, None, client="192.0.2.1").account is None
+
+
+async def test_a_viewer_is_told_of_the_bucket_that_its_operation_was_charged_to(gateway: Gateway, shop: Tenant) -> None:
+    publishable = await shop.as_role(Role.INGEST, ApiKeyKind.PUBLISHABLE)
+    session = GatewaySession(gateway.services, gateway.revocations, publishable.viewer, client="192.0.2.1")
+    session.account.charge(1_000)
+    standing, _ = await read_rate_limit(session.context(1))
+    elsewhere = GatewaySession(gateway.services, gateway.revocations, publishable.viewer, client="192.0.2.2")
+    assert standing.remaining < standing.limit == (await read_rate_limit(elsewhere.context(1)))[0].remaining
+
+
+def _account(tenant: Tenant, client: str) -> Account:
+    account = GatewaySession(tenant.gateway.services, tenant.gateway.revocations, tenant.viewer, client=client).account
+    assert account is not None
+    return account
+
+
+def _anonymous(tenant: Tenant, user_id: str) -> Tenant:
+    assert tenant.viewer is not None
+    session = UserSession(uuid4(), user_id, True, datetime.now(UTC))
+    viewer = msgspec.structs.replace(tenant.viewer, api_key=None, role=Role.INGEST, session=session)
+    return Tenant(tenant.gateway, viewer)
