@@ -111,7 +111,7 @@ class Settings(BaseSettings):
     worker_pool_size: Annotated[int, Field(ge=4, le=200)] = 10
     analytics_pool_size: Annotated[int, Field(ge=2, le=200)] = 4
     cost_limit: Annotated[int, Field(ge=1_000, le=1_000_000_000)] = LIMIT
-    """Points of cost that a key, a session or a member may spend at once."""
+    """Points of cost in each caller's bucket: what may be spent at once."""
     cost_restore: Annotated[int, Field(ge=1, le=1_000_000_000)] = RESTORE_RATE
     """Points of them that come back in a second."""
     max_operation_cost: Annotated[int, Field(ge=1, le=1_000_000_000, validate_default=True)] = 20_000
