@@ -1,6 +1,6 @@
 """Retention: the oldest events of a project go, by the day on which they came, and the oldest changes of audiences.
 
-Guarantees: only the oldest are removed, so what is left has no gaps; each step is a transaction that moves the lane's
+Guarantees: only the oldest are removed, and nothing from between them; each step is a transaction that moves the lane's
 floor with the rows, and one that is killed has done whole steps or none. A cursor from before the floor expires
 (`CURSOR_EXPIRED`). What a follower has not read yet stays, however old. Everybody is looked at anew for audiences,
 which may have counted what goes. Profiles and the counts of event types stay.
