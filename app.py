@@ -400,7 +400,7 @@ def _across_origins(endpoint: ASGIApp, settings: Settings) -> ASGIApp:
         allow_origins=sorted(origins),
         allow_methods=("GET", "POST", "PUT", "DELETE"),
         allow_headers=CROSS_ORIGIN_HEADERS,
-        expose_headers=(REQUEST_ID,),
+        expose_headers=(REQUEST_ID, "retry-after"),
         max_age=PREFLIGHT_SECONDS,
     )
 

@@ -31,13 +31,15 @@ COST_EXCEEDED = "COST_EXCEEDED"
 DEPTH_EXCEEDED = "DEPTH_EXCEEDED"
 PERSISTED_QUERY_NOT_FOUND = "PERSISTED_QUERY_NOT_FOUND"
 DOCUMENT_NOT_TRUSTED = "DOCUMENT_NOT_TRUSTED"
+RATE_LIMITED = "RATE_LIMITED"
 TIMEOUT = "TIMEOUT"
 INTERNAL = "INTERNAL"
 
 MASKED_MESSAGE = "Internal error."
 
 REQUEST_ID = "requestId"
-"""Of an error's extensions."""
+RETRY_AFTER_MS = "retryAfterMs"
+"""Of an error's extensions: the second says that it passes by itself, and when."""
 
 MESSAGE_LENGTH = 600
 """Characters of an error message: enough for the longest sentence of graphql-core around names of ordinary length."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import aiohttp
 import msgspec
 import orjson
 import pytest
@@ -454,6 +455,14 @@ async def _(stage: Stage) -> None:
         await socket.subscribe("1", two_pages(98, 98))
         message = await socket.receive()
     assert (message["type"], message["payload"][0]["extensions"]["code"]) == ("error", stage.row.code)
+    async with aiohttp.ClientSession(headers={"x-api-key": key}) as client:
+        async with client.put(stage.gateway.url) as reserved:
+            token = {"x-graphql-event-stream-token": await reserved.text()}
+        body = {"query": two_pages(98, 98), "extensions": {"operationId": "1"}}
+        async with client.post(stage.gateway.url, json=body, headers=token) as refused:
+            [told] = (await refused.json())["errors"]
+            assert (refused.status, told["extensions"]["code"]) == (stage.row.status, stage.row.code)
+            assert int(refused.headers["retry-after"]) == -(-told["extensions"]["retryAfterMs"] // 1_000)
 
 
 @row("points that come back")

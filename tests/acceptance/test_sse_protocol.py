@@ -570,6 +570,7 @@ async def test_reservations_that_are_not_used_lapse_and_are_bounded(application:
         assert await submit(client, server, first, "1", "subscription { never }") == 202
         async with client.put(server.url) as response:
             assert (response.status, response.headers["retry-after"]) == (429, "1")
+            assert (await response.json())["errors"][0]["extensions"]["retryAfterMs"] == 1_000
         assert await reserve(client, server, **{"x-api-key": OTHER_KEY}), "others are not affected"
         await eventually(lambda: application.running == 0)
         assert await submit(client, server, first, "1", "{hello}") == 404

@@ -96,5 +96,5 @@ async def test_pages_of_allowed_origins_may_send_and_read_it(module_database_url
         async with client.options(f"{server.url}/graphql", headers={**page, **asked}) as response:
             assert response.status == 200
         async with client.post(f"{server.url}/graphql", json={"query": "{ __typename }"}, headers=page) as response:
-            assert response.headers["access-control-expose-headers"] == "x-request-id"
+            assert response.headers["access-control-expose-headers"] == "x-request-id, retry-after"
             assert response.headers["x-request-id"]

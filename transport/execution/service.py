@@ -26,6 +26,8 @@ from transport.errors import (
     BAD_USER_INPUT,
     DOCUMENT_NOT_TRUSTED,
     PERSISTED_QUERY_NOT_FOUND,
+    RATE_LIMITED,
+    RETRY_AFTER_MS,
     TIMEOUT,
     ErrorReporter,
     RequestError,
@@ -49,9 +51,6 @@ __all__ = [
     "read_request",
 ]
 
-RATE_LIMITED = "RATE_LIMITED"
-RETRY_AFTER = "retryAfterMs"
-"""Of an error's extensions: it passes by itself."""
 TOO_MANY_STREAMS_MS = 5_000
 """What a client with too many open streams is told to wait: they end when somebody closes them."""
 FIRST_PAUSE_SECONDS = 0.05
@@ -326,7 +325,7 @@ async def _trusted(digest: str, session: Session) -> str:
 
 def _is_passing(result: ExecutionResult) -> bool:
     """Whether a client would be told to try again: what was needed is away for a moment."""
-    return any(RETRY_AFTER in (error.extensions or {}) for error in result.errors or ())
+    return any(RETRY_AFTER_MS in (error.extensions or {}) for error in result.errors or ())
 
 
 def _rate_limited(cost: int, account: Account, refusal: Refusal) -> GraphQLError:
@@ -335,7 +334,7 @@ def _rate_limited(cost: int, account: Account, refusal: Refusal) -> GraphQLError
         f"{account.restore_rate:,} come back in a second.",
         extensions={
             "code": RATE_LIMITED,
-            RETRY_AFTER: refusal.retry_after_ms,
+            RETRY_AFTER_MS: refusal.retry_after_ms,
             "cost": _shown_cost(cost, 0, account),
         },
     )
@@ -344,7 +343,7 @@ def _rate_limited(cost: int, account: Account, refusal: Refusal) -> GraphQLError
 def _too_many_streams(maximum: int) -> GraphQLError:
     return GraphQLError(
         f"A key or session may have at most {maximum:,} open streams on one gateway: close some.",
-        extensions={"code": RATE_LIMITED, RETRY_AFTER: TOO_MANY_STREAMS_MS},
+        extensions={"code": RATE_LIMITED, RETRY_AFTER_MS: TOO_MANY_STREAMS_MS},
     )
 
 

@@ -22,13 +22,13 @@ from urllib.parse import parse_qsl
 from graphql import ExecutionResult, GraphQLError, OperationType
 
 from transport.application import Application, Session
-from transport.errors import BAD_USER_INPUT, RequestError, code_of
+from transport.errors import BAD_USER_INPUT, RETRY_AFTER_MS, RequestError, code_of
 from transport.execution.requests import GraphQLRequest, read_parameters, read_request
 from transport.execution.service import GraphQLService, Prepared
 from transport.http.negotiation import MediaType, choose_media_type, is_json
 from transport.http.statuses import (
     StatusProfile,
-    retry_after,
+    headers_of_errors,
     status_of_errors,
     status_of_request_error,
     status_of_result,
@@ -62,11 +62,19 @@ UNKNOWN_OPERATION = "unknown"
 class HTTPRefusedError(Exception):
     """A request that is answered with this status and nothing else."""
 
-    def __init__(self, status: int, message: str, *headers: tuple[bytes, bytes], code: str = BAD_USER_INPUT) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *headers: tuple[bytes, bytes],
+        code: str = BAD_USER_INPUT,
+        retry_after_ms: int | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.headers = headers
-        self.error = GraphQLError(message, extensions={"code": code})
+        passes = {} if retry_after_ms is None else {RETRY_AFTER_MS: retry_after_ms}
+        self.error = GraphQLError(message, extensions={"code": code, **passes})
 
 
 @dataclass(slots=True)
@@ -153,11 +161,7 @@ class GraphQLHTTP:
         )
 
     def _failure(self, status: int, errors: list[GraphQLError], *headers: tuple[bytes, bytes]) -> _Answer:
-        seconds = retry_after(errors)
-        if seconds is not None and status in (429, 503):
-            headers = (*headers, (b"retry-after", str(seconds).encode()))
-        if status == 401:
-            headers = (*headers, (b"www-authenticate", b"Bearer"))
+        headers = (*headers, *headers_of_errors(status, errors))
         return _Answer(status, self._service.encode(errors), code_of(errors[0]), headers)
 
 

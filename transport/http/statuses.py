@@ -14,14 +14,17 @@ from math import ceil
 
 from graphql import ExecutionResult, GraphQLError
 
-from transport.errors import INTERNAL, PARSE_FAILED, TIMEOUT, RequestError, code_of
+from transport.errors import INTERNAL, PARSE_FAILED, RATE_LIMITED, RETRY_AFTER_MS, TIMEOUT, RequestError, code_of
 from transport.http.negotiation import MediaType
 
 OK = 200
 PARTIAL = 294
 BAD_REQUEST = 400
 UNPROCESSABLE = 422
+UNAUTHORIZED = 401
+TOO_MANY_REQUESTS = 429
 SERVER_ERROR = 500
+UNAVAILABLE = 503
 
 
 class StatusProfile(Enum):
@@ -32,9 +35,9 @@ class StatusProfile(Enum):
 
 
 EVERYWHERE = {
-    "UNAUTHENTICATED": 401,
-    "RATE_LIMITED": 429,
-    "UNAVAILABLE": 503,
+    "UNAUTHENTICATED": UNAUTHORIZED,
+    RATE_LIMITED: TOO_MANY_REQUESTS,
+    "UNAVAILABLE": UNAVAILABLE,
     TIMEOUT: 504,
     INTERNAL: SERVER_ERROR,
 }
@@ -73,10 +76,18 @@ def status_of_request_error(error: RequestError, profile: StatusProfile) -> int:
     return UNPROCESSABLE if error.ill_typed and profile is StatusProfile.DRAFT else BAD_REQUEST
 
 
-def retry_after(errors: Sequence[GraphQLError]) -> int | None:
+def headers_of_errors(status: int, errors: Sequence[GraphQLError]) -> tuple[tuple[bytes, bytes], ...]:
+    """What goes with the status of a request that was refused: when to come again, and what to come with."""
+    if status == UNAUTHORIZED:
+        return ((b"www-authenticate", b"Bearer"),)
+    seconds = _retry_after(errors) if status in (TOO_MANY_REQUESTS, UNAVAILABLE) else None
+    return () if seconds is None else ((b"retry-after", str(seconds).encode()),)
+
+
+def _retry_after(errors: Sequence[GraphQLError]) -> int | None:
     """Whole seconds after which the client may try again, where an error says so."""
     for error in errors:
-        milliseconds = (error.extensions or {}).get("retryAfterMs")
+        milliseconds = (error.extensions or {}).get(RETRY_AFTER_MS)
         if isinstance(milliseconds, int | float):
             return max(1, ceil(milliseconds / 1000))
     return None

@@ -44,7 +44,7 @@ from transport.http.front import (
     url_parameters,
 )
 from transport.http.negotiation import EVERYTHING, MediaType, choose_media_type, parse_accept
-from transport.http.statuses import StatusProfile, status_of_errors, status_of_request_error
+from transport.http.statuses import StatusProfile, headers_of_errors, status_of_errors, status_of_request_error
 from transport.request_ids import RequestTrace, enter
 from transport.sse.event_stream import Channel
 from transport.sse.forwarding import Homes, Unreachable, forward
@@ -95,8 +95,7 @@ class _Exchange:
 
     async def refuse(self, status: int, errors: list[GraphQLError], *headers: tuple[bytes, bytes]) -> None:
         """A GraphQL response without data."""
-        if status == 401:
-            headers = (*headers, (b"www-authenticate", b"Bearer"))
+        headers = (*headers, *headers_of_errors(status, errors))
         body = orjson.dumps({"errors": formatted(errors)})
         await self.answer(status, body, b"application/json", *headers)
 

@@ -20,6 +20,7 @@ import msgspec
 from graphql import GraphQLError
 
 from transport.application import Session
+from transport.errors import RATE_LIMITED
 from transport.execution.service import GraphQLService, Prepared
 from transport.http.front import HTTPRefusedError, Observe
 from transport.operation import Operation
@@ -31,8 +32,8 @@ from transport.sse.reservations import Reservation, ReservationPolicy, Reservati
 
 CONFLICT = "CONFLICT"
 
-RETRY_AFTER = (b"retry-after", b"1")
-"""Seconds. Operations end and reservations lapse all the time."""
+TOO_MANY_MS = 1_000
+"""What a client with too many of something is told to wait: operations end and reservations lapse all the time."""
 
 
 class StreamPolicy(msgspec.Struct, frozen=True):
@@ -98,7 +99,7 @@ class EventStreams:
                 f"At most {policy.max_per_holder:,} event streams may be reserved with the same credentials, "
                 f"and at most {policy.max_unused_per_holder} of them not opened."
             )
-            raise HTTPRefusedError(429, message, RETRY_AFTER, code="RATE_LIMITED") from None
+            raise HTTPRefusedError(429, message, code=RATE_LIMITED, retry_after_ms=TOO_MANY_MS) from None
 
     async def open(self, token: str, channel: Channel, *, owner: bytes | None) -> None:
         """Be the reserved response until its client goes. Credentials may be absent here. Raises `HTTPRefusedError`."""
@@ -130,7 +131,7 @@ class EventStreams:
             raise HTTPRefusedError(409, "An operation with this id is running already.", code=CONFLICT)
         if len(reservation.operations) >= self._policy.max_operations:
             message = f"An event stream carries at most {self._policy.max_operations} operations at a time."
-            raise HTTPRefusedError(429, message, RETRY_AFTER, code="RATE_LIMITED")
+            raise HTTPRefusedError(429, message, code=RATE_LIMITED, retry_after_ms=TOO_MANY_MS)
         operation = SharedOperation(
             operation_id, self._service, reservation.forget, reservation.stream, _part_of_request()
         )

@@ -38,7 +38,7 @@ from graphql import GraphQLError
 
 from transport.application import Application, Session
 from transport.clients import network_of
-from transport.errors import INTERNAL, RequestError, code_of
+from transport.errors import INTERNAL, RATE_LIMITED, RETRY_AFTER_MS, RequestError, code_of
 from transport.execution.requests import read_request
 from transport.execution.service import GraphQLService, Prepared
 from transport.http.front import UNKNOWN_OPERATION, Observe, Receive, Scope, Send, client_of, header_map
@@ -64,7 +64,7 @@ from transport.websocket.server import EXTENSION
 REPLY_BOUND_BYTES = 1024 * 1024
 """Unsent bytes past which no further message is read. Live streams have stopped long before, at 256 KiB."""
 
-RETRY_AFTER_MS = 1000
+TOO_MANY_MS = 1_000
 """What a client with too many operations is told to wait: about what a query takes at the very most."""
 
 CREDENTIAL_CODES = frozenset({"UNAUTHENTICATED", "FORBIDDEN"})
@@ -344,7 +344,7 @@ class GraphQLSocket:
     def _too_many(self) -> GraphQLError:
         return GraphQLError(
             f"A socket carries at most {self._policy.max_operations} operations at a time.",
-            extensions={"code": "RATE_LIMITED", "retryAfterMs": RETRY_AFTER_MS},
+            extensions={"code": RATE_LIMITED, RETRY_AFTER_MS: TOO_MANY_MS},
         )
 
     async def _perform(self, operation: SocketOperation, payload: bytes, session: Session) -> None:
