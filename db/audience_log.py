@@ -19,6 +19,7 @@ from db.audience_records import (
     NewAudienceChange,
 )
 from db.deliveries import column
+from db.erasure import trim_tombstones
 from db.records import HeadRecord, Lane
 from db.statements import statements
 
@@ -96,5 +97,6 @@ async def trim_audience_changes(connection: asyncpg.Connection, *, project_id: U
     if floor <= head["first_seq"]:
         return 0
     status: str = await connection.execute(_SQL["delete_audience_changes_before"], project_id, floor)
+    await trim_tombstones(connection, project_id=project_id, lane=Lane.AUDIENCES, first_seq=floor)
     await connection.execute(_SQL["move_first_change"], project_id, floor)
     return int(status.rpartition(" ")[2])

@@ -250,6 +250,11 @@ async def find_tombstones(
     return [row["seq"] for row in await connection.fetch(_SQL["find_tombstones"], project_id, lane, seqs)]
 
 
+async def trim_tombstones(connection: asyncpg.Connection, *, project_id: UUID, lane: Lane, first_seq: int) -> None:
+    """Delete the tombstones below a lane's floor, where nobody reads any more."""
+    await connection.execute(_SQL["delete_tombstones_before"], project_id, lane, first_seq)
+
+
 def _ids(rows: Sequence[Any]) -> list[UUID]:
     return [row[0] for row in rows]
 

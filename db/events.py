@@ -17,6 +17,7 @@ from uuid import UUID
 import msgspec
 from uuid_utils.compat import uuid7
 
+from db.erasure import trim_tombstones
 from db.event_filters import bound_sql, filter_sql, is_selective
 from db.filters import EVERYTHING, EventFilter
 from db.records import AppendResult, CappedCount, EventList, EventPage, EventRecord, HeadRecord, Lane, NewEvent
@@ -211,6 +212,8 @@ async def trim_events(connection: asyncpg.Connection, *, project_id: UUID, first
     if floor <= head["first_seq"]:
         return 0
     status: str = await connection.execute(_SQL["delete_events_before"], project_id, floor)
+    await connection.execute(_SQL["delete_erased_keys_before"], project_id, floor)
+    await trim_tombstones(connection, project_id=project_id, lane=Lane.EVENTS, first_seq=floor)
     await connection.execute(_SQL["move_first_seq"], project_id, floor)
     return int(status.rpartition(" ")[2])
 

@@ -1754,6 +1754,8 @@ CREATE TABLE erased_keys (
     PRIMARY KEY (project_id, key_hash)
 );
 
+CREATE INDEX erased_keys_by_seq ON erased_keys (project_id, seq);
+
 -- Documents that clients may name by their hash, and the only ones that run where a project says so.
 CREATE TABLE trusted_documents (
     project_id uuid NOT NULL REFERENCES projects,

@@ -449,3 +449,8 @@ LIMIT 1;
 SELECT seq
 FROM tombstones
 WHERE project_id = $1 AND lane = $2 AND seq = ANY($3);
+
+-- name: delete_tombstones_before
+-- Deletes the tombstones of a lane below a seq.
+DELETE FROM tombstones
+WHERE project_id = $1 AND lane = $2 AND seq < $3;

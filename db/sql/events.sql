@@ -37,6 +37,11 @@ FOR NO KEY UPDATE;
 DELETE FROM events
 WHERE project_id = $1 AND seq < $2;
 
+-- name: delete_erased_keys_before
+-- Forgets the keys of erased events of a project below a seq, as those of events that are deleted.
+DELETE FROM erased_keys
+WHERE project_id = $1 AND seq < $2;
+
 -- name: move_first_seq
 -- Moves the floor of a project's events lane.
 UPDATE heads SET first_seq = $2

@@ -14,7 +14,7 @@ import pytest
 
 from db.database import Database
 from db.deliveries import hold_deliveries
-from db.events import append_events
+from db.events import append_events, trim_events
 from db.followers import ensure_follower
 from db.records import EventRecord, Lane
 from db.suppressions import NewSuppression, insert_suppressions, read_suppressions
@@ -41,6 +41,9 @@ ERASE = """mutation ($userId: String!, $reason: String!) {
     receipt { userId profileId erasedAt removed }
     userErrors { code message path }
   }
+}"""
+RETRY = """mutation ($key: String!) {
+  track(input: {event: {id: $key, eventType: "order.placed", userId: "ada"}}) { duplicate event { id } }
 }"""
 WAITING_FOR_ME = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid)))"
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -166,6 +169,18 @@ async def test_a_retry_of_an_erased_event_brings_nobody_back_and_a_new_event_beg
     second = (await erase(shop, "ada"))["receipt"]
     assert second["removed"] == {"events": 1, "profiles": 1}
     assert second["profileId"] != first["profileId"]
+
+
+async def test_retention_forgets_what_was_erased_below_the_floor(shop: Tenant) -> None:
+    for key in ("one", "two"):
+        await shop.track(userId="ada", id=key)
+        await shop.track(userId="bob", id=f"bob's {key}")
+    await erase(shop, "ada")
+    assert [await count(shop, table) for table in ("tombstones", "erased_keys")] == [2, 2]
+    async with shop.gateway.services.database.transaction() as connection:
+        await trim_events(connection, project_id=shop.project_id, first_seq=3)
+    assert [await count(shop, table) for table in ("tombstones", "erased_keys")] == [1, 1]
+    assert await shop.data(RETRY, key="two") == {"track": {"duplicate": True, "event": None}}
 
 
 async def test_an_address_stays_suppressed_and_is_not_kept(shop: Tenant) -> None:
