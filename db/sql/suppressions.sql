@@ -13,8 +13,7 @@ ORDER BY s.address
 FOR SHARE OF s;
 
 -- name: insert_suppressions
--- Suppresses addresses; whoever bounced and unsubscribes besides stays with the first reason, and of whoever was erased
--- the hash is enough.
+-- Suppresses addresses; whoever is suppressed already stays with the first reason, and whoever was erased with the hash.
 INSERT INTO suppressions (project_id, channel, address, reason, delivery_id, created_at)
 SELECT $1, $2, given.address, given.reason, given.delivery_id, $6
 FROM unnest(CAST($3 AS text[]), CAST($4 AS text[]), CAST($5 AS uuid[])) AS given (address, reason, delivery_id)
