@@ -52,8 +52,8 @@ def test_every_root_field_has_a_case() -> None:
 
 
 @pytest.fixture
-async def gateway(database_url: str, redis_url: str) -> AsyncIterator[Gateway]:
-    async with open_gateway(database_url, redis_url) as opened:
+async def gateway(module_database_url: str, redis_url: str) -> AsyncIterator[Gateway]:
+    async with open_gateway(module_database_url, redis_url) as opened:
         yield opened
 
 
