@@ -169,6 +169,12 @@ async def share_token_of_device(
     return _optional(await connection.fetchrow(_SQL["share_token_of_device"], project_id, token))
 
 
+async def find_owner_of_device(connection: asyncpg.Connection, *, project_id: UUID, token: str) -> str | None:
+    """Whose a device is, before it registers again; None where nobody is known to use it."""
+    user_id: str | None = await connection.fetchval(_SQL["find_owner_of_device"], project_id, token)
+    return user_id
+
+
 async def is_token_of_owner(
     connection: asyncpg.Connection, *, project_id: UUID, push_token_id: UUID, owner_generation: int
 ) -> bool:

@@ -19,6 +19,7 @@ from engine.announcements import Announcement
 from engine.cursors import Cursor, CursorKind
 from engine.errors import UserError
 from engine.identity import Role, Viewer
+from engine.push.in_flight import until_pushes_end
 from engine.push.registering import register_device
 from engine.push.registration import (
     MAX_TOKEN_BYTES,
@@ -64,15 +65,20 @@ async def register_push_token(ctx: Context, *, registration: Registration) -> Re
     new, now = new_push_token(registration, uuid7()), ctx.services.clock.now()
 
     async def register(
-        connection: asyncpg.Connection,
+        connection: asyncpg.Connection, *, is_last_try: bool
     ) -> tuple[PushTokenRecord | UserError, tuple[Announcement, ...]]:
         if new.user_id is not None:
             await share_profiles(connection, project_id=viewer.project_id, user_ids=[new.user_id])
             if await is_retired(connection, project_id=viewer.project_id, user_id=new.user_id):
                 return RETIRED, ()
-        return await register_device(connection, project_id=viewer.project_id, new=new, now=now)
+        return await register_device(
+            connection, project_id=viewer.project_id, new=new, is_last_try=is_last_try, now=now
+        )
 
-    record, announcements = await run_transaction(ctx.services.database, register)
+    record, announcements = await until_pushes_end(
+        ctx.services.database,
+        lambda is_last_try: lambda connection: register(connection, is_last_try=is_last_try),
+    )
     if isinstance(record, UserError):
         return RegisteredToken(None, (record,))
     for announcement in announcements:

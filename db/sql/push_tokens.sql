@@ -81,6 +81,12 @@ FROM push_tokens
 WHERE project_id = $1 AND token = $2
 FOR SHARE;
 
+-- name: find_owner_of_device
+-- Whose device it is that registered a token.
+SELECT user_id
+FROM push_tokens
+WHERE project_id = $1 AND token = $2;
+
 -- name: is_token_of_owner
 -- Whether a push token is active, and its owner's who has this number.
 SELECT EXISTS (

@@ -11,8 +11,6 @@ Leaves to others: what a session may do, and telling people of new sign-ins: the
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from uuid import UUID, uuid4
@@ -41,12 +39,13 @@ from engine.accounts.passwords import problem_of
 from engine.accounts.refresh_tokens import RefreshToken, make_refresh_token, read_refresh_token
 from engine.accounts.sessions import UPGRADED, Accounts, Authenticated, Ended, NewSession, refuse_session
 from engine.accounts.storms import Subject, SubjectKind, check_storm, count_failure, subjects_of
-from engine.accounts.takeover import PushInFlight, Retired, Takeover
+from engine.accounts.takeover import Retired, Takeover
 from engine.announcements import Announcement
 from engine.contacts import Malformed, parse_email
 from engine.dispatch.ledger import record
 from engine.errors import UserError
 from engine.events import EventDraft, normalise
+from engine.push.in_flight import until_pushes_end
 from engine.revoking import Revocation, append_revocations
 from engine.transactions import run_transaction
 
@@ -54,8 +53,6 @@ MODULE = "auth"
 SIGNED_UP, SIGNED_IN = "auth.signed_up", "auth.signed_in"
 MAX_DEVICE_CHARACTERS = 256
 MAX_CODE_CHARACTERS = 64
-PUSH_PAUSE_SECONDS = 0.05
-"""Between looks at whether a push to the device has ended."""
 
 _INPUT = ("input",)
 _ANONYMOUS = ("input", "anonymousRefreshToken")
@@ -211,12 +208,18 @@ async def sign_in(accounts: Accounts, project: ProjectRecord, asked: SignIn) -> 
         return Authenticated(errors=(person,))
     new = await _new_session(accounts)
     account = next(subject for subject in subjects if subject.kind is SubjectKind.ACCOUNT)
-    outcome = await _until_pushes_end(
-        accounts,
-        lambda is_last_try: (
-            lambda connection: _sign_in(connection, project, new, person, anonymous, account, is_last_try=is_last_try)
-        ),
-    )
+    outcome: _Done | Ended
+    try:
+        outcome = await until_pushes_end(
+            accounts.database,
+            lambda is_last_try: (
+                lambda connection: _sign_in(
+                    connection, project, new, person, anonymous, account, is_last_try=is_last_try
+                )
+            ),
+        )
+    except _Refused as refused:
+        outcome = Ended(refused.error)
     if isinstance(outcome, Ended) and outcome.error is _CODE_WRONG:
         await _count_failure(accounts, project_id, subjects, person.user.user_id, now)
     return _authenticated(accounts, project_id, new, outcome, anonymous=False)
@@ -384,20 +387,6 @@ class _Refused(Exception):
     def __init__(self, error: UserError) -> None:
         super().__init__(error.code)
         self.error = error
-
-
-async def _until_pushes_end(
-    accounts: Accounts, attempt: Callable[[bool], Callable[[asyncpg.Connection], Awaitable[_Done | Ended]]]
-) -> _Done | Ended:
-    """Wait outside the transaction: what is waited for needs locks that it holds."""
-    deadline = time.monotonic() + takeover.PATIENCE.total_seconds()
-    while True:
-        try:
-            return await run_transaction(accounts.database, attempt(time.monotonic() >= deadline))
-        except PushInFlight:
-            await asyncio.sleep(PUSH_PAUSE_SECONDS)
-        except _Refused as refused:
-            return Ended(refused.error)
 
 
 async def _unless_taken(

@@ -9,8 +9,8 @@ What hangs on the anonymous user goes where it belongs: traits and consents fill
 never replace it; runs that go on are the person's; memberships of audiences end, with a change each; deliveries, runs
 that are over and events stay as history, under the user id they happened to.
 
-A push that a worker is sending to the device at that very moment is waited for, up to `PATIENCE`: then it counts as
-sent before. One that was only lined up is looked at again before it goes out (`engine.dispatch.dispatcher`).
+A push that a worker is sending to the device at that very moment is waited for (`engine.push.in_flight`): then it
+counts as sent before. One that was only lined up is looked at again before it goes out (`engine.dispatch.dispatcher`).
 
 Locks: the follower `audiences`, profiles, users, sessions, push tokens, runs, consents with their chain. Leaves to
 others: the heads (`engine.accounts.sign_in`), and linking the history, for which the number of the event is needed.
@@ -18,7 +18,7 @@ others: the heads (`engine.accounts.sign_in`), and linking the history, for whic
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -44,20 +44,15 @@ from engine.audiences.keeping import NAME as AUDIENCES_FOLLOWER
 from engine.consent import ConsentPurpose, ConsentState, set_consent
 from engine.errors import UserError
 from engine.node_ids import NodeKind, write_node_id
+from engine.push.in_flight import PushInFlight
 from engine.push.registering import give_up_excess_devices
 
 if TYPE_CHECKING:
     import asyncpg
 
-PATIENCE = timedelta(seconds=1)
-"""For pushes that are being sent to the device. A push service answers in a tenth of that; longer, it hangs."""
 TAKEOVER = "auth.device_takeover"
 SOURCE = "device_takeover"
 """Of consents that the person had not given before."""
-
-
-class PushInFlight(Exception):
-    """A worker is sending to the device: try again in a moment."""
 
 
 class Retired(msgspec.Struct, frozen=True):

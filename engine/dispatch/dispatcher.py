@@ -408,7 +408,7 @@ class Dispatcher:
         """Whether a device that was claimed some time ago still belongs to whom the message is for.
 
         Only a round of claims decides; what is doubtful is given back to one. Younger claims are waited for by whoever
-        moves a device to somebody else (`engine.accounts.takeover`).
+        moves a device to somebody else (`engine.push.in_flight`).
         """
         delivery, age = claimed.delivery, self._lease_seconds - (claimed.lease.ends_at - now)
         if delivery.push_token_id is None or delivery.owner_generation is None or age < OWNER_SURE_SECONDS:

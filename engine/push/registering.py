@@ -17,13 +17,16 @@ from db.push_tokens import (
     TOO_MANY_DEVICES,
     NewPushToken,
     PushTokenRecord,
+    find_owner_of_device,
     give_up_excess_tokens,
     register_push_token,
 )
 from db.records import NewEvent
+from db.takeovers import is_push_in_flight
 from engine.announcements import Announcement
 from engine.dispatch.ledger import record
 from engine.node_ids import NodeKind, write_node_id
+from engine.push.in_flight import PushInFlight
 
 if TYPE_CHECKING:
     import asyncpg
@@ -32,10 +35,21 @@ INVALIDATED = "push.token_invalidated"
 
 
 async def register_device(
-    connection: asyncpg.Connection, *, project_id: UUID, new: NewPushToken, now: datetime
+    connection: asyncpg.Connection, *, project_id: UUID, new: NewPushToken, is_last_try: bool, now: datetime
 ) -> tuple[PushTokenRecord, tuple[Announcement, ...]]:
-    """Make a token, or bring back the one that is there."""
+    """Make a token, or bring back the one that is there. Raises `PushInFlight` where something is being sent to a
+    device of somebody else until now, unless it `is_last_try`."""
+    before = await find_owner_of_device(connection, project_id=project_id, token=new.token)
     registered = await register_push_token(connection, project_id=project_id, new=new, now=now)
+    if (
+        before is not None
+        and before != registered.user_id
+        and not is_last_try
+        and await is_push_in_flight(
+            connection, project_id=project_id, user_id=before, push_token_ids=[registered.push_token_id]
+        )
+    ):
+        raise PushInFlight
     if registered.user_id is None:
         return registered, ()
     events = await give_up_excess_devices(connection, project_id=project_id, user_id=registered.user_id, now=now)

@@ -373,8 +373,27 @@ async def test_a_push_that_is_under_way_is_waited_for_and_not_repeated(database_
         assert delivery == {"status": "SUPPRESSED", "suppressed_reason": "ERASED"}
 
 
+async def test_a_device_that_is_registered_for_somebody_else_waits_for_what_is_under_way(database_url: str) -> None:
+    async with open_world(database_url) as (app, dispatcher, firebase):
+        device = await made(app)
+        firebase.token_gate = asyncio.Event()
+        await app.backend.data(SEND, userIds=[device.anonymous], title="for the anonymous user")
+        draining = asyncio.create_task(dispatcher.drain(app.key.project_id))
+        await firebase.token_arrivals(1)
+        registering = asyncio.create_task(app.key.data(REGISTER, token=DEVICE, userId="bob"))
+        _, waiting = await asyncio.wait([registering], timeout=0.2)
+        assert waiting
+        firebase.token_gate.set()
+        assert (await registering)["registerPushToken"]["userErrors"] == []
+        await draining
+        await dispatcher.settled()
+        assert [each["status"] for each in await app.rows("SELECT status FROM deliveries")] == ["SENT"]
+        [token] = await app.rows("SELECT user_id, owner_generation FROM push_tokens")
+        assert token == {"user_id": "bob", "owner_generation": 2}
+
+
 async def test_a_push_service_that_hangs_holds_nobody_up(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.accounts.takeover.PATIENCE", timedelta(milliseconds=100))
+    monkeypatch.setattr("engine.push.in_flight.PATIENCE", timedelta(milliseconds=100))
     async with open_world(database_url) as (app, dispatcher, firebase):
         device = await made(app)
         firebase.token_gate = asyncio.Event()
@@ -393,7 +412,7 @@ async def test_what_was_lined_up_for_long_is_looked_at_again(
 ) -> None:
     """The first push occupies the only place of the lane while the device changes hands; the second is given back."""
     monkeypatch.setattr("engine.dispatch.dispatcher.OWNER_SURE_SECONDS", -1.0)
-    monkeypatch.setattr("engine.accounts.takeover.PATIENCE", timedelta(0))
+    monkeypatch.setattr("engine.push.in_flight.PATIENCE", timedelta(0))
     async with open_world(database_url) as (app, dispatcher, firebase):
         device = await made(app)
         is_asked, may_go_on = asyncio.Event(), asyncio.Event()

@@ -398,6 +398,7 @@ OTHER_COLUMNS = {
     "audit_entries.erase_person_of_audit_entries": ["entries"],
     "audit_entries.insert_audit_entry": [],
     "projects.find_region": ["region"],
+    "push_tokens.find_owner_of_device": ["user_id"],
     "push_tokens.is_token_of_owner": ["is_token_of_owner"],
     "sealed_values.reseal_signing_key": [],
     "sealed_values.reseal_totp_secret": [],
