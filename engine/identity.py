@@ -388,10 +388,38 @@ def effective_role(api_key: ApiKeyRecord, *, from_browser: bool) -> Role:
 
 
 _SCOPES = {
-    Role.INGEST: ("events:write", "profiles:identify"),
-    Role.VIEWER: ("events:read", "event-types:read", "profiles:read", "streams:read"),
-    Role.EDITOR: (),
-    Role.ADMIN: ("api-keys:manage", "projects:create"),
+    Role.INGEST: ("events:write", "profiles:identify", "sessions:create", "push-tokens:write", "consent:write"),
+    Role.VIEWER: (
+        "events:read",
+        "event-types:read",
+        "profiles:read",
+        "consent:read",
+        "audiences:read",
+        "workflows:read",
+        "deliveries:read",
+        "analytics:read",
+        "settings:read",
+        "streams:read",
+    ),
+    Role.EDITOR: (
+        "audiences:write",
+        "workflows:write",
+        "analytics:write",
+        "templates:write",
+        "webhooks:write",
+        "deliveries:write",
+        "messages:send",
+    ),
+    Role.ADMIN: (
+        "api-keys:manage",
+        "projects:create",
+        "providers:manage",
+        "settings:write",
+        "trusted-documents:write",
+        "audit-log:read",
+        "profiles:export",
+        "profiles:erase",
+    ),
 }
 
 
