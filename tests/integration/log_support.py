@@ -38,6 +38,15 @@ async def make_project(database: Database, *, name: str = "shop") -> UUID:
     return project_id
 
 
+async def move_to_europe(connection: asyncpg.Connection, project_id: UUID) -> None:
+    """Have a project, the only one of its organization, be in the other region."""
+    await connection.execute(
+        """WITH moved AS (UPDATE projects SET region = 'eu' WHERE project_id = $1 RETURNING organization_id)
+           UPDATE organizations SET region = 'eu' WHERE organization_id = (SELECT organization_id FROM moved)""",
+        project_id,
+    )
+
+
 def new_event(
     key: str,
     *,

@@ -226,7 +226,7 @@ async def test_a_thousand_projects_watched_at_once_are_read_together(database_ur
         async with database.transaction() as connection:
             organization_id = uuid4()
             await connection.execute(
-                "INSERT INTO organizations (organization_id, name) VALUES ($1, 'Acme')", organization_id
+                "INSERT INTO organizations (organization_id, name, region) VALUES ($1, 'Acme', 'us')", organization_id
             )
             projects = [uuid4() for _ in range(1_000)]
             await connection.execute(

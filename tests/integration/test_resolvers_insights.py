@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from db.audiences import delete_audience
 from engine.analytics import boards, insights
+from engine.node_ids import parse_node_id
 from tests.integration.graphql_support import Tenant, open_gateway
 
 SAVE = """mutation ($input: SaveInsightInput!) {
@@ -158,14 +160,20 @@ async def test_a_name_is_there_once(shop: Tenant) -> None:
     assert (await save(shop, id=first["id"], name="Orders"))["userErrors"] == []
 
 
-async def test_an_insight_whose_audience_was_deleted_says_so_beside_the_others(shop: Tenant) -> None:
+async def test_an_insight_whose_audience_is_gone_says_so_beside_the_others(shop: Tenant) -> None:
+    """Such as were deleted before insights held on to their audiences."""
     made = await shop.data(
         'mutation { saveAudience(input: {name: "All", where: []}) { audience { id } } }',
     )
     audience_id = made["saveAudience"]["audience"]["id"]
     await saved(shop, "Of all", trend={**ORDERS, "audienceId": audience_id})
     await saved(shop, "Orders")
-    await shop.data("mutation ($id: ID!) { deleteAudience(id: $id) { deletedId } }", id=audience_id)
+    audience = parse_node_id(audience_id)
+    assert audience is not None
+    services = shop.gateway.services
+    async with services.database.transaction() as connection:
+        now = services.clock.now()
+        await delete_audience(connection, project_id=shop.project_id, audience_id=audience.uuid, now=now)
 
     response = await shop.run("{ insights { edges { node { name trend { series { total } } } } } }")
 

@@ -18,6 +18,7 @@ from engine.dispatch.values import SuppressedReason
 from engine.node_ids import parse_node_id
 from engine.sms.work import SmsWork
 from tests.integration.graphql_support import Gateway, Tenant, open_gateway
+from tests.integration.log_support import move_to_europe
 from tests.integration.sms_support import ADA, BOB, LOOPBACK, open_account, send
 from tests.peers.twilio import Refusal, TwilioPeer
 
@@ -166,7 +167,7 @@ async def test_a_person_erased_meanwhile_gets_nothing(tenant: Tenant, work: SmsW
 
 async def test_in_europe_nothing_said_is_no(tenant: Tenant, work: SmsWork) -> None:
     async with tenant.gateway.services.database.connection() as connection:
-        await connection.execute("UPDATE projects SET region = 'eu' WHERE project_id = $1", tenant.project_id)
+        await move_to_europe(connection, tenant.project_id)
     await say(tenant, "bob", ConsentState.GRANTED)
 
     sent = await send(tenant, userIds=["ada", "bob"], to=["+49 30 901820"])

@@ -19,7 +19,7 @@ from engine.work import Work, WorkKind
 from engine.workers.followers import PAGE_ITEMS
 from engine.workflows import follower
 from engine.workflows.definition import ReentryPolicy, Step, StepType, Trigger, UpdateProfile
-from tests.integration.log_support import new_event, open_database
+from tests.integration.log_support import move_to_europe, new_event, open_database
 from tests.integration.postgres_proxy import open_proxy
 from tests.integration.schedule_support import make_audience
 from tests.integration.trigger_support import Stage, open_stage
@@ -181,7 +181,7 @@ async def test_consent_is_asked_before_anybody_starts(stage: Stage) -> None:
 
 async def test_nothing_said_is_no_consent_in_the_eu(stage: Stage) -> None:
     async with stage.database.connection() as connection:
-        await connection.execute("UPDATE projects SET region = 'eu' WHERE project_id = $1", stage.project_id)
+        await move_to_europe(connection, stage.project_id)
     await stage.workflow()
     for user_id in ("ada", "bob"):
         await stage.track(user_id=user_id)
