@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -87,10 +87,10 @@ async def dump(url: str) -> dict[str, bytes]:
     return found
 
 
-def traces(tables: dict[str, bytes]) -> set[tuple[str, str]]:
+def traces(tables: dict[str, bytes], values: Sequence[str] = VALUES) -> set[tuple[str, str]]:
     """Which values are left where."""
     return {
-        (name, value) for name, text in tables.items() for value in VALUES if any(form in text for form in forms(value))
+        (name, value) for name, text in tables.items() for value in values if any(form in text for form in forms(value))
     }
 
 

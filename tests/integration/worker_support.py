@@ -246,16 +246,22 @@ class Store:
 
 @asynccontextmanager
 async def open_store(
-    database_url: str, redis_url: str, *, workers: int = 1, clock: StandingClock | None = None
+    database_url: str,
+    redis_url: str,
+    *,
+    workers: int = 1,
+    clock: StandingClock | None = None,
+    has_streams: bool = False,
 ) -> AsyncIterator[Store]:
-    """A new project; nothing is configured yet."""
+    """A new project; nothing is configured yet. With `has_streams` its gateway follows what happens."""
     clock = clock or StandingClock()
     settings = Settings(
         DATABASE_URL=database_url, REDIS_URL=redis_url, secret_key=SECRET.decode(), egress_allow=LOOPBACK
     )  # type: ignore[call-arg]
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        gateway = await enter(open_gateway(database_url, egress=Egress(allowed=LOOPBACK), clock=clock))
+        follows = redis_url if has_streams else None
+        gateway = await enter(open_gateway(database_url, follows, egress=Egress(allowed=LOOPBACK), clock=clock))
         yield Store(
             tenant=await gateway.tenant(),
             clock=clock,
