@@ -324,6 +324,39 @@ async def test_what_was_queued_for_the_anonymous_user_is_not_shown_to_the_person
         ]
 
 
+async def test_of_all_who_had_a_device_one_after_the_other_the_last_gets_what_is_theirs(database_url: str) -> None:
+    """Ann signs in on it, signs out, and Bob signs in; something is queued for each of the four."""
+    async with open_world(database_url) as (app, dispatcher, firebase):
+        device = await made(app)
+        people = [device.anonymous, device.person]
+        await app.backend.data(SEND, userIds=[device.anonymous], title="0")
+        ann = await device.sign_in()
+        await app.backend.data(SEND, userIds=[device.person], title="1")
+        await app.sign_out(ann["session"]["refreshToken"])
+
+        people.append((await app.sign_up("bob@example.com"))["session"]["userId"])
+        anonymous = (await app.anonymous(deviceId="phone"))["session"]
+        people.insert(2, anonymous["userId"])
+        await app.key.data(REGISTER, token=DEVICE, userId=anonymous["userId"])
+        await app.backend.data(SEND, userIds=[anonymous["userId"]], title="2")
+        bob = await app.sign_in("bob@example.com", anonymousRefreshToken=anonymous["refreshToken"])
+        assert (bob["retiredAnonUserId"], bob["session"]["userId"]) == (people[2], people[3])
+        await app.backend.data(SEND, userIds=[people[3]], title="3")
+
+        await dispatcher.drain(app.key.project_id)
+        await dispatcher.settled()
+        assert [each["notification"]["title"] for each in firebase.accepted] == ["3"]
+        found = await app.rows("SELECT user_id, status, suppressed_reason FROM deliveries ORDER BY delivery_id")
+        assert [tuple(each.values()) for each in found] == [
+            (people[0], "SUPPRESSED", "ERASED"),
+            (people[1], "SUPPRESSED", "NO_TOKENS"),
+            (people[2], "SUPPRESSED", "ERASED"),
+            (people[3], "SENT", None),
+        ]
+        links = await app.rows("SELECT alias, user_id FROM identity_links ORDER BY linked_seq")
+        assert [tuple(each.values()) for each in links] == [(people[0], people[1]), (people[2], people[3])]
+
+
 async def test_a_send_that_reached_the_device_before_does_not_come_again_for_the_person(database_url: str) -> None:
     """Both may be in an audience, whose pages are planned one after the other."""
     async with open_world(database_url) as (app, dispatcher, firebase):
