@@ -125,6 +125,23 @@ async def test_two_levels_of_full_pages_are_read_and_nobody_waits(gateway: Gatew
     assert max(waits) < PROMISE
 
 
+async def test_long_work_that_many_ask_for_at_once_is_done_in_turns(gateway: Gateway) -> None:
+    """Each takes some tenths of a second of the whole process. Nobody has to ask for the like with a key of theirs."""
+    schema = "{ __schema { types { fields { name description args { name type { name } } type { name } } } } }"
+    wide = "{{ {} a{}: __typename }}".format
+    documents = [wide("viewer { role project { id uuid name } } " * 49, number) for number in range(ATTACKERS)]
+    numbers = {"query": "{ viewer { role } }", "variables": {"unused": [1e300] * 200_000}}
+
+    async with harmless(gateway):
+        answers = await asyncio.gather(
+            *(gateway.ask(schema) for _ in range(4 * ATTACKERS)),
+            *(gateway.ask(document) for document in documents),
+            *(gateway.send(orjson.dumps(numbers)) for _ in range(ATTACKERS)),
+        )
+
+    assert [answer.json["errors"] for answer in answers if "errors" in answer.json] == []
+
+
 async def test_5_mb_of_commas_are_413_before_they_have_come(gateway: Gateway) -> None:
     body = query("{ viewer { role } }" + "," * 5_000_000)
 

@@ -39,6 +39,7 @@ from tests.acceptance.streaming import KEY, OTHER_KEY, MemoryApplication, Server
 from tests.integration.graphql_support import Tenant, open_gateway
 from transport.execution.limits import Limits
 from transport.execution.service import GraphQLRequest
+from transport.execution.turns import LARGE_BODY_BYTES
 from transport.http.server import BODY_TIMEOUT, HEAD_TIMEOUT, STALL_TIMEOUT, HTTPProtocol
 from transport.sse.reservations import ReservationPolicy
 from transport.sse.streams import StreamPolicy
@@ -557,6 +558,20 @@ async def _(stage: Stage) -> None:
         for number in range(stage.row.number):
             assert (await start(str(number), "subscription { never }")).status == 202
         stage.row.check_answer(await start("more", "subscription { never }"))
+
+
+@row("new documents, requests over 64 KiB and introspection that wait for their turn, here")
+async def _(stage: Stage) -> None:
+    assert (Limits().waiting, LARGE_BODY_BYTES) == (stage.row.number, 64 * 1024)
+    long = [query("{" + f"a{number}: hello " + "hello " * 49 + "}") for number in range(20)]
+    async with small_server(limits=Limits(waiting=3)) as server:
+        answers = await asyncio.gather(*(exchange(server.port, post(each)) for each in long))
+        refused = [answer for answer in answers if answer.status != 200]
+        assert refused
+        for answer in refused:
+            stage.row.check_answer(answer, 3)
+            assert answer.headers["retry-after"] == "1"
+        assert (await exchange(server.port, post(long[0]))).status == 200
 
 
 @row("open streams of a key or session, here")

@@ -96,6 +96,9 @@ class BoundedCache(Generic[V]):
             _, (_, freed) = self._values.popitem(last=False)
             self._used -= freed
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
     def __len__(self) -> int:
         return len(self._values)
 
@@ -107,6 +110,10 @@ class Documents:
         self.limits = limits or Limits()
         self._schema = schema
         self._cache: BoundedCache[CheckedDocument] = BoundedCache(CACHED_CHARACTERS)
+
+    def __contains__(self, text: str) -> bool:
+        """Whether it was checked already, so that `get` takes no time."""
+        return text in self._cache
 
     def get(self, text: str, *, may_inspect: bool) -> CheckedDocument:
         """The document, checked. Raises `LimitExceededError` or `InvalidDocumentError`.

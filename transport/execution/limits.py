@@ -81,6 +81,9 @@ class Limits:
     subscribe_time: timedelta = timedelta(seconds=15)
     """Until a subscription's source is there."""
 
+    waiting: int = 100
+    """Requests that wait for a turn (`turns.py`). They may hold a body of `body_bytes` each."""
+
     streams_per_holder: int = 10_000
     """Open subscriptions of one key or session in this process, over whatever they come. About 40 KB each."""
 

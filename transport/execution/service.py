@@ -35,12 +35,19 @@ from transport.errors import (
     formatted,
 )
 from transport.execution.cost import Cost
-from transport.execution.documents import Documents, InvalidDocumentError, PersistedQueries, named_document
+from transport.execution.documents import (
+    CheckedDocument,
+    Documents,
+    InvalidDocumentError,
+    PersistedQueries,
+    named_document,
+)
 from transport.execution.limits import Limits
 from transport.execution.open_streams import OpenStream, OpenStreams
 from transport.execution.plan import OperationPlan
 from transport.execution.planned_executor import PlannedExecutor
 from transport.execution.requests import GraphQLRequest, read_request
+from transport.execution.turns import LARGE_BODY_BYTES, Turns
 from transport.request_ids import RequestTrace, current, entered
 
 __all__ = [
@@ -72,6 +79,8 @@ class Prepared:
     price: Cost
     cost: int
     account: Account | None
+    inspects: bool = False
+    """Whether it asks for the schema, which is long work."""
 
     @property
     def kind(self) -> OperationType:
@@ -104,9 +113,17 @@ class GraphQLService:
         self._documents = documents or Documents(application.schema, limits)
         self.limits = self._documents.limits
         self._persisted = PersistedQueries()
+        self._turns = Turns(self.limits.waiting)
         self.streams = OpenStreams(self.limits.streams_per_holder)
         self._weights = application.weights
         self._reporter = ErrorReporter(application.describe_error)
+
+    async def read(self, body: bytes) -> GraphQLRequest:
+        """Read the JSON text of one request, a large one in its turn. Raises `RequestError`."""
+        if len(body) < LARGE_BODY_BYTES:
+            return read_request(body)
+        async with self._turns:
+            return read_request(body)
 
     async def prepare(self, request: GraphQLRequest, session: Session) -> Prepared | list[GraphQLError]:
         """Check the request, choose its operation and take what it costs from who asks.
@@ -115,7 +132,7 @@ class GraphQLService:
         """
         try:
             text = await self._text(request, session)
-            document = self._documents.get(text, may_inspect=session.may_inspect)
+            document = await self._document(text, may_inspect=session.may_inspect)
             plan = document.operation(request.operation_name)
             values = plan.coerced(request.variables, self._application.decoders)
         except InvalidDocumentError as refusal:
@@ -134,13 +151,20 @@ class GraphQLService:
             refused = await answer if isinstance(answer, Awaitable) else answer
             if refused is not None:
                 return [_rate_limited(cost, account, refused)]
-        return Prepared(plan, values, price, cost, account)
+        return Prepared(plan, values, price, cost, account, inspects=bool(document.introspection))
 
     def enter_stream(self, stream: OpenStream, prepared: Prepared, session: Session) -> list[GraphQLError] | None:
         """Take a place among the open streams, which pay for their items. The error where there is none left."""
         inside = prepared.price.inside(prepared.variable_values.coerced)
         entered = self.streams.enter(stream, holder=session.holder, account=prepared.account, cost_of_item=1 + inside)
         return None if entered else [_too_many_streams(self.streams.max_per_holder)]
+
+    async def _document(self, text: str, *, may_inspect: bool) -> CheckedDocument:
+        """The document, checked; a new one in its turn."""
+        if text in self._documents:
+            return self._documents.get(text, may_inspect=may_inspect)
+        async with self._turns:
+            return self._documents.get(text, may_inspect=may_inspect)
 
     async def _text(self, request: GraphQLRequest, session: Session) -> str:
         """The text of the request's document: its own, or the one that it names instead. Raises `RequestError`."""
@@ -173,7 +197,12 @@ class GraphQLService:
         limit = self.limits.execution_time.total_seconds()
         try:
             context = session.context(prepared.cost)
-            outcome = PlannedExecutor.of(prepared.plan, prepared.variable_values, context).run()
+            executor = PlannedExecutor.of(prepared.plan, prepared.variable_values, context)
+            if prepared.inspects:
+                async with self._turns:  # what it asks for besides is waited for outside
+                    outcome = executor.run()
+            else:
+                outcome = executor.run()
             if isinstance(outcome, ExecutionResult):
                 return self._masked(outcome)
             async with asyncio.timeout(limit):

@@ -23,7 +23,7 @@ from graphql import ExecutionResult, GraphQLError, OperationType
 
 from transport.application import Application, Session
 from transport.errors import BAD_USER_INPUT, RETRY_AFTER_MS, RequestError, code_of
-from transport.execution.requests import GraphQLRequest, read_parameters, read_request
+from transport.execution.requests import GraphQLRequest, read_parameters
 from transport.execution.service import GraphQLService, Prepared
 from transport.http.negotiation import MediaType, choose_media_type, is_json
 from transport.http.statuses import (
@@ -145,7 +145,7 @@ class GraphQLHTTP:
             check_origin(exchange.headers)
             return read_parameters(url_parameters(scope["query_string"]))
         check_content(exchange.headers)
-        return read_request(await read_body(exchange.headers, receive, self._service.limits.body_bytes))
+        return await self._service.read(await read_body(exchange.headers, receive, self._service.limits.body_bytes))
 
     async def _run(self, exchange: _Exchange, request: GraphQLRequest, session: Session) -> _Answer:
         prepared = await self._service.prepare(request, session)

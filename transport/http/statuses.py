@@ -73,6 +73,8 @@ def status_of_result(result: ExecutionResult, media_type: MediaType, profile: St
 
 def status_of_request_error(error: RequestError, profile: StatusProfile) -> int:
     """Of bytes that are no GraphQL request."""
+    if error.code in EVERYWHERE:
+        return EVERYWHERE[error.code]
     return UNPROCESSABLE if error.ill_typed and profile is StatusProfile.DRAFT else BAD_REQUEST
 
 

@@ -28,7 +28,7 @@ from graphql import GraphQLError, OperationType
 
 from transport.application import Application
 from transport.errors import RequestError, formatted
-from transport.execution.requests import GraphQLRequest, read_parameters, read_request
+from transport.execution.requests import GraphQLRequest, read_parameters
 from transport.execution.service import GraphQLService, Prepared
 from transport.http.front import (
     HTTPRefusedError,
@@ -211,7 +211,7 @@ class EventStreamTransport:
                 check_origin(exchange.headers)
             return read_parameters(exchange.parameters)
         check_content(exchange.headers)
-        return read_request(
+        return await self._service.read(
             await read_body(exchange.headers, exchange.channel.receive, self._service.limits.body_bytes)
         )
 

@@ -39,7 +39,6 @@ from graphql import GraphQLError
 from transport.application import Application, Session
 from transport.clients import network_of
 from transport.errors import INTERNAL, RATE_LIMITED, RETRY_AFTER_MS, RequestError, code_of
-from transport.execution.requests import read_request
 from transport.execution.service import GraphQLService, Prepared
 from transport.http.front import UNKNOWN_OPERATION, Observe, Receive, Scope, Send, client_of, header_map
 from transport.operation import Operation
@@ -369,7 +368,7 @@ class GraphQLSocket:
 
     async def _prepare(self, payload: bytes, session: Session) -> Prepared | list[GraphQLError]:
         try:
-            return await self._service.prepare(read_request(payload), session)
+            return await self._service.prepare(await self._service.read(payload), session)
         except RequestError as error:
             return [error.as_graphql_error()]
 
