@@ -9,6 +9,7 @@ STAMP_RUN := $(VENV)/.installed-run
 STAMP_DEV := $(VENV)/.installed-dev
 EXPLORER := transport/static/explorer/manifest.json
 EXPLORER_SOURCES := $(shell find web/explorer -name node_modules -prune -o -type f -print 2>/dev/null)
+UNTIMED := tests/acceptance/test_cli.py tests/acceptance/test_fuzz.py
 LOCK := uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-header
 .DEFAULT_GOAL := help
 .PHONY: run test check bench explorer lock help
@@ -17,10 +18,10 @@ LOCK := uv pip compile --quiet --generate-hashes --universal --python-version 3.
 run: $(if $(SENDORA_FAKE_PROVIDERS),$(STAMP_DEV),$(STAMP_RUN)) $(EXPLORER)  ## start everything on this machine (PORT, SENDORA_DATA_DIR)
 	@exec $(BIN)/python cli.py run
 
-# what is tried from outside measures times, and so has the machine for itself
+# what is tried from outside measures times, and so has the machine for itself; but for a few
 test: $(STAMP_DEV) $(EXPLORER)  ## the whole suite, on a PostgreSQL and a Valkey of its own
-	@$(BIN)/python -m pytest -n auto tests/unit tests/integration tests/migration
-	@$(BIN)/python -m pytest tests/acceptance
+	@$(BIN)/python -m pytest -n auto tests/unit tests/integration tests/migration $(UNTIMED)
+	@$(BIN)/python -m pytest tests/acceptance $(addprefix --ignore=,$(UNTIMED))
 
 check: $(STAMP_DEV)  ## linters, types, import rules, locks
 	$(BIN)/ruff format --check .
