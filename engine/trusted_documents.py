@@ -8,6 +8,7 @@ knows is handed in), who may register, and reading what a project has said.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -49,6 +50,8 @@ MAX_AGE = timedelta(seconds=10)
 """How long a gateway goes on finding a document that was deleted."""
 CACHED_BYTES = 16 * 1024 * 1024
 """Of the texts that a gateway keeps: some ten thousand ordinary ones."""
+LOOK_UPS_AT_ONCE = 2
+"""A flood of made-up hashes, which cost nothing, gets these connections of the pool, and no more."""
 PREFIX = "sha256:"
 """Of a document's id (GraphQL over HTTP, appendix A)."""
 
@@ -77,6 +80,7 @@ class TrustedDocuments:
         self._clock = clock
         self._known: OrderedDict[tuple[UUID, bytes], tuple[float, str]] = OrderedDict()
         self._used = 0
+        self._look_ups = asyncio.Semaphore(LOOK_UPS_AT_ONCE)
 
     async def find(self, project_id: UUID, document_hash: bytes) -> str | None:
         """The text of a document."""
@@ -88,7 +92,7 @@ class TrustedDocuments:
                 return known[1]
             self._forget(key)
         asked_at = self._clock()
-        async with self._database.connection() as connection:
+        async with self._look_ups, self._database.connection() as connection:
             found = await read_trusted_document(connection, project_id=project_id, document_hash=document_hash)
         if found is not None:
             self._remember(key, asked_at, found)

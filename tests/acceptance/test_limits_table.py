@@ -24,10 +24,13 @@ import pytest
 
 import engine.log
 from app import GatewaySession
-from engine import rate_limits
+from engine import members, rate_limits, trusted_documents
+from engine.accounts import passwords
 from engine.analytics import live, pool
 from engine.analytics.pool import AnalyticsPool
+from engine.erasure import exporting
 from engine.errors import GatewayError, RateLimited
+from engine.identity import Role
 from engine.live.streams import MAX_STREAMS_PER_PROJECT
 from engine.reading import PROJECT_READS, Readers
 from settings import Settings
@@ -915,3 +918,140 @@ async def _(stage: Stage) -> None:
         assert errors or number < stage.row.number // 60_000
     assert errors[0]["code"] == stage.row.code
     assert "256 KiB" in errors[0]["message"]
+
+
+# People and documents
+
+SIGN_UP = "mutation ($input: SignUpInput!) { signUp(input: $input) { userErrors { code message } } }"
+SIGN_IN_ANONYMOUSLY = """mutation ($input: SignInAnonymouslyInput!) {
+  signInAnonymously(input: $input) { userErrors { code message } }
+}"""
+SAVE_DOCUMENTS = """mutation ($documents: [TrustedDocumentInput!]!) {
+  saveTrustedDocuments(documents: $documents) { userErrors { code message } }
+}"""
+ADD_MEMBER = (
+    "mutation ($e: String!) { addMember(email: $e, role: VIEWER) { member { id } userErrors { code message } } }"
+)
+MAKE_TOKEN = "mutation ($id: ID!) { createMemberToken(memberId: $id) { userErrors { code message } } }"
+ROTATE = "mutation { rotateIdentitySecret { userErrors { code message } } }"
+
+
+def document(number: int) -> dict[str, str]:
+    return {"name": f"n{number}", "document": f"{{ a{number}: __typename }}"}
+
+
+async def user_errors(source: Gateway | Tenant, text: str, **variables: Any) -> list[Any]:
+    """Those of the document's one mutation."""
+    [payload] = (await source.data(text, **variables)).values()
+    errors: list[Any] = payload["userErrors"]
+    return errors
+
+
+@row("`ids` of `nodes`")
+async def _(stage: Stage) -> None:
+    nodes = "query ($ids: [ID!]!) { nodes(ids: $ids) { id } }"
+    assert (await stage.gateway.data(nodes, ids=["x"] * stage.row.number))["nodes"] == [None] * stage.row.number
+    stage.row.check_answer(await stage.gateway.ask(nodes, ids=["x"] * (stage.row.number + 1)))
+
+
+@row("records in a page of `exportProfile`")
+async def _(stage: Stage) -> None:
+    longest, most_bytes = stage.row.numbers
+    assert most_bytes == exporting.MAX_PAGE_BYTES
+    user_id, events = uuid4().hex, [{"eventType": "limits.exported"}] * 1_000
+    await stage.gateway.data(TRACK_BATCH, events=[{**each, "userId": user_id} for each in events])
+    export = "query ($u: String!, $n: Int) { exportProfile(userId: $u, first: $n) { lines hasNextPage } }"
+    page = (await stage.gateway.data(export, u=user_id, n=longest + 20))["exportProfile"]
+    assert (len(page["lines"].splitlines()), page["hasNextPage"]) == (longest, True)
+
+
+@row("password")
+async def _(stage: Stage) -> None:
+    longest, shortest = stage.row.numbers
+    for length in (longest + 1, shortest - 1):
+        given = {"email": f"{uuid4().hex}@example.com", "password": ("pass-Word 7" * 30)[:length]}
+        [error] = await user_errors(stage.gateway, SIGN_UP, input=given)
+        stage.row.check(error)
+
+
+@row("`deviceId`")
+async def _(stage: Stage) -> None:
+    device = uuid4().hex * 8
+    assert len(device) == stage.row.number
+    assert await user_errors(stage.gateway, SIGN_IN_ANONYMOUSLY, input={"deviceId": device}) == []
+    [error] = await user_errors(stage.gateway, SIGN_IN_ANONYMOUSLY, input={"deviceId": f"{device}x"})
+    stage.row.check(error)
+
+
+@row("passwords that wait to be looked at, here")
+async def _(stage: Stage) -> None:
+    assert stage.row.number == passwords.MAX_WAITING
+    given = {"email": f"{uuid4().hex}@example.com", "password": "pass-Word 7"}
+    async with beside(stage) as tenant:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(passwords, "MAX_WAITING", 0)
+            [error] = (await tenant.run(SIGN_UP, input=given))["errors"]
+        assert (error["extensions"]["code"], error["extensions"]["retryAfterMs"]) == (stage.row.code, 2_000)
+        assert await user_errors(tenant, SIGN_UP, input=given) == []
+
+
+@row("trusted documents of a project")
+async def _(stage: Stage) -> None:
+    assert stage.row.number == trusted_documents.MAX_DOCUMENTS
+    async with beside(stage) as tenant:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(trusted_documents, "MAX_DOCUMENTS", 2)
+            assert await user_errors(tenant, SAVE_DOCUMENTS, documents=[document(1), document(2)]) == []
+            [error] = await user_errors(tenant, SAVE_DOCUMENTS, documents=[document(3)])
+        stage.row.check(error, 2)
+
+
+@row("trusted documents in one save")
+async def _(stage: Stage) -> None:
+    documents = [document(number) for number in range(stage.row.number + 1)]
+    async with beside(stage) as tenant:
+        [error] = await user_errors(tenant, SAVE_DOCUMENTS, documents=documents)
+        stage.row.check(error)
+        assert await user_errors(tenant, SAVE_DOCUMENTS, documents=documents[1:]) == []
+
+
+@row("name of a trusted document")
+async def _(stage: Stage) -> None:
+    async with beside(stage) as tenant:
+        for length, refused in ((stage.row.number, False), (stage.row.number + 1, True)):
+            errors = await user_errors(tenant, SAVE_DOCUMENTS, documents=[{**document(1), "name": "n" * length}])
+            assert bool(errors) == refused
+        stage.row.check(errors[0])
+
+
+@row("members of an organization")
+async def _(stage: Stage) -> None:
+    assert stage.row.number == members.MAX_MEMBERS
+    async with beside(stage) as tenant:
+        admin = await tenant.as_member(Role.ADMIN)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(members, "MAX_MEMBERS", 2)
+            assert await user_errors(admin, ADD_MEMBER, e=f"{uuid4().hex}@example.com") == []
+            [error] = await user_errors(admin, ADD_MEMBER, e=f"{uuid4().hex}@example.com")
+        stage.row.check(error, 2)
+
+
+@row("tokens of a member")
+async def _(stage: Stage) -> None:
+    async with beside(stage) as tenant:
+        admin = await tenant.as_member(Role.ADMIN)
+        made = await admin.data(ADD_MEMBER, e=f"{uuid4().hex}@example.com")
+        member_id = made["addMember"]["member"]["id"]
+        for _ in range(stage.row.number - 1):
+            assert await user_errors(admin, MAKE_TOKEN, id=member_id) == []
+        [error] = await user_errors(admin, MAKE_TOKEN, id=member_id)
+        stage.row.check(error)
+
+
+@row("identity secrets of a project that are valid at once")
+async def _(stage: Stage) -> None:
+    async with beside(stage) as tenant:
+        for _ in range(stage.row.number):
+            assert await user_errors(tenant, ROTATE) == []
+        [error] = await user_errors(tenant, ROTATE)
+        stage.row.check(error)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
+import asyncpg
 import orjson
 import pytest
 from hypothesis import given
@@ -15,6 +18,7 @@ from app import GatewaySession
 from engine import trusted_documents as registry
 from engine.identity import ApiKeyKind, KeyEnvironment, Role
 from engine.trusted_documents import (
+    LOOK_UPS_AT_ONCE,
     MAX_AGE,
     MAX_AT_ONCE,
     MAX_COMPLAINTS,
@@ -217,6 +221,27 @@ async def test_what_a_gateway_remembers_is_bounded_by_its_size(
         for document in documents:
             assert await found.find(shop.project_id, hash_document(document)) == document
             assert sum(len(text) for _, text in found._known.values()) == found._used <= 3 * len(documents[0])
+
+
+async def test_made_up_hashes_take_few_connections(gateway: Gateway) -> None:
+    """They are looked up before anything is charged, with whatever key."""
+    shop, held, most = await gateway.tenant(), 0, 0
+    read = gateway.services.database.connection
+
+    @asynccontextmanager
+    async def counting() -> AsyncIterator[asyncpg.Connection]:
+        nonlocal held, most
+        async with read() as connection:
+            held += 1
+            most = max(most, held)
+            yield connection
+            held -= 1
+
+    gateway.services.database.connection = counting  # type: ignore[method-assign]
+    documents = gateway.services.trusted_documents
+    found = await asyncio.gather(*(documents.find(shop.project_id, hash_document(str(each))) for each in range(20)))
+    assert found == [None] * 20
+    assert most == LOOK_UPS_AT_ONCE
 
 
 async def test_a_project_that_says_so_runs_nothing_else(gateway: Gateway) -> None:
