@@ -210,11 +210,18 @@ BEGIN
         SELECT true FROM profiles AS p
         WHERE p.project_id = p_project_id AND p.user_id = candidate.user_id
         LIMIT 1
-    ) IS NULL AND (
-        SELECT true FROM identity_links AS l
-        WHERE l.project_id = p_project_id AND l.kind = 'USER_ID' AND l.alias = candidate.user_id
-        LIMIT 1
     ) IS NULL;
+    IF v_new_user_ids IS NOT NULL THEN
+        -- By itself, because looking for those who are missing is planned for every append.
+        SELECT array_agg(candidate.user_id), array_agg(candidate.profile_id)
+        INTO v_new_user_ids, v_new_profile_ids
+        FROM unnest(v_new_user_ids, v_new_profile_ids) AS candidate (user_id, profile_id)
+        WHERE (
+            SELECT true FROM identity_links AS l
+            WHERE l.project_id = p_project_id AND l.kind = 'USER_ID' AND l.alias = candidate.user_id
+            LIMIT 1
+        ) IS NULL;
+    END IF;
     SELECT array_agg(DISTINCT input.user_id COLLATE "C") INTO v_trait_user_ids
     FROM unnest(p_user_ids, p_traits) AS input (user_id, traits)
     WHERE input.traits IS NOT NULL AND input.user_id IS NOT NULL;
@@ -324,20 +331,25 @@ BEGIN
         RAISE EXCEPTION 'project % has no events lane', p_project_id USING ERRCODE = 'foreign_key_violation';
     END IF;
 
-    IF v_head <> v_seen_head AND (
-        SELECT true FROM unnest(p_profile_user_ids) AS named (user_id)
-        WHERE named.user_id <> ALL (coalesce(v_new_user_ids, '{}'))
-            AND (
-                SELECT true FROM profiles AS p WHERE p.project_id = p_project_id AND p.user_id = named.user_id LIMIT 1
-            ) IS NULL
-            AND (
-                SELECT true FROM identity_links AS l
-                WHERE l.project_id = p_project_id AND l.kind = 'USER_ID' AND l.alias = named.user_id
-                LIMIT 1
-            ) IS NULL
-        LIMIT 1
-    ) THEN
-        RAISE EXCEPTION 'somebody was erased meanwhile' USING ERRCODE = 'serialization_failure';
+    -- An IF of its own: a condition with a query in it is planned whether it comes to that or not.
+    IF v_head <> v_seen_head THEN
+        IF (
+            SELECT true FROM unnest(p_profile_user_ids) AS named (user_id)
+            WHERE named.user_id <> ALL (coalesce(v_new_user_ids, '{}'))
+                AND (
+                    SELECT true FROM profiles AS p
+                    WHERE p.project_id = p_project_id AND p.user_id = named.user_id
+                    LIMIT 1
+                ) IS NULL
+                AND (
+                    SELECT true FROM identity_links AS l
+                    WHERE l.project_id = p_project_id AND l.kind = 'USER_ID' AND l.alias = named.user_id
+                    LIMIT 1
+                ) IS NULL
+            LIMIT 1
+        ) THEN
+            RAISE EXCEPTION 'somebody was erased meanwhile' USING ERRCODE = 'serialization_failure';
+        END IF;
     END IF;
 
     -- 4. What is stored already, and what is not to be: a revocation that is in the log by now counts.
