@@ -5,9 +5,9 @@ Secrets are opened here and held in memory only, inside messages.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -25,6 +25,8 @@ from engine.channels.push_message import (
     FcmMessage,
     PushEnvironment,
     WebPushMessage,
+    expo_rejection,
+    is_expo_token,
 )
 from engine.dispatch.values import DeliveryError, LiveActivity, PushNotification
 from engine.providers.credentials import ProviderCredentials, read_credentials
@@ -46,25 +48,36 @@ KINDS: Mapping[str, ProviderKind] = {
 PushMessage: TypeAlias = ApnsMessage | FcmMessage | WebPushMessage
 Account: TypeAlias = ProviderCredentials | DeliveryError
 """An account that can be used, or why there is none."""
+A = TypeVar("A")
 
 
 async def read_accounts(
     connection: asyncpg.Connection, vault: Vault, *, project_id: UUID, platforms: Iterable[str], now: datetime
 ) -> Mapping[str, Account]:
     """By platform. The key pair of Web Push is made if need be."""
+    wanted = set(platforms)
+    accounts = dict(await find_accounts(connection, vault, project_id=project_id, platforms=wanted))
+    for platform in sorted(wanted - accounts.keys()):
+        making = read_vapid(connection, vault, project_id=project_id, now=now)
+        accounts[platform] = await _or_unreadable(KINDS[platform], making)
+    return accounts
+
+
+async def find_accounts(
+    connection: asyncpg.Connection, vault: Vault, *, project_id: UUID, platforms: Iterable[str]
+) -> Mapping[str, Account]:
+    """The same, and nothing is written: a platform whose key pair is yet to be made is absent."""
     accounts = {}
     for platform in sorted(set(platforms)):
-        try:
-            accounts[platform] = await _read_account(connection, vault, project_id, KINDS[platform], now)
-        except CannotOpen:
-            accounts[platform] = DeliveryError(
-                "CREDENTIALS_UNREADABLE",
-                f"The secrets of {KINDS[platform]} cannot be opened here.",
-                permanent=True,
-                hint="Set SENDORA_PREVIOUS_SECRET_KEYS to the secret that they were sealed under, or configure the"
-                " provider anew; then replay.",
-            )
+        account = await _or_unreadable(KINDS[platform], _find_account(connection, vault, project_id, KINDS[platform]))
+        if account is not None:
+            accounts[platform] = account
     return accounts
+
+
+def account_for(token: PushTokenRecord, account: A) -> A | DeliveryError:
+    """With what a device is sent to, given its platform's account, or why it cannot be: for sends and dry runs."""
+    return expo_rejection().error if is_expo_token(token.token) else account
 
 
 def notification_message(
@@ -122,12 +135,26 @@ def activity_message(
     )
 
 
-async def _read_account(
-    connection: asyncpg.Connection, vault: Vault, project_id: UUID, kind: ProviderKind, now: datetime
-) -> Account:
-    if kind is ProviderKind.WEB_PUSH:
-        return await read_vapid(connection, vault, project_id=project_id, now=now)
+async def _or_unreadable(kind: ProviderKind, reading: Awaitable[A]) -> A | DeliveryError:
+    try:
+        return await reading
+    except CannotOpen:
+        return DeliveryError(
+            "CREDENTIALS_UNREADABLE",
+            f"The secrets of {kind} cannot be opened here.",
+            permanent=True,
+            hint="Set SENDORA_PREVIOUS_SECRET_KEYS to the secret that they were sealed under, or configure the"
+            " provider anew; then replay.",
+        )
+
+
+async def _find_account(
+    connection: asyncpg.Connection, vault: Vault, project_id: UUID, kind: ProviderKind
+) -> Account | None:
+    """None for Web Push without a key pair."""
     account = (await read_credentials(connection, vault, project_id=project_id, kinds=[kind])).get(kind)
+    if kind is ProviderKind.WEB_PUSH:
+        return account if account is not None and account.secrets else None
     if account is None:
         return _not_configured(kind, "")
     lacks = missing(kind, account.settings, account.secrets)

@@ -24,10 +24,10 @@ from db.push_tokens import PushTokenRecord, share_push_tokens
 from db.records import NewEvent
 from db.takeovers import find_sent_before
 from engine.channels.base import Message, Outcome, Postpone, Prepared, Ready, Refuse, Settled, Suppress
-from engine.channels.push_message import ApnsMessage, FcmMessage, WebPushMessage, expo_rejection, is_expo_token
+from engine.channels.push_message import ApnsMessage, FcmMessage, WebPushMessage
 from engine.dispatch.values import Channel, DeliveryError, PushContent, SuppressedReason
 from engine.providers.credentials import ProviderCredentials
-from engine.push.accounts import Account, activity_message, notification_message, read_accounts
+from engine.push.accounts import Account, account_for, activity_message, notification_message, read_accounts
 from engine.push.live_activities import SENDABLE_STATES, ActivityState, activity_key
 from engine.push.policy import Decision, HoldBack, PolicyToken, PutOff
 from engine.push.settlement import settle_pushes
@@ -227,9 +227,7 @@ class PushWork:
             return Suppress(reason=decision.reason)
         if isinstance(decision, PutOff):
             return Postpone(until=decision.until)
-        if is_expo_token(token.token):
-            return Refuse(error=expo_rejection().error)
-        account = known.accounts[token.platform]
+        account = account_for(token, known.accounts[token.platform])
         if isinstance(account, DeliveryError):
             return Refuse(error=account)
         if decision.notification is None:

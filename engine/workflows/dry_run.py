@@ -21,6 +21,7 @@ import msgspec
 from db.filters import Condition
 from db.records import EventRecord, NewEvent, ProfileRecord, ProjectRecord
 from engine.consent import ConsentPurpose, allows
+from engine.dispatch.values import DeliveryStatus
 from engine.egress import Egress
 from engine.errors import UserError
 from engine.events import EventDraft, normalise
@@ -172,8 +173,8 @@ class _Walk:
                 self._around = msgspec.structs.replace(self._around, profile=merged)
             if isinstance(report, DeliveryReport):
                 self._now = max(self._now, *(result.at for result in report.results))
-            if isinstance(effect, DeliverPush):
-                self._pushed_at.append(self._now)
+                if isinstance(effect, DeliverPush):
+                    self._note_push(report)
             if report is not None:
                 self._look(report)
 
@@ -183,6 +184,12 @@ class _Walk:
         if decision.trace is not None:
             self._traces[decision.trace.number] = decision.trace
         return decision.effects
+
+    def _note_push(self, report: DeliveryReport) -> None:
+        """What reached no device does not count."""
+        sent = [result.at for result in report.results if result.status is DeliveryStatus.SENT]
+        if sent:
+            self._pushed_at.append(max(sent))
 
     def _count_own_pushes(self) -> None:
         """What this run has sent counts against the caps, too."""

@@ -1,8 +1,8 @@
 """What would become of a step's effects, as far as that is known without carrying them out. Pure.
 
-The best case that is known: a message that passes its channel's policies, renders and passes the scan of its content
-counts as sent, a webhook as accepted. A model is not asked: the step says what would be asked and ends as
-AI_UNAVAILABLE, so that nobody branches on a made up answer.
+The best case that is known: a message that passes its channel's policies, renders, passes the scan of its content and
+has an account to leave with counts as sent, a webhook as accepted. A model is not asked: the step says what would be
+asked and ends as AI_UNAVAILABLE, so that nobody branches on a made up answer.
 """
 
 from __future__ import annotations
@@ -100,15 +100,16 @@ def _email(effect: DeliverEmail, around: Surroundings, now: datetime) -> Deliver
 
 
 def _push(effect: DeliverPush, around: Surroundings, now: datetime) -> tuple[DeliveryResult, ...]:
-    """One for each device. What is put off is sent then, and the run waits for the last."""
+    """One for each device. What is put off is sent, or refused, then; the run waits for the last."""
     case = push_case(effect, around, user_id=around.user_id or "", now=now)
+    refused = around.push.refused
     results = []
-    for decision in decide_push(case):
+    for place, decision in enumerate(decide_push(case)):
         match decision:
             case Send():
-                results.append(_sent(now))
+                results.append(_tried(refused.get(place), now))
             case PutOff():
-                results.append(_sent(decision.until))
+                results.append(_tried(refused.get(place), decision.until))
             case HoldBack():
                 results.append(DeliveryResult(status=DeliveryStatus.SUPPRESSED, at=now, reason=decision.reason))
     return tuple(results)
@@ -118,6 +119,10 @@ def _values(around: Surroundings, variables: Mapping[str, Any], now: datetime) -
     return template_values(
         now=now, user_id=around.user_id, profile=around.profile, event=around.event, variables=variables
     )
+
+
+def _tried(error: DeliveryError | None, at: datetime) -> DeliveryResult:
+    return _sent(at) if error is None else _refused(error, at)
 
 
 def _sent(at: datetime) -> DeliveryResult:

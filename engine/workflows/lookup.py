@@ -25,9 +25,10 @@ from db.templates import read_templates
 from engine.audiences.conditions import conditions_of
 from engine.audiences.membership import find_audience
 from engine.consent import ConsentPurpose, ConsentState
-from engine.dispatch.values import Channel
+from engine.dispatch.values import Channel, DeliveryError
 from engine.email.accounts import read_mail_account
 from engine.project_settings import read_settings
+from engine.push.accounts import account_for, find_accounts
 from engine.push.policy import PolicyToken
 from engine.push.standing import rules_of
 from engine.sms.work import read_account
@@ -154,8 +155,16 @@ class Lookup:
         settings = await read_push_settings(self._connection, project_id=self._project_id)
         project = await read_settings(self._connection, project_id=self._project_id)
         found = await read_tokens_by_user(self._connection, project_id=self._project_id, user_ids=[user_id])
-        active = (PolicyToken(timezone=each.timezone, locale=each.locale) for each in found if each.active)
-        return PushStanding(tokens=tuple(active), rules=rules_of(settings, project))
+        active = sorted((each for each in found if each.active), key=lambda each: each.push_token_id)
+        accounts = await find_accounts(
+            self._connection, self._vault, project_id=self._project_id, platforms={each.platform for each in active}
+        )
+        accounts_of = [account_for(each, accounts.get(each.platform)) for each in active]
+        return PushStanding(
+            tokens=tuple(PolicyToken(timezone=each.timezone, locale=each.locale) for each in active),
+            refused={place: each for place, each in enumerate(accounts_of) if isinstance(each, DeliveryError)},
+            rules=rules_of(settings, project),
+        )
 
     async def _passes(self, test: Condition, subject: Subject) -> bool:
         before = without_event(test, subject)

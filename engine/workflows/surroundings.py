@@ -20,6 +20,7 @@ from db.templates import TemplateRecord
 from engine.consent import ConsentPurpose, ConsentState
 from engine.contacts import parse_email, parse_phone
 from engine.dispatch.recipients import Standings
+from engine.dispatch.values import DeliveryError
 from engine.email.sender import Mailbox, read_mailbox
 from engine.node_ids import NodeKind, write_node_id
 from engine.push.policy import PolicyToken, PushRules
@@ -36,9 +37,14 @@ UNSUBSCRIBE_LINK = "[unsubscribe link]"
 
 
 class PushStanding(msgspec.Struct, frozen=True, kw_only=True):
-    """The person's active devices, the project's rules, and the messages that count against the caps."""
+    """The person's active devices, the project's rules, and the messages that count against the caps.
+
+    `refused` says of devices, by their place in `tokens`, why nothing can be sent to them. Real runs leave it to the
+    dispatcher.
+    """
 
     tokens: tuple[PolicyToken, ...] = ()
+    refused: Mapping[int, DeliveryError] = {}
     rules: PushRules = PushRules()
     sent_in_hour: int = 0
     sent_in_day: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,6 +16,7 @@ from engine.node_ids import NodeKind, write_node_id
 from engine.workflows import dry_run
 from engine.workflows.dry_run import MAX_SHOWN_STEPS
 from tests.integration.graphql_support import Tenant, open_gateway
+from tests.peers.fcm import FcmPeer
 
 TRY = """mutation ($input: TestRunWorkflowInput!) { testRunWorkflow(input: $input) {
   matched status
@@ -54,6 +56,8 @@ async def shop(database_url: str) -> AsyncIterator[Tenant]:
         await configure(
             tenant, "TWILIO", {"accountSid": f"AC{'0' * 32}", "from": "+14155550100"}, {"authToken": "t" * 32}
         )
+        account = {**json.loads(FcmPeer().service_account), "token_uri": "https://oauth2.googleapis.com/token"}
+        await configure(tenant, "FCM", {}, {"serviceAccount": account})
         await tenant.data(ADD_DOMAIN)
         await execute(tenant, "UPDATE sender_domains SET status = 'VERIFIED' WHERE project_id = $1")
         registered = await tenant.data(REGISTER, input={"platform": "ANDROID", "token": "t" * 140, "userId": "ada"})

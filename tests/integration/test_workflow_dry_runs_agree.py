@@ -47,6 +47,9 @@ TRACE = "trace { label type outcome outcomeCode detail startedAt finishedAt inpu
 TRY = f"""mutation ($input: TestRunWorkflowInput!) {{ testRunWorkflow(input: $input) {{
   matched status error {TRACE} userErrors {{ code path message }}
 }} }}"""
+ADD_DEVICE = """INSERT INTO push_tokens
+  (project_id, push_token_id, platform, environment, token, user_id, registered_at)
+VALUES ($1, gen_random_uuid(), $2, 'PRODUCTION', $3, $4, now())"""
 RUNS = f"""query ($id: ID!) {{ workflowRuns(filter: {{workflowId: $id}}) {{
   edges {{ node {{ status error startedAt {TRACE} }} }}
 }} }}"""
@@ -95,7 +98,7 @@ class Bench:
         store.clock.at = START
         store.forget_messages()
         await store.data(UPDATE_SETTINGS, input=rules)
-        prepared = [await self._prepare(probe) for probe in given]
+        prepared = [await self.prepare(probe) for probe in given]
         await store.work()
         shown = [await self.trial(workflow, sample) for workflow, sample in prepared]
         await store.track(sample for _, sample in prepared)
@@ -109,7 +112,7 @@ class Bench:
         sent = _sent(steps)
         assert _arrived(store, sent) == sent
 
-    async def _prepare(self, probe: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    async def prepare(self, probe: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """A workflow that is on, somebody new as they are before, and the event that may start it for them."""
         self.tried += 1
         name = f"probe.number_{self.tried}"
@@ -125,6 +128,9 @@ class Bench:
             await self.store.identify({user_id: person["traits"]})
             devices = [(f"{user_id}-{n}", user_id, zone) for n, zone in enumerate(person["devices"])]
             await self.store.add_devices(devices)
+            for platform in person.get("platforms", ()):
+                token = f"{person['tokens']}{user_id}-{platform.lower()}"
+                await self.store.fetch(ADD_DEVICE, platform, token, user_id)
             for purpose in sorted(person["refuses"]):
                 await self.store.say(user_id, purpose, ConsentState.DENIED)
         return saved["workflow"]["id"], {**sample, "userId": user_id}
@@ -289,6 +295,63 @@ async def test_one_of_a_project_that_can_send_nothing_has_the_same_trace(databas
         "SEND_EMAIL skipped-missing-config": 1,
         "UPDATE_PROFILE ok": 1,
     }
+
+
+async def test_pushes_to_platforms_without_a_provider_have_the_same_trace(database_url: str, redis_url: str) -> None:
+    # The second tells that the first does not count against the cap
+    rules = {"freqCapPerUserPerHour": 1}
+    async with open_store(database_url, redis_url) as store:
+        bench = Bench(store)
+
+        for platforms in (["ANDROID"], ["IOS"], ["ANDROID", "IOS"], ["IOS", "ANDROID"]):
+            await bench.compare(rules, [_pushes_to(platforms)])
+
+    assert bench.seen == {"SEND_PUSH error": 8}
+
+
+async def test_pushes_that_one_platform_has_a_provider_for_have_the_same_trace(bench: Bench) -> None:
+    rules = {"freqCapPerUserPerHour": 1}
+
+    for platforms in (["IOS", "ANDROID"], ["ANDROID", "IOS"]):
+        await bench.compare(rules, [_pushes_to(platforms)])
+    assert bench.seen == {"SEND_PUSH sent": 2, "SEND_PUSH suppressed": 2}
+
+    await bench.compare(rules, [_pushes_to(["IOS"])])
+    await bench.compare(rules, [_pushes_to(["ANDROID"], tokens="ExponentPushToken[")])
+    assert bench.seen["SEND_PUSH error"] == 4
+
+
+async def test_pushes_that_are_put_off_and_cannot_be_sent_then_have_the_same_trace(
+    database_url: str, redis_url: str
+) -> None:
+    hour = START.hour
+    rules = {"quietHoursStartLocal": hour, "quietHoursEndLocal": hour + 2, "deferInQuietHours": True}
+    async with open_store(database_url, redis_url) as store:
+        bench = Bench(store)
+
+        await bench.compare(rules, [_pushes_to(["ANDROID"])])
+
+    assert bench.seen == {"SEND_PUSH error": 2}
+
+
+async def test_a_dry_run_makes_no_key_pair_for_web_push(database_url: str, redis_url: str) -> None:
+    async with open_store(database_url, redis_url) as store:
+        bench = Bench(store)
+        workflow, sample = await bench.prepare(_pushes_to(["WEB"]))
+
+        _, _, trace = await bench.trial(workflow, sample)
+
+        assert [step["outcome"] for step in trace] == ["SENT", "SENT"]
+        assert await store.fetch("SELECT 1 FROM providers WHERE project_id = $1") == []
+
+
+def _pushes_to(platforms: list[str], *, tokens: str = "") -> dict[str, Any]:
+    """Two pushes, one after the other, to somebody with a device of each platform, whose tokens begin with `tokens`."""
+    push = {"type": "SEND_PUSH", "config": {"title": "Hi", "body": "{{ user.id }}"}}
+    steps = [{"label": f"s{number}", **push} for number in range(2)]
+    person = {"traits": {}, "devices": [], "refuses": set(), "is_known": True}
+    person |= {"platforms": platforms, "tokens": tokens}
+    return {"steps": steps, "trigger": {}, "person": person, "properties": {}, "context": {}}
 
 
 async def test_one_that_a_schedule_starts_has_the_same_trace(bench: Bench) -> None:
