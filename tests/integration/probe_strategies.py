@@ -115,6 +115,9 @@ FILTERS = st.sampled_from(
         {"not": {"path": "profile.traits.name", "op": "EXISTS"}},
     ]
 )
+ASKED = [purpose for purpose in ConsentPurpose if purpose is not ConsentPurpose.ANALYTICS]
+"""Who refuses analytics has no event that could start a run; a dry run takes its event as stored."""
+
 PEOPLE = st.fixed_dictionaries(
     {
         "traits": st.fixed_dictionaries(
@@ -147,10 +150,6 @@ PROPERTIES = st.fixed_dictionaries(
         "site": st.just("http://10.0.0.1/"),
     },
 )
-
-
-ASKED = [purpose for purpose in ConsentPurpose if purpose is not ConsentPurpose.ANALYTICS]
-"""Who refuses analytics has no event that could start a run; a dry run takes its event as stored."""
 
 
 @st.composite
