@@ -112,7 +112,7 @@ async def test_2xx_is_delivered_whatever_follows_and_its_connection_is_not_used_
     assert isinstance(outcome, Accepted)
     assert outcome.answer.response_body == body
     # The surplus may come after the answer was read.
-    await asyncio.sleep(0.02 if in_two_packets else 0)
+    await asyncio.sleep(0.1 if in_two_packets else 0)
     again = await send(sender, receiver, Reply(200, b"thanks"))
     assert isinstance(again, Accepted)
     assert (again.answer.response_body, receiver.connections) == ("thanks", 2)
