@@ -99,7 +99,7 @@ async def test_a_request_that_is_not_believed_stores_nothing_and_leaves_no_secre
     caplog.set_level(logging.DEBUG)
     tenant = await gateway.tenant()
     made = await endpoint(tenant)
-    body = b'{"card": "4242"}'
+    body = b'{"card": "4242 4242 4242 4242"}'
     headers = github(body)
 
     refused = [
@@ -113,7 +113,7 @@ async def test_a_request_that_is_not_believed_stores_nothing_and_leaves_no_secre
     ours = [record for record in caplog.records if record.msg == "inbound.refused"]
     assert [record.reason for record in ours] == ["forged", "forged", "unsigned"]  # type: ignore[attr-defined]
     written = repr([record.__dict__ for record in ours])
-    for secret in (SECRET, headers["X-Hub-Signature-256"][7:], "4242"):
+    for secret in (SECRET, headers["X-Hub-Signature-256"][7:], "4242 4242 4242 4242"):
         assert secret not in written
 
 
