@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from transport.endpoint import GraphQLEndpoint
 from transport.http.negotiation import EVERYTHING, MediaType, choose_media_type, is_json
-from transport.http.statuses import StatusProfile, retry_after, status_of_errors, status_of_result
+from transport.http.statuses import StatusProfile, headers_of_errors, status_of_errors, status_of_result
 
 NEW, OLD, STREAM = MediaType.GRAPHQL_RESPONSE, MediaType.JSON, MediaType.EVENT_STREAM
 AUDITS, DRAFT = StatusProfile.AUDITS, StatusProfile.DRAFT
@@ -152,7 +152,10 @@ def test_status_of_an_operation_that_ran(
     ("milliseconds", "seconds"), [(1, 1), (1000, 1), (1001, 2), (0, 1), ("soon", None), (None, None)]
 )
 def test_retry_after_is_in_whole_seconds(milliseconds: object, seconds: int | None) -> None:
-    assert retry_after([error("RATE_LIMITED", retryAfterMs=milliseconds)]) == seconds
+    errors = [error("RATE_LIMITED", retryAfterMs=milliseconds)]
+    expected = () if seconds is None else ((b"retry-after", str(seconds).encode()),)
+
+    assert [headers_of_errors(status, errors) for status in (429, 503, 400)] == [expected, expected, ()]
 
 
 @pytest.mark.parametrize(
