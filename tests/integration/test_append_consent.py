@@ -299,15 +299,18 @@ async def test_the_log_itself_shows_that_nothing_was_stored_against_anybodys_wor
             people = await _people(connection, project)
     allowed: dict[str, bool] = {}
     owners: dict[str, str] = {}
-    for event in log:
+    for place, event in enumerate(log):
         if event.module == "consent":
             assert event.user_id is not None
             state = ConsentState(msgspec.json.decode(event.properties)["to"])
             allowed[event.user_id] = state is ConsentState.GRANTED or (
                 state is ConsentState.UNKNOWN and unknown_allowed
             )
-        if event.anonymous_id is not None and event.user_id is not None:
-            owners.setdefault(event.anonymous_id, event.user_id)
+        # A batch is one moment: whose a device is may be said by a later event of it.
+        for other in log[place:]:
+            is_of_batch = other is event or other.key.partition("-")[0] == event.key.partition("-")[0]
+            if is_of_batch and other.module != "consent" and other.anonymous_id and other.user_id:
+                owners.setdefault(other.anonymous_id, other.user_id)
         person = event.user_id or owners.get(event.anonymous_id or "")
         if event.module == "analytics" and (event.user_id is not None or event.anonymous_id is not None):
             assert allowed.get(person or "", unknown_allowed), event
