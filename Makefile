@@ -10,6 +10,8 @@ STAMP_DEV := $(VENV)/.installed-dev
 EXPLORER := transport/static/explorer/manifest.json
 EXPLORER_SOURCES := $(shell find web/explorer -name node_modules -prune -o -type f -print 2>/dev/null)
 UNTIMED := tests/acceptance/test_cli.py tests/acceptance/test_fuzz.py
+PATIENT := $(patsubst %,tests/acceptance/test_%.py,chaos deliveries_chaos audiences_chaos workflows_chaos import \
+	explorer_browser compose_proxy sse_forwarding websocket_fuzz deliveries_run deliveries_stopping)
 LOCK := uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-header
 .DEFAULT_GOAL := help
 .PHONY: run test check bench explorer lock help
@@ -18,10 +20,12 @@ LOCK := uv pip compile --quiet --generate-hashes --universal --python-version 3.
 run: $(if $(SENDORA_FAKE_PROVIDERS),$(STAMP_DEV),$(STAMP_RUN)) $(EXPLORER)  ## start everything on this machine (PORT, SENDORA_DATA_DIR)
 	@exec $(BIN)/python cli.py run
 
-# what is tried from outside measures times, and so has the machine for itself; but for a few
+# what is tried from outside measures times, and so has the machine for itself; but for what measures none, and for what
+# mostly waits
 test: $(STAMP_DEV) $(EXPLORER)  ## the whole suite, on a PostgreSQL and a Valkey of its own
 	@$(BIN)/python -m pytest -n auto tests/unit tests/integration tests/migration $(UNTIMED)
-	@$(BIN)/python -m pytest tests/acceptance $(addprefix --ignore=,$(UNTIMED))
+	@$(BIN)/python -m pytest -n 3 --dist loadfile $(PATIENT)
+	@$(BIN)/python -m pytest tests/acceptance $(addprefix --ignore=,$(UNTIMED) $(PATIENT))
 
 check: $(STAMP_DEV)  ## linters, types, import rules, locks
 	$(BIN)/ruff format --check .
@@ -31,7 +35,7 @@ check: $(STAMP_DEV)  ## linters, types, import rules, locks
 	$(BIN)/python .ci/locks.py
 
 bench: $(STAMP_DEV)  ## the benchmarks, beside their peers
-	@for name in fan_out append batch latency idle webhooks push replay workflows funnels trends audiences; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	@for name in fan_out append batch latency idle webhooks push replay workflows funnels trends audiences request_checks; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 explorer:  ## build GraphiQL anew (needs Node 20 or newer)
 	cd web/explorer && npm ci && npm run build
